@@ -1,0 +1,40 @@
+"""Fixtures: the development data, where there is some, and scripts run as a user runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def study_data() -> Path:
+    """The folder of real photographs; the test is skipped by name where there is none."""
+    folder = Path(os.environ.get("STUDY_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no development data in {folder}: set STUDY_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def script(root):
+    """Run a script in its own process, as from a shell: script("crop.py", "--help") -> CompletedProcess."""
+
+    def run(name: str, *argv: object, cwd: Path | None = None, **kwargs) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(root / name), *map(str, argv)]
+        return subprocess.run(
+            command, cwd=cwd, capture_output=True, text=True, timeout=kwargs.pop("timeout", 240), **kwargs
+        )
+
+    return run
