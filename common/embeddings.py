@@ -1,0 +1,383 @@
+"""Embedding sets and their .npz files: the schema of docs/formats.md, older files, and which files form a set."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import files, npz
+from common.cli import UserError, warn
+
+FORMAT_VERSION = 1
+_SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
+_SPLITS = ("train", "test", "val", "valid", "validation", "all")
+_TEXT_FIELDS = ("labels", "class_names", "targets", "classes", "crop_ids", "ids", "dolt_ids", "sample_ids", "paths")
+
+
+class Blocks:
+    """The rows of several (n_i, dim) float32 arrays as one matrix that is never copied whole unless asked to be."""
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(self, blocks: Sequence[np.ndarray]) -> None:
+        self.blocks = tuple(blocks)
+        self._starts = np.cumsum([0, *(len(block) for block in blocks)])
+        self.shape = (int(self._starts[-1]), self.blocks[0].shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                bounds = zip(self.blocks, self._starts[:-1], strict=True)
+                parts = [block[max(0, start - at) : max(0, stop - at)] for block, at in bounds]
+                return np.concatenate([part for part in parts if len(part)] or [self.blocks[0][:0]])
+            rows = np.arange(start, stop, step)
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows % len(self)
+        out = np.empty((len(rows), self.shape[1]), np.float32)
+        which = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(which):
+            here = which == number
+            out[here] = self.blocks[number][rows[here] - self._starts[number]]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate(self.blocks).astype(dtype or np.float32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingSet:
+    """The vectors of one dataset, one split, one model and one variant.
+
+    vectors: (n, dim) float32 as the model gives them, an array, a read-only memory map, or `Blocks` of several shards.
+    labels: (n, levels) str, '' where a level is missing. crop_ids, sample_ids, paths: (n,) str, '' where unknown.
+    meta: see docs/formats.md; `id`, `split`, `dataset_name`, `fingerprint` decide which sets belong together.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    crop_ids: np.ndarray
+    sample_ids: np.ndarray
+    paths: np.ndarray
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.vectors.shape[0])
+
+    @property
+    def id(self) -> str:
+        return str(self.meta.get("id", "0"))
+
+    @property
+    def split(self) -> str:
+        return str(self.meta.get("split") or "")
+
+    @property
+    def dataset(self) -> str:
+        return str(self.meta.get("dataset_name") or "")
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.meta.get("fingerprint") or "")
+
+    @property
+    def dim(self) -> int:
+        return int(self.vectors.shape[1])
+
+    @property
+    def source(self) -> str:
+        """The file or files the set was read from, for messages."""
+        return str(self.meta.get("source") or self.id)
+
+    @property
+    def blocks(self) -> list[np.ndarray]:
+        """The vectors as a list of arrays, one a shard, none of them copied."""
+        return list(self.vectors.blocks) if isinstance(self.vectors, Blocks) else [self.vectors]
+
+    @cached_property
+    def _paths_of_labels(self) -> list[np.ndarray]:
+        whole, steps = np.full(len(self), "", dtype="<U1"), []
+        for level in range(self.labels.shape[1]):
+            part = self.labels[:, level]
+            longer = np.char.add(np.char.add(whole, "/"), part) if level else part
+            whole = np.where(part == "", whole, longer)
+            steps.append(whole)
+        return steps
+
+    def label(self, level: int | None = None) -> np.ndarray:
+        """Return the (n,) str labels at `level`: the path class_0/…/class_level; the deepest unless a level is given.
+
+        Raises UserError when the set has no such level.
+        """
+        steps = self._paths_of_labels
+        if level is not None and not 0 <= level < len(steps):
+            raise UserError(f"{self.source} has label levels 0 to {len(steps) - 1}, not {level}; change --label_level")
+        return steps[-1 if level is None else level] if steps else np.full(len(self), "", dtype="<U1")
+
+    def take(self, rows: np.ndarray) -> EmbeddingSet:
+        """Return the set of the given rows (a boolean mask or indices), in that order."""
+        arrays = {name: getattr(self, name)[rows] for name in ("vectors", "labels", "crop_ids", "sample_ids", "paths")}
+        return dataclasses.replace(self, **arrays)
+
+    def renamed(self, **meta: object) -> EmbeddingSet:
+        """Return the set with changed meta."""
+        return dataclasses.replace(self, meta={**self.meta, **meta})
+
+
+def save(path: Path | str, embedding_set: EmbeddingSet) -> None:
+    """Write the set to `path`, whole or not at all, streaming its vectors. Equal sets give equal bytes.
+
+    Raises UserError when an array's length is not that of the vectors.
+    """
+    n = len(embedding_set)
+    arrays: dict[str, Any] = {"embeddings": embedding_set.vectors}
+    for name in ("labels", "crop_ids", "sample_ids", "paths"):
+        values = np.asarray(getattr(embedding_set, name), dtype=str)
+        if len(values) != n:
+            raise UserError(f"{path}: {len(values)} {name} for {n} vectors")
+        arrays[name] = values
+    meta = {"format_version": FORMAT_VERSION, **embedding_set.meta}
+    meta.pop("source", None)
+    arrays["meta"] = np.array(json.dumps(meta, sort_keys=True, ensure_ascii=False))
+    with files.whole(path) as temporary, open(temporary, "wb") as file:
+        npz.write(file, arrays)
+
+
+def load(
+    path: Path | str, key: str | None = None, *, company_name: str | None = None, drop_invalid: bool = False
+) -> EmbeddingSet:
+    """Read one .npz file: this suite's, another tool's plain arrays, or an older pickled dict.
+
+    `key` names the array or the dict inside. Vectors are memory-mapped where they are stored as float32. Zero and non-finite rows
+    are an error, or with `drop_invalid` are left out and counted on stderr. Raises UserError naming file and remedy.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name one .npz file")
+    archive = npz.Archive(path)
+    name = _pick(archive, key, company_name)
+    value = archive.read(name)
+    if isinstance(value, dict):
+        arrays = {str(inner): content for inner, content in value.items()}
+        vectors = arrays.get("embeddings")
+        if vectors is None:
+            inside = ", ".join(arrays) or "nothing"
+            raise UserError(f"{path}: {name!r} is a dict without 'embeddings'; it has: {inside}")
+    else:
+        vectors = value
+        arrays = {other: archive.read(other) for other in (*_TEXT_FIELDS, "meta") if other in archive and other != name}
+    vectors = _matrix(path, name, vectors)
+    read = EmbeddingSet(vectors, **_texts(path, arrays, len(vectors)), meta=_meta(path, arrays, company_name))
+    sound = _sound_rows(vectors)
+    if not sound.all():
+        bad = np.flatnonzero(~sound)
+        if not drop_invalid or len(bad) == len(vectors):
+            shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
+            raise UserError(
+                f"{path}: {len(bad)} of {len(vectors)} vectors are zero or not finite (row {shown}, counted from 0); "
+                "make them anew, or leave them out with --drop_invalid"
+            )
+        warn(f"{path}: {len(bad)} of {len(vectors)} rows left out, zero or not finite")
+        read = read.take(sound)
+    return read
+
+
+def _pick(archive: npz.Archive, key: str | None, company_name: str | None) -> str:
+    names = archive.names
+    split = _split_of(archive.path)
+    for candidate in (
+        key,
+        "embeddings",
+        names[0] if len(names) == 1 and names[0] not in _TEXT_FIELDS else None,
+        company_name,
+        split,
+    ):
+        if candidate is not None and candidate in archive:
+            return candidate
+        if key is not None:
+            break
+    has = ", ".join(names[:12]) or "nothing"
+    hint = f" Try --key {'embeddings' if 'embeddings' in names else names[0]}" if key is not None and names else ""
+    if key is not None:
+        raise UserError(f"{archive.path} has no array {key!r}; it has: {has}.{hint}")
+    raise UserError(f"{archive.path} has no array 'embeddings'; it has: {has}. Name the right one with --key")
+
+
+def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
+    try:
+        vectors = np.asanyarray(value)
+        if vectors.dtype.hasobject:
+            vectors = vectors.astype(np.float32)
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: {name!r} is no matrix of numbers; name the right array with --key") from None
+    if vectors.dtype.kind not in "fiu":
+        raise UserError(f"{path}: {name!r} holds {vectors.dtype}, not numbers; save the embeddings as float32")
+    if vectors.ndim != 2:
+        raise UserError(f"{path}: {name!r} has shape {vectors.shape}; embeddings need two dimensions, one row a crop")
+    if not vectors.size:
+        raise UserError(f"{path}: {name!r} has shape {vectors.shape}: there are no vectors in it; make it anew")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
+        return vectors if vectors.dtype == np.float32 and vectors.dtype.isnative else vectors.astype(np.float32)
+
+
+def _sound_rows(vectors: np.ndarray) -> np.ndarray:
+    sound = np.empty(len(vectors), bool)
+    step = max(1, npz.CHUNK // (4 * vectors.shape[1]))
+    for at in range(0, len(vectors), step):
+        norms = np.einsum("ij,ij->i", *2 * (np.asarray(vectors[at : at + step], np.float64),))
+        sound[at : at + step] = np.isfinite(norms) & (norms > 0)
+    return sound
+
+
+def _texts(path: Path, arrays: dict[str, Any], n: int) -> dict[str, np.ndarray]:
+    """Return labels, crop_ids, sample_ids, paths from a schema file or an older one."""
+    text = {name: _text(path, name, arrays[name]) for name in _TEXT_FIELDS if name in arrays}
+    if "targets" in text and "classes" in text and not {"labels", "class_names"} & set(text):
+        try:
+            text["labels"] = text["classes"][np.asarray(arrays["targets"], dtype=np.int64)]
+        except (IndexError, ValueError, TypeError):
+            raise UserError(f"{path}: 'targets' do not index the {len(text['classes'])} 'classes'") from None
+    labels = next((text[name] for name in ("labels", "class_names", "targets") if name in text), None)
+    ids = [name for name in ("crop_ids", "ids", "dolt_ids", "sample_ids") if name in text]
+    empty = np.full(n, "", dtype="<U1")
+    found = {
+        "labels": np.empty((n, 0), "<U1") if labels is None else labels.reshape(len(labels), -1),
+        "crop_ids": text[ids[0]] if ids else empty,
+        "sample_ids": text["sample_ids"] if "sample_ids" in ids[1:] else empty,
+        "paths": text.get("paths", empty),
+    }
+    for name, values in found.items():
+        if len(values) != n or (name != "labels" and values.ndim != 1):
+            raise UserError(f"{path}: {len(values)} {name} for {n} vectors; the file is damaged or from another tool")
+    return found
+
+
+def _text(path: Path, name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "S":
+            return np.char.decode(array, "utf-8")
+        if array.dtype.kind in "iufb":
+            return array.astype(str)
+        if array.dtype.kind == "O":
+            array = np.array(["" if item is None else str(item) for item in array.ravel()], dtype=str).reshape(
+                array.shape
+            )
+        if array.dtype.kind == "U" and array.ndim in (1, 2):
+            return array
+    except (ValueError, TypeError, UnicodeDecodeError, RecursionError):
+        pass
+    raise UserError(f"{path}: {name!r} is no list of texts; save it as an array of strings")
+
+
+def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[str, Any]:
+    meta: dict[str, Any] = {}
+    if "meta" in arrays:
+        try:
+            meta = json.loads(str(np.asarray(arrays["meta"]).item()))
+            version = int(meta.get("format_version", FORMAT_VERSION))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise UserError(f"{path}: 'meta' is no JSON object; the file is damaged, make it anew") from None
+        if version > FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the scripts"
+            )
+    stem = _SHARD.sub("", path.stem)
+    named = next((arrays[name] for name in ("dataset_name", "company_name") if isinstance(arrays.get(name), str)), None)
+    number = re.search(r"_(\d+(?:\.\d+)?)", stem)
+    split = _split_of(path)
+    meta.setdefault("dataset_name", named or company_name or "")
+    meta.setdefault("split", split or "")
+    meta.setdefault("id", number[1] if number else stem.removesuffix(f"_{split}") if split else stem)
+    meta["source"] = str(path)
+    return meta
+
+
+def _split_of(path: Path) -> str | None:
+    ending = re.split(r"[_\-. ]", _SHARD.sub("", path.stem))[-1].lower()
+    return ending if ending in _SPLITS else None
+
+
+def expand(specs: Iterable[str | Path]) -> list[tuple[str | None, Path]]:
+    """Return (ID or None, file) for every `[id=]path`, folder or glob; each file once, in the order given.
+
+    Raises UserError for a path that is not there and for a folder or glob without .npz files.
+    """
+    found: dict[Path, str | None] = {}
+    for spec in map(str, specs):
+        name, path = None, spec
+        if "=" in spec and not Path(spec).exists():
+            name, path = spec.split("=", 1)
+        if Path(path).is_dir():
+            matches = sorted(
+                p for p in Path(path).rglob("*.npz") if not any(part.startswith(".") for part in p.parts[1:])
+            )
+            if not matches:
+                raise UserError(
+                    f"{path}: no .npz files in this folder; run extract_embedding.py first, or check the path"
+                )
+        elif Path(path).exists():
+            matches = [Path(path)]
+        else:
+            matches = sorted(map(Path, glob.glob(path, recursive=True)))
+            if not matches:
+                raise UserError(f"{path}: no such file; check the path, or run extract_embedding.py first")
+        for match in matches:
+            found.setdefault(match.resolve(), name) if not name else found.__setitem__(match.resolve(), name)
+    return [(name, Path(path)) for path, name in found.items()]
+
+
+def read_sets(
+    specs: Iterable[str | Path],
+    *,
+    key: str | None = None,
+    company_name: str | None = None,
+    drop_invalid: bool = False,
+) -> list[EmbeddingSet]:
+    """Read files, folders and globs and group shards into sets by dataset, ID, split and fingerprint, in the order given.
+
+    Raises UserError for unreadable files, a missing shard, and shards of different dimension.
+    """
+    groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
+    for name, path in expand(specs):
+        one = load(path, key, company_name=company_name, drop_invalid=drop_invalid)
+        one = one.renamed(id=name) if name else one
+        shard = _SHARD.search(path.stem)
+        unsharded = "" if shard else str(path)
+        groups.setdefault((one.dataset, one.id, one.split, one.fingerprint, unsharded), []).append((path, one))
+    return [_join([path for path, _ in group], [one for _, one in group]) for group in groups.values()]
+
+
+def _join(paths: list[Path], sets: list[EmbeddingSet]) -> EmbeddingSet:
+    numbers = [_SHARD.search(path.stem) for path in paths]
+    if numbers[0]:
+        there = {int(number[1]) for number in numbers if number}
+        missing = sorted(set(range(int(numbers[0][2]))) - there)
+        if missing or len({number[2] for number in numbers if number}) > 1 or len(there) != len(paths):
+            stem = _SHARD.sub("", paths[0].stem)
+            raise UserError(
+                f"{paths[0].parent / stem}: shards missing or doubled ({missing or 'doubled'}); extract again"
+            )
+        sets = [sets[at] for at in np.argsort([int(number[1]) for number in numbers if number])]
+    if len(sets) == 1:
+        return sets[0]
+    if len({one.dim for one in sets}) > 1:
+        raise UserError(f"{paths[0]}: its shards have different dimensions; extract again with --overwrite")
+    levels = max(one.labels.shape[1] for one in sets)
+    labels = [np.pad(one.labels, ((0, 0), (0, levels - one.labels.shape[1]))) for one in sets]
+    texts = {name: np.concatenate([getattr(one, name) for one in sets]) for name in ("crop_ids", "sample_ids", "paths")}
+    blocks = Blocks([one.vectors for one in sets])
+    return EmbeddingSet(blocks, np.concatenate(labels), **texts, meta=sets[0].meta)  # type: ignore[arg-type]

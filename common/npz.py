@@ -1,0 +1,210 @@
+"""Reading .npz files of unknown origin: nothing is executed, nothing is allocated that the file does not hold.
+
+An .npz is a zip of .npy entries. numpy itself would trust a header that promises terabytes, and would run a pickle.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from common.cli import UserError
+
+CHUNK = 1 << 22  # bytes
+_ADMITTED = {
+    *(
+        ("builtins", name)
+        for name in ("dict", "list", "tuple", "set", "frozenset", "str", "int", "float", "bool", "bytes")
+    ),
+    ("collections", "OrderedDict"),
+}
+
+
+class _Array:
+    """Stands for numpy.ndarray inside a pickle, where nothing may call it with a shape of its own."""
+
+
+def _reconstruct(kind: object, shape: object, typecode: object) -> np.ndarray:
+    """Admit only the empty array that numpy pickles first and fills by its state."""
+    if shape != (0,):
+        raise pickle.UnpicklingError("an array that is not empty at first")
+    return np.ndarray((0,), "b")
+
+
+def _scalar(dtype: np.dtype, data: bytes) -> Any:
+    if dtype.hasobject or len(data) != dtype.itemsize:
+        raise pickle.UnpicklingError("a number of the wrong size")
+    return np.frombuffer(data, dtype)[0]
+
+
+def _frombuffer(data: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _encode(text: str, codec: str) -> bytes:
+    if codec.lower().replace("-", "") not in ("latin1", "utf8"):
+        raise pickle.UnpicklingError(f"the codec {codec}")
+    return text.encode(codec)
+
+
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Admits numpy arrays, dtypes and plain containers.
+
+    The pure-Python unpickler, as its C twin reserves memory for whatever index or length an opcode names.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        numpy_core = module.replace("numpy._core", "numpy.core")
+        if (numpy_core, name) == ("numpy.core.multiarray", "_reconstruct"):
+            return _reconstruct
+        if (numpy_core, name) == ("numpy.core.multiarray", "scalar"):
+            return _scalar
+        if (numpy_core, name) == ("numpy.core.numeric", "_frombuffer"):
+            return _frombuffer
+        if (module, name) == ("numpy", "ndarray"):
+            return _Array
+        if (module, name) == ("numpy", "dtype") or (module == "numpy.dtypes" and name.endswith("DType")):
+            return getattr(np.dtypes, name) if module == "numpy.dtypes" else np.dtype
+        if (module, name) == ("_codecs", "encode"):
+            return _encode
+        if (module, name) in _ADMITTED:
+            return super().find_class(module, name)
+        raise UserError(f"{module}.{name}")
+
+
+@contextmanager
+def _sound(path: Path, name: str = "") -> Iterator[None]:
+    """Turn what a damaged zip raises into one sentence."""
+    what = f" (array {name!r})" if name else ""
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        struct.error,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+    ) as error:
+        raise UserError(f"{path}{what} is damaged or no .npz file: {error}; make it anew") from None
+
+
+class Archive:
+    """The arrays of one .npz file by name."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Read the table of contents; raises UserError when the file is no sound .npz, OSError when it cannot be opened."""
+        self.path = Path(path)
+        with _sound(self.path), zipfile.ZipFile(self.path) as archive:
+            self._infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        total = sum(info.file_size for info in self._infos.values())
+        if total > 8 * self.path.stat().st_size + (32 << 20):
+            raise UserError(
+                f"{self.path} is damaged: it promises {total:,} bytes, far more than it can hold; make it anew"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._infos)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._infos
+
+    def read(self, name: str) -> np.ndarray | Any:
+        """Return the array, or the Python object where the entry holds a pickled one; the entry's CRC-32 is checked.
+
+        A stored numeric matrix comes as a read-only memory map.
+        """
+        info = self._infos[name]
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(
+                f"{self.path}: array {name!r} is compressed in a way that is not read; save it with numpy.savez"
+            )
+        with _sound(self.path, name), zipfile.ZipFile(self.path) as archive, archive.open(info) as file:
+            shape, fortran, dtype = _read_header(file)
+            start = file.tell()
+            if dtype.hasobject:
+                return self._unpickle(name, file.read())
+            n_bytes = math.prod(shape) * dtype.itemsize
+            if start + n_bytes != info.file_size:
+                raise ValueError(f"its header promises {n_bytes:,} bytes, it holds {info.file_size - start:,}")
+            if info.compress_type == zipfile.ZIP_STORED and dtype.kind == "f" and n_bytes and len(shape) == 2:
+                while file.read(CHUNK):  # the end of the stream compares the CRC
+                    pass
+                order: Any = "F" if fortran else "C"
+                return np.memmap(self.path, dtype, "r", self._data_start(info) + start, shape, order)  # type: ignore[call-overload]
+            flat = np.empty(math.prod(shape), dtype)
+            view = memoryview(flat.view(np.uint8) if n_bytes else b"")  # type: ignore[arg-type]
+            at = 0
+            while data := file.read(CHUNK):
+                view[at : at + len(data)] = data
+                at += len(data)
+            if at != n_bytes:
+                raise ValueError(f"it ends after {at:,} of {n_bytes:,} bytes")
+            return flat.reshape(shape, order="F" if fortran else "C")
+
+    def _data_start(self, info: zipfile.ZipInfo) -> int:
+        with open(self.path, "rb") as file:
+            file.seek(info.header_offset)
+            name_length, extra_length = struct.unpack("<26x2H", file.read(30))
+        return info.header_offset + 30 + name_length + extra_length
+
+    def _unpickle(self, name: str, data: bytes) -> Any:
+        try:
+            value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+        except UserError as refused:
+            raise UserError(
+                f"{self.path}: the pickle in {name!r} asks for {refused}, which is refused (only arrays and plain containers "
+                "are read, nothing is run); save its arrays with numpy.savez"
+            ) from None
+        except Exception as error:  # any bytes may stand in a pickle, so any error may come out
+            raise UserError(f"{self.path}: the pickle in {name!r} is damaged ({error}); save its arrays anew") from None
+        if isinstance(value, np.ndarray) and value.shape == () and value.dtype.hasobject:
+            return value.item()
+        return value
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"unknown .npy version {version}")
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        return reader(file)
+    except (TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f"its header cannot be read ({error})") from None
+
+
+def write(file: BinaryIO, arrays: dict[str, np.ndarray | Any]) -> None:
+    """Write `arrays` as an uncompressed .npz; anything with shape, dtype and row slices is streamed in bounded memory.
+
+    Every entry's local header carries the 20-byte zip64 field, so that the first entry, if named `embeddings`, starts at byte
+    30 + 14 + 20 = 64, and its data, which .npy pads to 64, can be memory-mapped aligned. Equal arrays give equal bytes.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0))
+            with archive.open(info, "w", force_zip64=True) as entry:
+                header = {
+                    "descr": np.lib.format.dtype_to_descr(array.dtype),
+                    "fortran_order": False,
+                    "shape": array.shape,
+                }
+                np.lib.format.write_array_header_1_0(entry, header)
+                if not array.shape:
+                    entry.write(np.asarray(array).tobytes())
+                    continue
+                rows = max(1, CHUNK // max(1, array.dtype.itemsize * math.prod(array.shape[1:])))
+                for at in range(0, array.shape[0], rows):
+                    entry.write(np.ascontiguousarray(array[at : at + rows]).tobytes())
