@@ -43,8 +43,10 @@ def read_header(data: bytes) -> Header:
     Image.MAX_IMAGE_PIXELS = None  # decode() has a limit of its own and checks it before any pixel is decoded
     try:
         with Image.open(io.BytesIO(data)) as image:
-            orientation = image.getexif().get(0x0112, 1)
             width, height = image.size
+            exif = Image.Exif()  # not image.getexif(): that decodes a PNG to look behind its pixels
+            exif.load(image.info.get("exif", b""))
+            orientation = exif.get(0x0112, 1)
     except Exception as error:  # a parser of hostile files may raise anything
         raise ImageError("not an image") from error
     return Header(width, height, orientation if orientation in range(1, 9) else 1)
