@@ -1,12 +1,11 @@
-"""Embedding sets and their .npz files: the schema of docs/formats.md, older files, and which files form a set."""
+"""Embedding sets and their .npz files: the schema of docs/formats.md, and what older tools wrote."""
 
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from common import files, npz
 from common.cli import UserError, warn
 
 FORMAT_VERSION = 1
-_SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
+SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 _SPLITS = ("train", "test", "val", "valid", "validation", "all")
 _TEXT_FIELDS = ("labels", "class_names", "targets", "classes", "crop_ids", "ids", "dolt_ids", "sample_ids", "paths")
 
@@ -295,7 +294,7 @@ def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[
             raise UserError(
                 f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the scripts"
             )
-    stem = _SHARD.sub("", path.stem)
+    stem = SHARD.sub("", path.stem)
     named = next((arrays[name] for name in ("dataset_name", "company_name") if isinstance(arrays.get(name), str)), None)
     number = re.search(r"_(\d+(?:\.\d+)?)", stem)
     split = _split_of(path)
@@ -307,77 +306,5 @@ def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[
 
 
 def _split_of(path: Path) -> str | None:
-    ending = re.split(r"[_\-. ]", _SHARD.sub("", path.stem))[-1].lower()
+    ending = re.split(r"[_\-. ]", SHARD.sub("", path.stem))[-1].lower()
     return ending if ending in _SPLITS else None
-
-
-def expand(specs: Iterable[str | Path]) -> list[tuple[str | None, Path]]:
-    """Return (ID or None, file) for every `[id=]path`, folder or glob; each file once, in the order given.
-
-    Raises UserError for a path that is not there and for a folder or glob without .npz files.
-    """
-    found: dict[Path, str | None] = {}
-    for spec in map(str, specs):
-        name, path = None, spec
-        if "=" in spec and not Path(spec).exists():
-            name, path = spec.split("=", 1)
-        if Path(path).is_dir():
-            matches = sorted(
-                p for p in Path(path).rglob("*.npz") if not any(part.startswith(".") for part in p.parts[1:])
-            )
-            if not matches:
-                raise UserError(
-                    f"{path}: no .npz files in this folder; run extract_embedding.py first, or check the path"
-                )
-        elif Path(path).exists():
-            matches = [Path(path)]
-        else:
-            matches = sorted(map(Path, glob.glob(path, recursive=True)))
-            if not matches:
-                raise UserError(f"{path}: no such file; check the path, or run extract_embedding.py first")
-        for match in matches:
-            found.setdefault(match.resolve(), name) if not name else found.__setitem__(match.resolve(), name)
-    return [(name, Path(path)) for path, name in found.items()]
-
-
-def read_sets(
-    specs: Iterable[str | Path],
-    *,
-    key: str | None = None,
-    company_name: str | None = None,
-    drop_invalid: bool = False,
-) -> list[EmbeddingSet]:
-    """Read files, folders and globs and group shards into sets by dataset, ID, split and fingerprint, in the order given.
-
-    Raises UserError for unreadable files, a missing shard, and shards of different dimension.
-    """
-    groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
-    for name, path in expand(specs):
-        one = load(path, key, company_name=company_name, drop_invalid=drop_invalid)
-        one = one.renamed(id=name) if name else one
-        shard = _SHARD.search(path.stem)
-        unsharded = "" if shard else str(path)
-        groups.setdefault((one.dataset, one.id, one.split, one.fingerprint, unsharded), []).append((path, one))
-    return [_join([path for path, _ in group], [one for _, one in group]) for group in groups.values()]
-
-
-def _join(paths: list[Path], sets: list[EmbeddingSet]) -> EmbeddingSet:
-    numbers = [_SHARD.search(path.stem) for path in paths]
-    if numbers[0]:
-        there = {int(number[1]) for number in numbers if number}
-        missing = sorted(set(range(int(numbers[0][2]))) - there)
-        if missing or len({number[2] for number in numbers if number}) > 1 or len(there) != len(paths):
-            stem = _SHARD.sub("", paths[0].stem)
-            raise UserError(
-                f"{paths[0].parent / stem}: shards missing or doubled ({missing or 'doubled'}); extract again"
-            )
-        sets = [sets[at] for at in np.argsort([int(number[1]) for number in numbers if number])]
-    if len(sets) == 1:
-        return sets[0]
-    if len({one.dim for one in sets}) > 1:
-        raise UserError(f"{paths[0]}: its shards have different dimensions; extract again with --overwrite")
-    levels = max(one.labels.shape[1] for one in sets)
-    labels = [np.pad(one.labels, ((0, 0), (0, levels - one.labels.shape[1]))) for one in sets]
-    texts = {name: np.concatenate([getattr(one, name) for one in sets]) for name in ("crop_ids", "sample_ids", "paths")}
-    blocks = Blocks([one.vectors for one in sets])
-    return EmbeddingSet(blocks, np.concatenate(labels), **texts, meta=sets[0].meta)  # type: ignore[arg-type]

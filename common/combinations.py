@@ -1,0 +1,85 @@
+"""Combinations of embedding sets, and the search for the best: every one, or greedily. No function reads a file or prints."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from common.evaluation import Evaluator, Tally
+
+
+@dataclass(frozen=True)
+class Combination:
+    """IDs merged as references, and IDs merged as queries."""
+
+    reference_ids: tuple[str, ...]
+    query_ids: tuple[str, ...]
+
+    @property
+    def matched(self) -> bool:
+        return self.reference_ids == self.query_ids
+
+    @property
+    def is_pair(self) -> bool:
+        return len(self.reference_ids) == len(self.query_ids) == 1
+
+    def __str__(self) -> str:
+        return f"{'+'.join(self.reference_ids)}/{'+'.join(self.query_ids)}"
+
+
+def subsets(ids: Sequence[str], low: int, high: int) -> list[tuple[str, ...]]:
+    """Return every subset of `low` to `high` IDs, smaller ones first, in the order given."""
+    return [chosen for size in range(low, min(high, len(ids)) + 1) for chosen in itertools.combinations(ids, size)]
+
+
+def enumerate_combinations(
+    reference_ids: Sequence[str], query_ids: Sequence[str], low: int, high: int, pairing: str
+) -> list[Combination]:
+    """Return the combinations of `low` to `high` sets a side: `crossed` all with all, `matched` the same IDs on both sides."""
+    if pairing == "matched":
+        return [Combination(ids, ids) for ids in subsets([r for r in reference_ids if r in set(query_ids)], low, high)]
+    return [Combination(r, q) for r in subsets(reference_ids, low, high) for q in subsets(query_ids, low, high)]
+
+
+def greedy(
+    evaluator: Evaluator,
+    score: Callable[[Tally], float],
+    *,
+    pairing: str = "crossed",
+    min_gain: float = 0.0,
+    max_size: int = 3,
+) -> Iterator[tuple[Combination, Tally]]:
+    """Yield the best single pair, then each step that adds, on either side, the set that gains most, until none gains.
+
+    A step must raise the score by more than `min_gain`; ties go to the combination named first. Under `matched` pairing a step
+    adds an ID to both sides.
+    """
+    refs, queries = list(evaluator.references), list(evaluator.queries)
+    step = [one for one in enumerate_combinations(refs, queries, 1, 1, pairing) if evaluator.valid(one)]
+    best = -np.inf
+    while step:
+        tallies = dict(evaluator.tallies(step))
+        at = max(range(len(step)), key=lambda i: (score(tallies[i]), -i))
+        if best > -np.inf and score(tallies[at]) - best <= min_gain:
+            return
+        best, current = score(tallies[at]), step[at]
+        yield current, tallies[at]
+        step = [one for one in _grown(current, refs, queries, pairing, max_size) if evaluator.valid(one)]
+
+
+def _grown(current: Combination, refs: list[str], queries: list[str], pairing: str, max_size: int) -> list[Combination]:
+    def added(ids: tuple[str, ...], known: list[str]) -> list[tuple[str, ...]]:
+        if len(ids) >= max_size:
+            return []
+        return [tuple(one for one in known if one in ids or one == new) for new in known if new not in ids]
+
+    if pairing == "matched":
+        return [Combination(ids, ids) for ids in added(current.reference_ids, [r for r in refs if r in queries])]
+    return [Combination(ids, current.query_ids) for ids in added(current.reference_ids, refs)] + [
+        Combination(current.reference_ids, ids) for ids in added(current.query_ids, queries)
+    ]

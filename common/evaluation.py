@@ -1,0 +1,398 @@
+"""Scoring combinations of embedding sets exactly: each pair of sets is searched once, combinations merge top-k lists.
+
+So the cost grows with the pairs, not with the combinations. What a combination scores is kept as totals per image and per class
+(`Tally`), which add up over the query sets that are stacked. No function reads a file or prints.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common import fusion, knn, metrics
+from common.cli import UsageError, UserError
+from common.combinations import Combination
+from common.embeddings import EmbeddingSet
+
+EXCLUDE = ("none", "self", "sample")
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """One row per decision, a view under `stack`, else a crop; arrays (n,) unless said otherwise.
+
+    view: index of the query set a row comes from; row: its row there. crop, image, label: int codes of the Evaluator.
+    nearest: label of the nearest neighbour; voted: label that the k neighbours vote for; -1 is none. similarities (n, depth)
+    float32 and neighbours (n, depth) int64, rows of the references in the order of their sets, -1 where there are fewer.
+    """
+
+    view: np.ndarray
+    row: np.ndarray
+    crop: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
+    nearest: np.ndarray
+    voted: np.ndarray
+    similarities: np.ndarray
+    neighbours: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Totals of decisions, which add up.
+
+    n, n_unknown: decisions, and those whose label no reference has. right (2,): by the nearest neighbour, by the vote of k.
+    recalled (3,): decisions with their label among the first 1, 5, 10. image_right (2, n_image), image_size (n_image,): right and
+    all decisions per source image. matched_right (n_image,): right votes on crops that every query set holds. class_* (n_class,).
+    """
+
+    n: int
+    n_unknown: int
+    right: np.ndarray
+    recalled: np.ndarray
+    image_right: np.ndarray
+    image_size: np.ndarray
+    matched_right: np.ndarray
+    class_right: np.ndarray
+    class_predicted: np.ndarray
+    class_size: np.ndarray
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy@1, in 0..1."""
+        return float(self.right[0] / self.n)
+
+    @property
+    def vote_accuracy(self) -> float:
+        """Accuracy of the vote of k; equals Accuracy@1 for k = 1."""
+        return float(self.right[1] / self.n)
+
+    @property
+    def scores(self) -> metrics.ClassScores:
+        return metrics.class_scores(self.class_right, self.class_predicted, self.class_size)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one decision costs: forward passes of the model, rows in the gallery, multiply-adds of the similarities."""
+
+    forward_passes: int
+    gallery_rows: int
+    operations: int
+
+
+class Evaluator:
+    """Scores combinations of `references` and `queries`, each a list of labelled sets with distinct IDs."""
+
+    def __init__(
+        self,
+        references: Sequence[EmbeddingSet],
+        queries: Sequence[EmbeddingSet],
+        *,
+        mode: str = "stack",
+        k: int = 1,
+        vote_weights: str = "uniform",
+        label_level: int | None = None,
+        exclude: str = "none",
+    ) -> None:
+        """Check that the sets can be compared and code their labels, crops and images.
+
+        Raises UserError for sets of different dimension or model and for k larger than a reference set.
+        """
+        self.references = {one.id: one for one in references}
+        self.queries = {one.id: one for one in queries}
+        self.mode, self.k, self.vote_weights, self.exclude = mode, k, vote_weights, exclude
+        self.depth = max(k, *metrics.RECALL_AT)
+        _check(references, queries, mode, k)
+        everything = [*references, *queries]
+        self.classes, labels = _code([one.label(label_level) for one in everything])
+        self.crops, crops = _code(_crop_names(references, queries))
+        samples = [fusion.sample_keys(one) for one in everything]
+        self.without_samples = [one.source for one, key in zip(everything, samples, strict=True) if (key == "").any()]
+        # Without the source image a crop is its own cluster; the prefix keeps it apart from images of the same name.
+        named = [
+            np.where(key == "", np.char.add("crop ", self.crops[crop]), key)
+            for key, crop in zip(samples, crops, strict=True)
+        ]
+        self.images, images = _code(named)
+        n = len(references)
+        self._reference_label = dict(zip(self.references, labels[:n], strict=True))
+        self._query_label = dict(zip(self.queries, labels[n:], strict=True))
+        self.reference_crop = dict(zip(self.references, crops[:n], strict=True))
+        self.query_crop = dict(zip(self.queries, crops[n:], strict=True))
+        self.reference_image = dict(zip(self.references, images[:n], strict=True))
+        self.query_image = dict(zip(self.queries, images[n:], strict=True))
+        self._offset = dict(zip(self.references, np.cumsum([0, *map(len, references)]), strict=False))
+        self._neighbour_label = np.concatenate(
+            [*self._reference_label.values(), [-1]]
+        )  # row -1 stands for no neighbour
+        self.matched = np.bincount(
+            np.concatenate([np.unique(crop) for crop in crops[n:]]), minlength=len(self.crops)
+        ) == len(queries)
+        self._pairs: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._fused: dict[tuple[str, ...], tuple[EmbeddingSet, np.ndarray]] = {}
+
+    @property
+    def shared_images(self) -> int:
+        """Number of source images with crops on both sides: leakage, unless the same sample is left out."""
+        sides = [np.unique(np.concatenate(list(side.values()))) for side in (self.reference_image, self.query_image)]
+        return len(np.intersect1d(*sides))
+
+    def matched_sizes(self) -> np.ndarray:
+        """Return (n_image,) float64: per image, the crops that every query set holds."""
+        first = next(iter(self.queries))
+        crop, row = np.unique(self.query_crop[first], return_index=True)
+        keep = self.matched[crop]
+        return np.bincount(self.query_image[first][row[keep]], minlength=len(self.images)).astype(float)
+
+    def valid(self, combination: Combination) -> bool:
+        """Whether the combination can be scored: under `vote` each view needs references of its own model."""
+        if self.mode == "concat":
+            return combination.matched
+        return self.mode != "vote" or all(self._own(combination.reference_ids, q) for q in combination.query_ids)
+
+    def _own(self, reference_ids: Iterable[str], query_id: str) -> list[str]:
+        model = self.queries[query_id].fingerprint
+        return [r for r in reference_ids if not model or self.references[r].fingerprint in ("", model)]
+
+    def cost(self, combination: Combination) -> Cost:
+        """Return what one decision of the combination costs."""
+        refs = [self.references[r] for r in combination.reference_ids]
+        if self.mode in ("mean", "concat"):
+            rows = self._gallery(combination.reference_ids)[0].vectors.shape
+            return Cost(len(combination.query_ids), rows[0], rows[0] * rows[1])
+        gallery = sum(len(one) for one in refs)
+        if self.mode == "stack":
+            return Cost(1, gallery, sum(len(one) * one.dim for one in refs))
+        own = [self.references[r] for q in combination.query_ids for r in self._own(combination.reference_ids, q)]
+        return Cost(len(combination.query_ids), gallery, sum(len(one) * one.dim for one in own))
+
+    def _pair(self, reference_id: str, query_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the top neighbours of one pair of sets, their rows counted over all reference sets."""
+        key = (reference_id, query_id)
+        if key not in self._pairs:
+            reference, query = self.references[reference_id], self.queries[query_id]
+            similarities, rows = self._search(
+                query.vectors,
+                reference.blocks,
+                len(reference),
+                *(
+                    self._groups(self.query_crop, self.query_image, query_id),
+                    self._groups(self.reference_crop, self.reference_image, reference_id),
+                ),
+            )
+            self._pairs[key] = similarities, np.where(rows < 0, -1, rows + self._offset[reference_id])
+        return self._pairs[key]
+
+    def _groups(self, crop: dict[str, np.ndarray], image: dict[str, np.ndarray], one: str) -> np.ndarray:
+        return (image if self.exclude == "sample" else crop)[one]
+
+    def _search(
+        self,
+        query: np.ndarray,
+        reference: list[np.ndarray],
+        n_ref: int,
+        query_groups: np.ndarray,
+        reference_groups: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        depth = min(self.depth, n_ref)
+        if self.exclude == "none":
+            return knn.search(query, reference, depth)
+        return knn.search_excluding(query, reference, depth, query_groups, reference_groups)
+
+    def _gallery(self, reference_ids: tuple[str, ...]) -> tuple[EmbeddingSet, np.ndarray]:
+        """Return the fused references and the row of each in the first set of `reference_ids`."""
+        return self._fuse("reference", reference_ids)
+
+    def _fuse(self, side: str, ids: tuple[str, ...]) -> tuple[EmbeddingSet, np.ndarray]:
+        key = (side, *ids)
+        if key not in self._fused:
+            sets = [(self.references if side == "reference" else self.queries)[one] for one in ids]
+            merged = (fusion.mean if self.mode == "mean" else fusion.concat)(sets)
+            if not len(merged):
+                raise UserError(f"the {side} sets {', '.join(ids)} have no crop in common; use --fusion stack")
+            order = np.argsort(sets[0].crop_ids, kind="stable")
+            rows = order[np.searchsorted(sets[0].crop_ids[order], merged.crop_ids)]
+            if len(self._fused) >= 64:  # every set of queries is used with every set of references: keep many, not all
+                self._fused.pop(next(iter(self._fused)))
+            self._fused[key] = merged, rows
+        return self._fused[key]
+
+    def _ballots(self, reference_ids: Sequence[str], query_id: str) -> Decisions:
+        """Return the decision of every view of one query set against the stacked references."""
+        parts = [self._pair(r, query_id) for r in reference_ids]
+        similarities, rows = parts[0] if len(parts) == 1 else knn.merge(parts, self.depth)
+        view = list(self.queries).index(query_id)
+        n = len(self.queries[query_id])
+        return self._decide(query_id, np.full(n, view), np.arange(n), similarities, rows)
+
+    def _decide(
+        self, query_id: str, view: np.ndarray, row: np.ndarray, similarities: np.ndarray, rows: np.ndarray
+    ) -> Decisions:
+        labels = self._neighbour_label[rows]
+        voted = (
+            labels[:, 0] if self.k == 1 else knn.vote(similarities[:, : self.k], labels[:, : self.k], self.vote_weights)
+        )
+        crop, image, label = (codes[query_id][row] for codes in (self.query_crop, self.query_image, self._query_label))
+        return Decisions(view, row, crop, image, label, labels[:, 0], voted, similarities, rows)
+
+    def decide(self, combination: Combination) -> Decisions:
+        """Return every decision of the combination. Raises UsageError where its mode cannot score it."""
+        refs, ids = combination.reference_ids, combination.query_ids
+        if not self.valid(combination):
+            raise UsageError(f"--fusion {self.mode} cannot score {combination}: " + _REASON[self.mode])
+        if self.mode == "stack":
+            parts = [self._ballots(refs, q) for q in ids]
+            width = min(part.similarities.shape[1] for part in parts)
+            return (
+                parts[0]
+                if len(parts) == 1
+                else Decisions(*(_joined(parts, name, width) for name in Decisions.__dataclass_fields__))
+            )
+        if self.mode == "vote":
+            return self._pool([self._ballots(self._own(refs, q), q) for q in ids], ids)
+        gallery, gallery_rows = self._gallery(refs)
+        query, query_rows = self._fuse("query", ids)
+        groups = (
+            self._groups(self.query_crop, self.query_image, ids[0])[query_rows],
+            self._groups(self.reference_crop, self.reference_image, refs[0])[gallery_rows],
+        )
+        similarities, rows = self._search(query.vectors, gallery.blocks, len(gallery), *groups)
+        rows = np.where(rows < 0, -1, gallery_rows[rows] + self._offset[refs[0]])
+        view = np.full(len(query), list(self.queries).index(ids[0]))
+        return self._decide(ids[0], view, query_rows, similarities, rows)
+
+    def _pool(self, ballots: list[Decisions], ids: tuple[str, ...]) -> Decisions:
+        """Return one decision per crop that all views hold: the majority of their ballots."""
+        rows = fusion.common_crops([self.queries[q] for q in ids])
+        if not rows.shape[1]:
+            raise UserError(f"the query sets {', '.join(ids)} have no crop in common; use --fusion stack")
+        similarity = np.stack([one.similarities[row, 0] for one, row in zip(ballots, rows, strict=True)])
+        pooled = [
+            fusion.majority(
+                np.stack([getattr(one, name)[row] for one, row in zip(ballots, rows, strict=True)]), similarity
+            )
+            for name in ("nearest", "voted")
+        ]
+        first = ballots[0]
+        kept = [getattr(first, name)[rows[0]] for name in ("view", "row", "crop", "image", "label")]
+        # A label is among the first k of a pooled crop when one of its views has it there: interleave the views' lists by rank.
+        width = min(one.neighbours.shape[1] for one in ballots)
+        lists = [
+            np.stack([getattr(one, name)[row, :width] for one, row in zip(ballots, rows, strict=True)], axis=2).reshape(
+                rows.shape[1], -1
+            )[:, :width]
+            for name in ("similarities", "neighbours")
+        ]
+        return Decisions(*kept, *pooled, *lists)
+
+    def tally(self, decisions: Decisions, reference_ids: Iterable[str]) -> Tally:
+        """Return the totals of the decisions."""
+        n_class, n_image = len(self.classes), len(self.images)
+        known = np.zeros(n_class, bool)
+        for r in reference_ids:
+            known[self._reference_label[r]] = True
+        right = np.stack([decisions.nearest == decisions.label, decisions.voted == decisions.label])
+        hit = self._neighbour_label[decisions.neighbours[:, : max(metrics.RECALL_AT)]] == decisions.label[:, None]
+        recalled = np.array([right[0].sum() if k == 1 else hit[:, :k].any(axis=1).sum() for k in metrics.RECALL_AT])
+        image_right = np.stack([np.bincount(decisions.image, one, minlength=n_image) for one in right])
+        return Tally(
+            n=len(decisions),
+            n_unknown=int((~known[decisions.label]).sum()),
+            right=right.sum(axis=1),
+            recalled=recalled,
+            image_right=image_right,
+            image_size=np.bincount(decisions.image, minlength=n_image).astype(float),
+            matched_right=np.bincount(decisions.image, right[1] & self.matched[decisions.crop], minlength=n_image),
+            class_right=np.bincount(decisions.label[right[1]], minlength=n_class),
+            class_predicted=np.bincount(decisions.voted[decisions.voted >= 0], minlength=n_class),
+            class_size=np.bincount(decisions.label, minlength=n_class),
+        )
+
+    def tallies(self, combinations: Sequence[Combination]) -> Iterator[tuple[int, Tally]]:
+        """Yield (index, totals) of every combination, those with the same references one after the other."""
+        order = sorted(range(len(combinations)), key=lambda at: combinations[at].reference_ids)
+        for refs, group in itertools.groupby(order, key=lambda at: combinations[at].reference_ids):
+            single: dict[str, Tally] = {}
+            for at in group:
+                if self.mode != "stack":
+                    yield at, self.tally(self.decide(combinations[at]), refs)
+                    continue
+                for q in combinations[at].query_ids:
+                    if q not in single:
+                        single[q] = self.tally(self._ballots(refs, q), refs)
+                first, *rest = (single[q] for q in combinations[at].query_ids)
+                yield at, sum(rest, start=first)
+
+
+_REASON = {
+    "concat": "it needs the same IDs on both sides; use --pairing matched",
+    "vote": "a query set has no references of its own model",
+}
+
+
+def _joined(parts: list[Decisions], name: str, width: int) -> np.ndarray:
+    arrays = [getattr(part, name) for part in parts]
+    return np.concatenate([array[:, :width] for array in arrays] if arrays[0].ndim == 2 else arrays)
+
+
+def _code(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the sorted distinct texts and, per input array, the int64 code of each entry."""
+    values, codes = np.unique(np.concatenate(texts), return_inverse=True)
+    return values, np.split(codes.ravel().astype(np.int64), np.cumsum([len(one) for one in texts])[:-1])
+
+
+def _crop_names(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet]) -> list[np.ndarray]:
+    """Return the join keys of every set's crops; where crop_ids are missing, a row is known by side and number.
+
+    Then rows of the same number are the same crop if all query sets are of one length, which is how older files are laid out.
+    """
+    names = []
+    for side, sets in (("reference", references), ("query", queries)):
+        aligned = len({len(one) for one in sets}) == 1
+        for one in sets:
+            key = fusion.crop_keys(one)
+            number = np.char.add(f"{side} {'' if aligned else one.id} row ", np.arange(len(one)).astype(str))
+            names.append(np.where(key == "", number, key))
+    return names
+
+
+def _check(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], mode: str, k: int) -> None:
+    everything = [*references, *queries]
+    first = everything[0]
+    if mode in ("stack", "mean"):
+        for one in everything[1:]:
+            if one.dim != first.dim:
+                raise UserError(
+                    f"{first.source} has {first.dim} dimensions, {one.source} {one.dim}; compare sets of one model"
+                )
+            if one.fingerprint and first.fingerprint and one.fingerprint != first.fingerprint:
+                raise UserError(
+                    f"{first.source} ({first.meta.get('model')}) and {one.source} ({one.meta.get('model')}) come from different "
+                    f"models or preprocessing; extract them with the same options, or use --fusion concat or vote"
+                )
+            first = first if first.fingerprint else one
+    else:
+        for query in queries:
+            for reference in references:
+                same = query.fingerprint == reference.fingerprint or "" in (query.fingerprint, reference.fingerprint)
+                if (query.id == reference.id or (mode == "vote" and same)) and query.dim != reference.dim:
+                    raise UserError(
+                        f"{query.source} has {query.dim} dimensions, {reference.source} {reference.dim}; compare sets of one model"
+                    )
+                if mode == "concat" and query.id == reference.id and not same:
+                    raise UserError(
+                        f"{query.source} and {reference.source} have one ID and different models; name them apart: id=path"
+                    )
+    for one in references:
+        if k > len(one):
+            raise UserError(f"--k {k} is larger than the {len(one)} references of {one.source}; choose a smaller --k")

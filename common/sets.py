@@ -1,0 +1,145 @@
+"""Which files form an embedding set, and which sets are references and which are queries."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.cli import UserError, note, warn
+from common.embeddings import SHARD, Blocks, EmbeddingSet, load
+
+
+def expand(specs: Iterable[str | Path]) -> list[tuple[str | None, Path]]:
+    """Return (ID or None, file) for every `[id=]path`, folder or glob; each file once, in the order given.
+
+    Raises UserError for a path that is not there and for a folder or glob without .npz files.
+    """
+    found: dict[Path, str | None] = {}
+    for spec in map(str, specs):
+        name, path = None, spec
+        if "=" in spec and not Path(spec).exists():
+            name, path = spec.split("=", 1)
+        if Path(path).is_dir():
+            matches = sorted(
+                p for p in Path(path).rglob("*.npz") if not any(part.startswith(".") for part in p.parts[1:])
+            )
+            if not matches:
+                raise UserError(
+                    f"{path}: no .npz files in this folder; run extract_embedding.py first, or check the path"
+                )
+        elif Path(path).exists():
+            matches = [Path(path)]
+        else:
+            matches = sorted(map(Path, glob.glob(path, recursive=True)))
+            if not matches:
+                raise UserError(f"{path}: no such file; check the path, or run extract_embedding.py first")
+        for match in matches:
+            found.setdefault(match.resolve(), name) if not name else found.__setitem__(match.resolve(), name)
+    return [(name, Path(path)) for path, name in found.items()]
+
+
+def read_sets(
+    specs: Iterable[str | Path],
+    *,
+    key: str | None = None,
+    company_name: str | None = None,
+    drop_invalid: bool = False,
+) -> list[EmbeddingSet]:
+    """Read files, folders and globs and group shards into sets by dataset, ID, split and fingerprint, in the order given.
+
+    Raises UserError for unreadable files, a missing shard, and shards of different dimension.
+    """
+    groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
+    for name, path in expand(specs):
+        one = load(path, key, company_name=company_name, drop_invalid=drop_invalid)
+        one = one.renamed(id=name, named=True) if name else one
+        shard = SHARD.search(path.stem)
+        unsharded = "" if shard else str(path)
+        groups.setdefault((one.dataset, one.id, one.split, one.fingerprint, unsharded), []).append((path, one))
+    return [_join([path for path, _ in group], [one for _, one in group]) for group in groups.values()]
+
+
+def _join(paths: list[Path], sets: list[EmbeddingSet]) -> EmbeddingSet:
+    numbers = [SHARD.search(path.stem) for path in paths]
+    if numbers[0]:
+        there = {int(number[1]) for number in numbers if number}
+        missing = sorted(set(range(int(numbers[0][2]))) - there)
+        if missing or len({number[2] for number in numbers if number}) > 1 or len(there) != len(paths):
+            stem = SHARD.sub("", paths[0].stem)
+            raise UserError(
+                f"{paths[0].parent / stem}: shards missing or doubled ({missing or 'doubled'}); extract again"
+            )
+        sets = [sets[at] for at in np.argsort([int(number[1]) for number in numbers if number])]
+    if len(sets) == 1:
+        return sets[0]
+    if len({one.dim for one in sets}) > 1:
+        raise UserError(f"{paths[0]}: its shards have different dimensions; extract again with --overwrite")
+    levels = max(one.labels.shape[1] for one in sets)
+    labels = [np.pad(one.labels, ((0, 0), (0, levels - one.labels.shape[1]))) for one in sets]
+    texts = {name: np.concatenate([getattr(one, name) for one in sets]) for name in ("crop_ids", "sample_ids", "paths")}
+    blocks = Blocks([one.vectors for one in sets])
+    return EmbeddingSet(blocks, np.concatenate(labels), **texts, meta=sets[0].meta)  # type: ignore[arg-type]
+
+
+def read_sides(
+    reference_specs: Sequence[str | Path],
+    query_specs: Sequence[str | Path],
+    *,
+    reference_split: str = "train",
+    query_split: str = "test",
+    label_level: int | None = None,
+    key: str | None = None,
+    company_name: str | None = None,
+    drop_invalid: bool = False,
+) -> tuple[list[EmbeddingSet], list[EmbeddingSet]]:
+    """Return the reference sets and the query sets, every row of them labelled.
+
+    References keep `reference_split`, queries `query_split`; sets without a split stay on the side they were named on. Sets left
+    out are named on stderr. Raises UserError when a side is empty, has one ID twice, or a set without a split is on both sides.
+    """
+    sides: list[list[EmbeddingSet]] = []
+    cache: dict[tuple[str, ...], list[EmbeddingSet]] = {}
+    for specs, split, option in ((reference_specs, reference_split, "train"), (query_specs, query_split, "test")):
+        same = tuple(map(str, specs))
+        if same not in cache:
+            cache[same] = read_sets(same, key=key, company_name=company_name, drop_invalid=drop_invalid)
+        kept = [one for one in cache[same] if one.split in ("", split)]
+        left = [one for one in cache[same] if one.split not in ("", split)]
+        if left:
+            role = "reference" if option == "train" else "query"
+            note(
+                f"--{option}_npz: not of {role} split {split!r}, left out: {', '.join(Path(one.source).name for one in left)}"
+            )
+        if not kept:
+            splits = ", ".join(sorted({one.split for one in left}))
+            flag = "reference" if option == "train" else "query"
+            raise UserError(
+                f"--{option}_npz has no set of split {split!r}, only {splits}; change --{flag}_split, or add files"
+            )
+        by_id: dict[str, EmbeddingSet] = {}
+        for one in kept:
+            if one.id in by_id:
+                raise UserError(
+                    f"--{option}_npz has the ID {one.id!r} twice ({by_id[one.id].source} and {one.source}); name them: id=path"
+                )
+            by_id[one.id] = one
+        sides.append([_labelled(one, label_level) for one in kept])
+    either = [{one.source for one in side if not one.split and not one.meta.get("named")} for side in sides]
+    if both := sorted(either[0] & either[1]):
+        raise UserError(
+            f"{both[0]} is both reference and query, and names no split; if that is meant, name it twice: id=path"
+        )
+    return sides[0], sides[1]
+
+
+def _labelled(one: EmbeddingSet, label_level: int | None) -> EmbeddingSet:
+    unlabelled = one.label(label_level) == ""
+    if unlabelled.all():
+        raise UserError(f"{one.source} has no labels: there is nothing to score; view it, or search it with search.py")
+    if unlabelled.any():
+        warn(f"{one.source}: {unlabelled.sum():,} of {len(one):,} rows have no label and are left out")
+        return one.take(~unlabelled)
+    return one
