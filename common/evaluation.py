@@ -15,79 +15,22 @@ import numpy as np
 from common import fusion, knn, metrics
 from common.cli import UsageError, UserError
 from common.combinations import Combination
+from common.decisions import Cost, Decisions, Tally
 from common.embeddings import EmbeddingSet
 
 EXCLUDE = ("none", "self", "sample")
 
 
 @dataclass(frozen=True)
-class Decisions:
-    """One row per decision, a view under `stack`, else a crop; arrays (n,) unless said otherwise.
+class Task:
+    """One search: query (n, dim), references as blocks, and the int codes of labels and of the groups that are left out."""
 
-    view: index of the query set a row comes from; row: its row there. crop, image, label: int codes of the Evaluator.
-    nearest: label of the nearest neighbour; voted: label that the k neighbours vote for; -1 is none. similarities (n, depth)
-    float32 and neighbours (n, depth) int64, rows of the references in the order of their sets, -1 where there are fewer.
-    """
-
-    view: np.ndarray
-    row: np.ndarray
-    crop: np.ndarray
-    image: np.ndarray
-    label: np.ndarray
-    nearest: np.ndarray
-    voted: np.ndarray
-    similarities: np.ndarray
-    neighbours: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-
-@dataclass(frozen=True)
-class Tally:
-    """Totals of decisions, which add up.
-
-    n, n_unknown: decisions, and those whose label no reference has. right (2,): by the nearest neighbour, by the vote of k.
-    recalled (3,): decisions with their label among the first 1, 5, 10. image_right (2, n_image), image_size (n_image,): right and
-    all decisions per source image. matched_right (n_image,): right votes on crops that every query set holds. class_* (n_class,).
-    """
-
-    n: int
-    n_unknown: int
-    right: np.ndarray
-    recalled: np.ndarray
-    image_right: np.ndarray
-    image_size: np.ndarray
-    matched_right: np.ndarray
-    class_right: np.ndarray
-    class_predicted: np.ndarray
-    class_size: np.ndarray
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
-
-    @property
-    def accuracy(self) -> float:
-        """Accuracy@1, in 0..1."""
-        return float(self.right[0] / self.n)
-
-    @property
-    def vote_accuracy(self) -> float:
-        """Accuracy of the vote of k; equals Accuracy@1 for k = 1."""
-        return float(self.right[1] / self.n)
-
-    @property
-    def scores(self) -> metrics.ClassScores:
-        return metrics.class_scores(self.class_right, self.class_predicted, self.class_size)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one decision costs: forward passes of the model, rows in the gallery, multiply-adds of the similarities."""
-
-    forward_passes: int
-    gallery_rows: int
-    operations: int
+    query: np.ndarray
+    reference: list[np.ndarray]
+    query_label: np.ndarray
+    reference_label: np.ndarray
+    query_group: np.ndarray
+    reference_group: np.ndarray
 
 
 class Evaluator:
@@ -125,16 +68,14 @@ class Evaluator:
         ]
         self.images, images = _code(named)
         n = len(references)
-        self._reference_label = dict(zip(self.references, labels[:n], strict=True))
-        self._query_label = dict(zip(self.queries, labels[n:], strict=True))
+        self.reference_label = dict(zip(self.references, labels[:n], strict=True))
+        self.query_label = dict(zip(self.queries, labels[n:], strict=True))
         self.reference_crop = dict(zip(self.references, crops[:n], strict=True))
         self.query_crop = dict(zip(self.queries, crops[n:], strict=True))
         self.reference_image = dict(zip(self.references, images[:n], strict=True))
         self.query_image = dict(zip(self.queries, images[n:], strict=True))
         self._offset = dict(zip(self.references, np.cumsum([0, *map(len, references)]), strict=False))
-        self._neighbour_label = np.concatenate(
-            [*self._reference_label.values(), [-1]]
-        )  # row -1 stands for no neighbour
+        self._neighbour_label = np.concatenate([*self.reference_label.values(), [-1]])  # row -1 stands for no neighbour
         self.matched = np.bincount(
             np.concatenate([np.unique(crop) for crop in crops[n:]]), minlength=len(self.crops)
         ) == len(queries)
@@ -180,34 +121,51 @@ class Evaluator:
         """Return the top neighbours of one pair of sets, their rows counted over all reference sets."""
         key = (reference_id, query_id)
         if key not in self._pairs:
-            reference, query = self.references[reference_id], self.queries[query_id]
-            similarities, rows = self._search(
-                query.vectors,
-                reference.blocks,
-                len(reference),
-                *(
-                    self._groups(self.query_crop, self.query_image, query_id),
-                    self._groups(self.reference_crop, self.reference_image, reference_id),
-                ),
-            )
+            similarities, rows = self.search(self._stacked([reference_id], query_id), self.depth)
             self._pairs[key] = similarities, np.where(rows < 0, -1, rows + self._offset[reference_id])
         return self._pairs[key]
 
-    def _groups(self, crop: dict[str, np.ndarray], image: dict[str, np.ndarray], one: str) -> np.ndarray:
-        return (image if self.exclude == "sample" else crop)[one]
-
-    def _search(
-        self,
-        query: np.ndarray,
-        reference: list[np.ndarray],
-        n_ref: int,
-        query_groups: np.ndarray,
-        reference_groups: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        depth = min(self.depth, n_ref)
+    def search(self, task: Task, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (similarities, rows) of up to `depth` neighbours, without those that are to be left out."""
+        depth = min(depth, len(task.reference_label))
         if self.exclude == "none":
-            return knn.search(query, reference, depth)
-        return knn.search_excluding(query, reference, depth, query_groups, reference_groups)
+            return knn.search(task.query, task.reference, depth)
+        return knn.search_excluding(task.query, task.reference, depth, task.query_group, task.reference_group)
+
+    def _groups(self, side: str) -> dict[str, np.ndarray]:
+        return getattr(self, f"{side}_image" if self.exclude == "sample" else f"{side}_crop")
+
+    def _stacked(self, reference_ids: Sequence[str], query_id: str) -> Task:
+        return Task(
+            self.queries[query_id].vectors,
+            [block for r in reference_ids for block in self.references[r].blocks],
+            self.query_label[query_id],
+            np.concatenate([self.reference_label[r] for r in reference_ids]),
+            self._groups("query")[query_id],
+            np.concatenate([self._groups("reference")[r] for r in reference_ids]),
+        )
+
+    def _merged(self, combination: Combination) -> Task:
+        (gallery, gallery_rows), (query, query_rows) = (
+            self._gallery(combination.reference_ids),
+            self._fuse("query", combination.query_ids),
+        )
+        r, q = combination.reference_ids[0], combination.query_ids[0]
+        return Task(
+            query.vectors,
+            gallery.blocks,
+            self.query_label[q][query_rows],
+            self.reference_label[r][gallery_rows],
+            self._groups("query")[q][query_rows],
+            self._groups("reference")[r][gallery_rows],
+        )
+
+    def tasks(self, combination: Combination) -> list[Task]:
+        """Return the searches that the combination stands for: one a query set, or one for fused vectors."""
+        refs, ids = combination.reference_ids, combination.query_ids
+        if self.mode in ("mean", "concat"):
+            return [self._merged(combination)]
+        return [self._stacked(self._own(refs, q) if self.mode == "vote" else refs, q) for q in ids]
 
     def _gallery(self, reference_ids: tuple[str, ...]) -> tuple[EmbeddingSet, np.ndarray]:
         """Return the fused references and the row of each in the first set of `reference_ids`."""
@@ -242,7 +200,7 @@ class Evaluator:
         voted = (
             labels[:, 0] if self.k == 1 else knn.vote(similarities[:, : self.k], labels[:, : self.k], self.vote_weights)
         )
-        crop, image, label = (codes[query_id][row] for codes in (self.query_crop, self.query_image, self._query_label))
+        crop, image, label = (codes[query_id][row] for codes in (self.query_crop, self.query_image, self.query_label))
         return Decisions(view, row, crop, image, label, labels[:, 0], voted, similarities, rows)
 
     def decide(self, combination: Combination) -> Decisions:
@@ -260,15 +218,10 @@ class Evaluator:
             )
         if self.mode == "vote":
             return self._pool([self._ballots(self._own(refs, q), q) for q in ids], ids)
-        gallery, gallery_rows = self._gallery(refs)
-        query, query_rows = self._fuse("query", ids)
-        groups = (
-            self._groups(self.query_crop, self.query_image, ids[0])[query_rows],
-            self._groups(self.reference_crop, self.reference_image, refs[0])[gallery_rows],
-        )
-        similarities, rows = self._search(query.vectors, gallery.blocks, len(gallery), *groups)
+        similarities, rows = self.search(self._merged(combination), self.depth)
+        gallery_rows, query_rows = self._gallery(refs)[1], self._fuse("query", ids)[1]
         rows = np.where(rows < 0, -1, gallery_rows[rows] + self._offset[refs[0]])
-        view = np.full(len(query), list(self.queries).index(ids[0]))
+        view = np.full(len(query_rows), list(self.queries).index(ids[0]))
         return self._decide(ids[0], view, query_rows, similarities, rows)
 
     def _pool(self, ballots: list[Decisions], ids: tuple[str, ...]) -> Decisions:
@@ -300,7 +253,7 @@ class Evaluator:
         n_class, n_image = len(self.classes), len(self.images)
         known = np.zeros(n_class, bool)
         for r in reference_ids:
-            known[self._reference_label[r]] = True
+            known[self.reference_label[r]] = True
         right = np.stack([decisions.nearest == decisions.label, decisions.voted == decisions.label])
         hit = self._neighbour_label[decisions.neighbours[:, : max(metrics.RECALL_AT)]] == decisions.label[:, None]
         recalled = np.array([right[0].sum() if k == 1 else hit[:, :k].any(axis=1).sum() for k in metrics.RECALL_AT])
@@ -396,3 +349,23 @@ def _check(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], 
     for one in references:
         if k > len(one):
             raise UserError(f"--k {k} is larger than the {len(one)} references of {one.source}; choose a smaller --k")
+
+
+def remarks(evaluator: Evaluator) -> list[str]:
+    """Return one sentence for each thing about the sets that bears on how far the numbers can be trusted."""
+    found = []
+    foreign = [
+        one.source for one in (*evaluator.references.values(), *evaluator.queries.values()) if not one.fingerprint
+    ]
+    if foreign:
+        found.append(
+            f"{len(foreign)} files do not say which model made them ({foreign[0]} …); they are compared unchecked"
+        )
+    if evaluator.without_samples:
+        found.append("no sample_ids: every crop counts as an image of its own, intervals may be too narrow")
+    if evaluator.exclude == "none" and evaluator.shared_images:
+        found.append(
+            f"{evaluator.shared_images:,} source images have crops among references and queries: leakage; "
+            "add --exclude_same_sample, or split by image"
+        )
+    return found

@@ -1,0 +1,44 @@
+# make demo   draw annotated shelf photos and run the whole padding study on them (sets everything up by itself)
+# make test   the tests (sets everything up by itself)        make check   lint, types, import rules
+# make bench  measure against peers and limits                make test-all  also the long simulations and kill tests
+VENV ?= .venv
+PYTHON ?= python3
+PY = $(VENV)/bin/python
+DEMO ?= demo
+
+.PHONY: demo test test-all check bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(PY) examples/make_shelf.py --output_root $(DEMO)/shelf
+	PYTHON=$(abspath $(PY)) bash examples/padding_sweep.sh $(DEMO)/shelf $(DEMO)
+
+test: $(VENV)/.installed-dev
+	$(PY) -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-dev
+	$(PY) -m pytest -n 0
+
+check: $(VENV)/.installed-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy common
+	$(PY) -m pytest tests/test_architecture.py -n 0
+
+bench: $(VENV)/.installed-dev
+	for script in $(filter-out benchmarks/bench.py, $(sort $(wildcard benchmarks/*.py))); do $(PY) $$script || exit 1; done
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements.txt requirements-extra.txt requirements-dev.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet -r requirements-dev.txt
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

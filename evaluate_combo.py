@@ -1,0 +1,307 @@
+#!/usr/bin/env python3
+"""Score query embeddings against reference embeddings by cosine k-NN.
+
+Without IDs: the matrix of every reference set against every query set. With IDs: the reference sets merged, the query sets
+scored one by one, with every measure.
+
+  python evaluate_combo.py --train_npz embeddings/*.npz --test_npz embeddings/*.npz
+  python evaluate_combo.py --train_npz embeddings/*.npz --test_npz embeddings/*.npz --reference_ids 0 10 --query_ids 10 --plot umap
+  python evaluate_combo.py --train_npz embeddings/*.npz --test_npz embeddings/*.npz --interactive
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+
+if TYPE_CHECKING:
+    from common.combinations import Combination
+    from common.evaluation import Evaluator
+
+
+def fixed_line(combination: Combination, accuracy: float) -> str:
+    """Return the line that users grep for: `Ref [0, 10] Query 10 => acc: 0.8421`."""
+    return (
+        f"Ref [{', '.join(combination.reference_ids)}] Query {'+'.join(combination.query_ids)} => acc: {accuracy:.4f}"
+    )
+
+
+def show_matrix(evaluator: Evaluator) -> None:
+    """Print Accuracy@1 of every reference set against every query set, then each in the fixed form."""
+    from common.combinations import enumerate_combinations
+
+    refs, queries = list(evaluator.references), list(evaluator.queries)
+    pairs = [one for one in enumerate_combinations(refs, queries, 1, 1, "crossed") if evaluator.valid(one)]
+    accuracy = {pairs[at]: tally.accuracy for at, tally in evaluator.tallies(pairs)}
+    by_ids = {(pair.reference_ids[0], pair.query_ids[0]): value for pair, value in accuracy.items()}
+    print("Accuracy@1, reference ID by row, query ID by column\n")
+    rows = [[r, *(f"{by_ids[r, q]:.4f}" if (r, q) in by_ids else "-" for q in queries)] for r in refs]
+    print(cli.table(["ref \\ query", *queries], rows) + "\n")
+    for pair, value in accuracy.items():
+        print(fixed_line(pair, value))
+
+
+def show(evaluator: Evaluator, combination: Combination) -> None:
+    """Print every measure of one combination."""
+    from common import ranking, statistics
+    from common.metrics import RECALL_AT
+
+    decisions = evaluator.decide(combination)
+    tally = evaluator.tally(decisions, combination.reference_ids)
+    print(fixed_line(combination, tally.accuracy))
+    names = [("Accuracy@1", 0)] + ([(f"Accuracy@{evaluator.k}", 1)] if evaluator.k > 1 else [])
+    for name, row in names:
+        interval = statistics.accuracy_interval(tally.image_right[row], tally.image_size)
+        few = ", few images" if interval.few_images else ""
+        value = tally.right[row] / tally.n
+        print(
+            f"  {name} {value:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} ({interval.n_images} images{few})"
+        )
+    answerable = tally.n - tally.n_unknown
+    share = f"{tally.right[0] / answerable:.4f}" if answerable else "-"
+    print(f"  Decisions {tally.n:,}, of a label no reference has {tally.n_unknown:,}; accuracy over the others {share}")
+    references = sum(len(evaluator.references[r]) for r in combination.reference_ids)
+    recall = [
+        f"Recall@{k} {hits / tally.n:.4f}" for k, hits in zip(RECALL_AT, tally.recalled, strict=True) if k <= references
+    ]
+    map_at_r, r_precision = ranking.retrieval(evaluator, combination)
+    print(
+        f"  {'  '.join(recall)}  MAP@R {map_at_r:.4f}  R-precision {r_precision:.4f}  Macro-F1 {tally.scores.macro_f1:.4f}\n"
+    )
+    scores = tally.scores
+    columns = zip(evaluator.classes, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
+    rows = [(name, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", int(n)) for name, p, r, f, n in columns if n]
+    rows.sort(key=lambda row: (row[3], row[0]))
+    shown = rows[:30]
+    print(cli.table(["label, worst first", "precision", "recall", "F1", "queries"], shown))
+    if len(rows) > len(shown):
+        print(f"… and {len(rows) - len(shown):,} labels with higher F1; --predictions writes every query")
+    print()
+
+
+def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path) -> None:
+    """Print the mean cosine within and between classes of the merged references and draw it class by class."""
+    import numpy as np
+
+    from common import fusion, metrics, plots
+
+    sets = [evaluator.references[r] for r in ids]
+    vectors = np.concatenate([fusion.unit(one.vectors) for one in sets])
+    labels = np.concatenate([evaluator.reference_label[r] for r in ids])
+    present, codes = np.unique(labels, return_inverse=True)
+    result = metrics.similarity(vectors, codes, len(present))
+    print(
+        f"Similarity of references {'+'.join(ids)}: mean cosine within classes {result.within:.4f}, between classes "
+        f"{result.between:.4f}, silhouette {result.silhouette:.4f}"
+    )
+    names, own = evaluator.classes[present], np.diag(result.matrix)
+    apart = result.matrix + np.diag(np.full(len(present), np.nan))
+    with np.errstate(all="ignore"):
+        nearest = np.nanargmax(np.where(np.isnan(apart), -2, apart), axis=1) if len(present) > 1 else None
+    if nearest is not None:
+        rows = [
+            (name, f"{own[i]:.4f}", f"{apart[i, nearest[i]]:.4f}", names[nearest[i]]) for i, name in enumerate(names)
+        ]
+        rows.sort(key=lambda row: float(row[2]), reverse=True)
+        print(cli.table(["label", "within", "to nearest class", "nearest class"], rows[:30]))
+    path = output_root / f"similarity_{'+'.join(ids)}.png"
+    plots.similarity_heatmap(
+        path, result.matrix, list(names), title=f"Mean cosine between classes, references {'+'.join(ids)}"
+    )
+    print(f"wrote {path} and .svg\n")
+
+
+def draw(
+    evaluator: Evaluator, combination: Combination, methods: Sequence[str], top_n: int, output_root: Path, seed: int
+) -> None:
+    """Draw references and queries of one combination as 2-D maps."""
+    import numpy as np
+
+    from common import plots, projection
+
+    decisions = evaluator.decide(combination)
+    chosen = [evaluator.references[r] for r in combination.reference_ids] + [
+        evaluator.queries[q] for q in combination.query_ids
+    ]
+    vectors = np.concatenate([np.asarray(one.vectors) for one in chosen])
+    labels = [evaluator.reference_label[r] for r in combination.reference_ids]
+    labels += [evaluator.query_label[q] for q in combination.query_ids]
+    n_reference = sum(map(len, labels[: len(combination.reference_ids)]))
+    role = np.where(np.arange(len(vectors)) < n_reference, "reference", "query")
+    correct = np.ones(len(vectors), bool)
+    if evaluator.mode == "stack":
+        correct[n_reference:] = decisions.voted == decisions.label
+    for method in methods:
+        points = projection.project(vectors, method, 2, seed=seed)
+        path = output_root / f"{method}_{'+'.join(combination.reference_ids)}_{'+'.join(combination.query_ids)}.png"
+        title = f"{method.upper()}, references {'+'.join(combination.reference_ids)}, queries {'+'.join(combination.query_ids)}"
+        names = evaluator.classes[np.concatenate(labels)]
+        plots.embedding_map(path, points, names, top_n=top_n, marker_by=role, correct=correct, title=title)
+        print(f"wrote {path} and .svg")
+
+
+def write_predictions(evaluator: Evaluator, combinations: Sequence[Combination], path: Path) -> None:
+    """Write one row a decision: its crop, label, prediction, nearest reference and margin, as CSV or Parquet."""
+    import pandas as pd
+
+    from common import files, predictions
+
+    frame = pd.concat([predictions.table(evaluator, one) for one in combinations], ignore_index=True)
+    with files.whole(path) as temporary:
+        frame.to_parquet(temporary, index=False) if path.suffix == ".parquet" else frame.to_csv(temporary, index=False)
+    print(f"wrote {path}: {cli.count(len(frame), 'prediction')}")
+
+
+def interact(evaluator: Evaluator, args: argparse.Namespace) -> None:
+    """Read IDs from the terminal: every new one joins the references and is scored as query against all of them."""
+    from common.combinations import Combination
+
+    print("Type IDs to add them as references; or: list, remove ID…, plot [pca|tsne|umap], q")
+    merged: list[str] = []
+    while True:
+        sys.stderr.write("ids> ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        words = line.replace(",", " ").split()
+        if not line or words[:1] in (["q"], ["quit"], ["exit"]):
+            return
+        try:
+            if words[:1] == ["list"]:
+                print(
+                    f"references: {', '.join(evaluator.references)}; queries: {', '.join(evaluator.queries)}; merged: {merged}"
+                )
+            elif words[:1] == ["remove"]:
+                for one in words[1:]:
+                    merged.remove(one) if one in merged else print(f"{one} is not among the merged: {merged}")
+                print(f"merged: {merged}")
+            elif words[:1] == ["plot"]:
+                queries = tuple(q for q in merged if q in evaluator.queries)
+                methods = [word for word in words[1:] if word in ("pca", "tsne", "umap")] or args.plot or ["pca"]
+                if queries:
+                    draw(
+                        evaluator,
+                        Combination(tuple(merged), queries),
+                        methods,
+                        args.top_n_labels,
+                        args.output_root,
+                        args.seed,
+                    )
+                else:
+                    print("nothing to draw: add IDs first")
+            else:
+                unknown = [word for word in words if word not in evaluator.references]
+                if unknown:
+                    print(f"no reference set {', '.join(unknown)}; there are: {', '.join(evaluator.references)}")
+                new = [word for word in dict.fromkeys(words) if word in evaluator.references and word not in merged]
+                merged += new
+                for one in new:
+                    if one in evaluator.queries:
+                        pair = Combination(tuple(merged), (one,))
+                        tally = evaluator.tally(evaluator.decide(pair), pair.reference_ids)
+                        print(fixed_line(pair, tally.accuracy))
+                    else:
+                        print(f"{one} joined the references; there is no query set {one} to score")
+        except cli.UserError as error:  # a mistake at the prompt must not end the session
+            print(error)
+        sys.stdout.flush()
+
+
+def chosen_combinations(
+    evaluator: Evaluator, reference_ids: list[str] | None, query_ids: list[str] | None
+) -> list[Combination]:
+    """Return the combinations that the IDs on the command line stand for. Raises UsageError for an unknown ID."""
+    from common.combinations import Combination
+
+    for ids, known, side in (
+        (reference_ids, evaluator.references, "reference"),
+        (query_ids, evaluator.queries, "query"),
+    ):
+        for one in ids or []:
+            if one not in known:
+                raise cli.UsageError(f"--{side}_ids {one}: no such {side} set; there are: {', '.join(known)}")
+    queries = tuple(dict.fromkeys(query_ids or evaluator.queries))
+    if evaluator.mode != "stack" and reference_ids:
+        return [Combination(tuple(dict.fromkeys(reference_ids)), queries)]
+    if reference_ids:
+        return [Combination(tuple(dict.fromkeys(reference_ids)), (q,)) for q in queries]
+    if query_ids:
+        return [Combination(tuple(evaluator.references), (q,)) for q in queries]
+    return [Combination((q,), (q,)) for q in queries if q in evaluator.references]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__)
+    cli.add_evaluation_options(parser)
+    cli.add_seed(parser)
+    parser.add_argument(
+        "--reference_ids", nargs="+", metavar="ID", help="reference sets to merge (default: the whole matrix)"
+    )
+    parser.add_argument("--query_ids", nargs="+", metavar="ID", help="query sets to score (default: all)")
+    parser.add_argument("--interactive", action="store_true", help="read IDs from the terminal")
+    parser.add_argument(
+        "--similarity", action="store_true", help="mean cosine within and between classes, with a heat map"
+    )
+    parser.add_argument("--plot", nargs="+", choices=("pca", "tsne", "umap"), default=[], help="2-D maps to draw")
+    parser.add_argument(
+        "--top_n_labels", type=cli.whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER"
+    )
+    parser.add_argument("--output_root", type=Path, default=Path("evaluation"), help="folder of the pictures")
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="write every decision to this .csv or .parquet"
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    from common.evaluation import Evaluator, remarks
+    from common.sets import read_sides
+
+    references, queries = read_sides(
+        args.train_npz,
+        args.test_npz,
+        reference_split=args.reference_split,
+        query_split=args.query_split,
+        label_level=args.label_level,
+        key=args.key,
+        company_name=args.company_name,
+        drop_invalid=args.drop_invalid,
+    )
+    exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
+    options = {"mode": args.fusion, "k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}
+    evaluator = Evaluator(references, queries, exclude=exclude, **options)
+    for remark in remarks(evaluator):
+        cli.warn(remark)
+    combinations = chosen_combinations(evaluator, args.reference_ids, args.query_ids)
+    print(
+        f"Dataset {args.company_name or queries[0].dataset or '-'}: {cli.count(len(references), 'reference set')}, "
+        f"{cli.count(len(queries), 'query set')}, {cli.count(len(evaluator.classes), 'label')}, fusion {args.fusion}, k {args.k}\n"
+    )
+    if args.interactive:
+        interact(evaluator, args)
+        return
+    if args.reference_ids or args.query_ids:
+        for one in combinations:
+            show(evaluator, one)
+    else:
+        show_matrix(evaluator)
+    if args.similarity:
+        show_similarity(evaluator, args.reference_ids or list(evaluator.references)[:1], args.output_root)
+    if (args.plot or args.predictions) and not combinations:
+        raise cli.UsageError("no reference and query set share an ID; name sets with --reference_ids and --query_ids")
+    for one in combinations if args.plot else []:
+        draw(evaluator, one, args.plot, args.top_n_labels, args.output_root, args.seed)
+    if args.predictions:
+        write_predictions(evaluator, combinations, args.predictions)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
