@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,19 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.boxes import Box, Unusable
 from common.cli import UserError
-
-
-@dataclass(frozen=True)
-class Box:
-    """An annotated box in pixels of the image; the right and bottom edges are exclusive. Finite, width and height above 0."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-    width: float
-    height: float
+from common.images import EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -51,10 +42,6 @@ class Skipped:
     sample_id: str
     object_id: str
     reason: str
-
-
-class _Bad(Exception):
-    """The reason why one object is skipped."""
 
 
 class _Repeated(dict):
@@ -142,8 +129,8 @@ def _sku(
                 box = _corners(item.get("points"))
                 classes = _classes(item, "sku_id")
                 split = fallback if item.get("split_id") is None else _text(item["split_id"], "split_id")
-            except _Bad as bad:
-                yield Skipped(image_id, object_id, str(bad))
+            except Unusable as error:
+                yield Skipped(image_id, object_id, str(error))
             else:
                 split = names.get(split, split)
                 yield Object(image_id, image_id, object_id, split, classes, box, None, str(path))
@@ -164,16 +151,17 @@ def _coco(content: dict[str, Any], path: Path | str, split: str) -> Iterator[Obj
             object_id = _text(item.get("id"), "id")
             image = _one(images, item.get("image_id"), "image_id")
             name = _text(image.get("file_name"), "file_name")
-            sample_id = str(Path(name).with_suffix("")) if Path(name).suffix else name
+            stem, extension = os.path.splitext(name)
+            sample_id = stem if extension.lower() in EXTENSIONS else name
             category = _one(categories, item.get("category_id"), "category_id")
             if item.get("iscrowd"):
-                raise _Bad("crowd region")
+                raise Unusable("crowd region")
             parent = category.get("supercategory")
             above = (str(parent),) if parent and parent != category.get("name") and not category.get("classes") else ()
             classes = above + _classes(category, "name")
             box = _sizes(item.get("bbox"))
-        except _Bad as bad:
-            yield Skipped(sample_id, object_id, str(bad))
+        except Unusable as error:
+            yield Skipped(sample_id, object_id, str(error))
         else:
             yield Object(name, sample_id, object_id, split, classes, box, _declared(image), str(path))
 
@@ -192,25 +180,25 @@ def _by_id(items: list[Any], keys: tuple[str, ...]) -> dict[str, list[dict[str, 
 def _one(entries: dict[str, list[dict[str, Any]]], value: Any, key: str) -> dict[str, Any]:
     found = entries.get(str(value), [])
     if len(found) != 1:
-        raise _Bad(f"ambiguous {key}" if found else f"unknown {key}")
+        raise Unusable(f"ambiguous {key}" if found else f"unknown {key}")
     _check_plain(found[0])
     return found[0]
 
 
 def _check_plain(item: Any) -> None:
     if not isinstance(item, dict):
-        raise _Bad("annotation is not an object")
+        raise Unusable("annotation is not an object")
     if isinstance(item, _Repeated):
-        raise _Bad(f"{Counter(key for key, _ in item.pairs).most_common(1)[0][0]} given twice")
+        raise Unusable(f"{Counter(key for key, _ in item.pairs).most_common(1)[0][0]} given twice")
 
 
 def _text(value: Any, key: str) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if value is None or isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise _Bad(f"no {key}" if value is None else f"bad {key}")
+        raise Unusable(f"no {key}" if value is None else f"bad {key}")
     if not str(value).strip():
-        raise _Bad(f"empty {key}")
+        raise Unusable(f"empty {key}")
     return str(value)
 
 
@@ -218,20 +206,20 @@ def _classes(item: dict[str, Any], key: str) -> tuple[str, ...]:
     if item.get("classes") is None:
         return (_text(item.get(key), key),)
     if not isinstance(item["classes"], list) or not item["classes"]:
-        raise _Bad("bad classes")
+        raise Unusable("bad classes")
     return tuple(_text(name, "classes") for name in item["classes"])
 
 
 def _corners(points: Any) -> Box:
     if points is None:
-        raise _Bad("no points")
+        raise Unusable("no points")
     if isinstance(points, str):
         try:
             points = json.loads(points, object_pairs_hook=_object)
         except (ValueError, RecursionError):
-            raise _Bad("bad points") from None
+            raise Unusable("bad points") from None
     if not isinstance(points, dict) or isinstance(points, _Repeated):
-        raise _Bad("bad points")
+        raise Unusable("bad points")
     left, top = _numbers(points.get("top_left"), 2, "points")
     right, bottom = _numbers(points.get("bottom_right"), 2, "points")
     return _checked(Box(left, top, right, bottom, right - left, bottom - top))
@@ -239,27 +227,27 @@ def _corners(points: Any) -> Box:
 
 def _sizes(bbox: Any) -> Box:
     if bbox is None:
-        raise _Bad("no bbox")
+        raise Unusable("no bbox")
     x, y, w, h = _numbers(bbox, 4, "bbox")
     return _checked(Box(x, y, x + w, y + h, w, h))
 
 
 def _numbers(values: Any, n: int, key: str) -> list[float]:
     if not isinstance(values, list) or len(values) != n or any(isinstance(value, bool) for value in values):
-        raise _Bad(f"bad {key}")
+        raise Unusable(f"bad {key}")
     try:
         return [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
-        raise _Bad(f"bad {key}") from None
+        raise Unusable(f"bad {key}") from None
 
 
 def _checked(box: Box) -> Box:
     if not all(map(math.isfinite, (box.left, box.top, box.right, box.bottom, box.width, box.height))):
-        raise _Bad("box not finite")
+        raise Unusable("box not finite")
     if box.width < 0 or box.height < 0:
-        raise _Bad("inverted box")
+        raise Unusable("inverted box")
     if box.width == 0 or box.height == 0:
-        raise _Bad("empty box")
+        raise Unusable("empty box")
     return box
 
 

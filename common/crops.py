@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
+from common import files
+from common.annotations import Object, Skipped
+from common.boxes import Padding, Region, Unusable, number_text
 from common.cli import UserError
 from common.images import EXTENSIONS
 
-MANIFEST, SKIPPED, RECORD = "crops.csv", "skipped.csv", "crop.json"
+MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
 SPLITS = ("train", "val", "valid", "validation", "test")
 
 
@@ -41,6 +46,25 @@ class Manifest:
         lists = (self.paths, self.splits, self.sample_ids, self.crop_ids)
         paths, splits, sample_ids, crop_ids = ([values[row] for row in rows] for values in lists)
         return Manifest(self.root, paths, splits, sample_ids, crop_ids, self.labels[list(rows)], self.padding)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of crops.csv."""
+
+    path: str
+    item: Object
+    region: Region
+    padding: Padding
+
+    def fields(self, levels: int) -> list[object]:
+        """Return the line's values in the order of FORMATS, with `levels` class columns."""
+        item, box, region = self.item, self.item.box, self.region
+        classes = [*item.classes, *[""] * (levels - len(item.classes))]
+        numbers = map(number_text, (box.left, box.top, box.width, box.height))
+        pixels = (region.left, region.top, region.width, region.height)
+        line = [self.path, item.split, item.sample_id, item.crop_id, *classes, *numbers, *pixels]
+        return [*line, self.padding, int(region.clipped)]
 
 
 def read(
@@ -115,7 +139,7 @@ def _read_tree(root: Path, splits: Sequence[str] | None) -> Manifest:
 
 def _image_paths(root: Path) -> Iterable[str]:
     seen = set()
-    for folder, names, files in os.walk(root, followlinks=True):
+    for folder, names, found in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads back
             names.clear()
@@ -125,7 +149,7 @@ def _image_paths(root: Path) -> Iterable[str]:
         below = Path(folder).relative_to(root)
         yield from (
             (below / name).as_posix()
-            for name in files
+            for name in found
             if not name.startswith(".") and name.lower().endswith(EXTENSIONS)
         )
 
@@ -167,3 +191,94 @@ def _check_known(root: Path, kind: str, names: Sequence[str], known: set[str]) -
             listed = sorted(known)
             more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
             raise UserError(f"{root} has no {kind} {name!r}; it has: {', '.join(listed[:20])}{more}")
+
+
+def safe_name(text: str, kind: str, ending: str = "") -> str:
+    """Return `text` as a file or folder name, slashes as `__`. Raises Unusable where no name can be made of it."""
+    name = text.replace("/", "__") + ending
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise Unusable(f"unsafe {kind}") from None
+    if not text.strip():
+        raise Unusable(f"empty {kind}")
+    if "\0" in text or text == "." or ".." in text.split("/") or name in RESERVED:
+        raise Unusable(f"unsafe {kind}")
+    if length > 255:
+        raise Unusable(f"{kind} too long")
+    return name
+
+
+@contextlib.contextmanager
+def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwrite: bool) -> Iterator[bool]:
+    """Hold the crops folder `root` for one run that will write `paths`; yields True when an earlier run has done it all.
+
+    `record` names the options and the input. Raises UserError when the folder is in use, holds files that are not of
+    crop.py, or was made with another record, unless `overwrite`, which first removes what earlier runs wrote, and only that.
+    """
+    known = (root / RECORD).is_file()
+    if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
+        raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
+    with files.locked(root / LOCK):
+        if overwrite:
+            _clear(root, _listed(root) if known else paths)
+        same = files.claim(root / RECORD, record, overwrite=False)
+        finished = same and (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
+        if not finished:
+            files.sweep(root)
+            files.write_text(root / PLAN, "\0".join(paths))
+        yield finished
+        (root / PLAN).unlink(missing_ok=True)
+
+
+def _listed(root: Path) -> list[str]:
+    """Return the crops that earlier runs have written or, killed, may have."""
+    listed: list[str] = []
+    with contextlib.suppress(FileNotFoundError, UserError):
+        listed += _read_manifest(root).paths
+    with contextlib.suppress(FileNotFoundError):
+        listed += (root / PLAN).read_text(encoding="utf-8").split("\0")
+    return [path for path in listed if path and ".." not in path.split("/") and not path.startswith("/")]
+
+
+def _clear(root: Path, paths: Sequence[str]) -> None:
+    """Remove these crops and the folders they leave empty. The list outlives a kill, the record goes last."""
+    files.write_text(root / PLAN, "\0".join(paths))
+    for name in (MANIFEST, SKIPPED):
+        (root / name).unlink(missing_ok=True)
+    for path in paths:
+        (root / path).unlink(missing_ok=True)
+    for folder in sorted({above for path in paths for above in Path(path).parents[:-1]}, reverse=True):
+        with contextlib.suppress(OSError):  # holds something else
+            (root / folder).rmdir()
+    (root / RECORD).unlink(missing_ok=True)
+
+
+def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
+    """Write crops.csv and skipped.csv, each whole or not at all; crops.csv comes last: where it stands, the folder is complete."""
+    rows = list(rows)
+    levels = max((len(row.item.classes) for row in rows), default=1)
+    classes = [f"class_{level}" for level in range(levels)]
+    header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
+    header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
+    _write_csv(root / SKIPPED, ["sample_id", "object_id", "reason"], map(astuple, skipped))
+    _write_csv(root / MANIFEST, header, (row.fields(levels) for row in rows))
+
+
+def read_skipped(root: Path) -> list[Skipped]:
+    """Return the lines of skipped.csv, none where it is missing."""
+    try:
+        with open(root / SKIPPED, encoding="utf-8", newline="") as file:
+            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) == 3]
+    except FileNotFoundError:
+        return []
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with (
+        files.whole(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

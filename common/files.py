@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,9 @@ def whole(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
     can be made again go without. Raises OSError with the final file's name.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(
+        f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    )  # the final name may be as long as names get
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -51,6 +54,14 @@ def whole(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed runs left below `folder`, for a caller who holds the folder's lock."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if re.fullmatch(r"\.\d+-[0-9a-f]{16}\.tmp", name):
+                Path(parent, name).unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:
