@@ -86,7 +86,7 @@ def similarity(unit_vectors: np.ndarray, labels: np.ndarray, n_class: int) -> Si
     own = np.diag(totals) - sizes  # without each row's product with itself, which is 1
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix = totals / np.outer(sizes, sizes)
-        np.fill_diagonal(matrix, own / (sizes * (sizes - 1)))
+        np.fill_diagonal(matrix, np.where(sizes > 1, own / (sizes * (sizes - 1)), np.nan))
         within_pairs = (sizes * (sizes - 1)).sum()
         between_pairs = sizes.sum() ** 2 - (sizes**2).sum()
         within = own.sum() / within_pairs if within_pairs else np.nan
