@@ -1,0 +1,205 @@
+"""A model made ready to embed: pooling to one vector an image, precision, channels-last, compilation, memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.cli import UsageError, UserError, warn
+from common.preprocess import Preprocess
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+POOLINGS = ("cls", "mean")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MIN_COSINE = 0.9995  # of each row to its fp32 result; auto falls back to fp32 below this
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a spec stands for. `module` takes normalised float (n, 3, h, w); its output is pooled to (n, dim).
+
+    prefix_tokens: class and register tokens ahead of the patch tokens (None: unknown, no class token).
+    channels_last_output: 4-D outputs are (n, h, w, c). fixed_batch: the only batch size an exported program takes.
+    portable: eager PyTorch code, so that layers can be hooked and the module compiled and cast.
+    """
+
+    module: nn.Module
+    preprocess: Preprocess
+    identity: dict[str, Any] = field(default_factory=dict)
+    prefix_tokens: int = 0
+    channels_last_output: bool = False
+    fixed_batch: int | None = None
+    portable: bool = True
+
+
+class Pooled(nn.Module):
+    """Normalised float (n, 3, h, w) -> (n, dim): run the backbone, take the output or that of `layer`, pool it."""
+
+    def __init__(self, backbone: Backbone, layer: str | None, pooling: str | None, spec: str) -> None:
+        super().__init__()
+        self.module, self.pooling, self.spec = backbone.module, pooling, spec
+        self.prefix_tokens, self.nhwc = backbone.prefix_tokens, backbone.channels_last_output
+        self._layer_output: list[Any] = []
+        self._hooked = layer is not None
+        if layer is not None:
+            find_layer(self.module, layer, spec).register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._layer_output.append(output)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        output = self.module(images)
+        if self._hooked:
+            if not self._layer_output:
+                raise UsageError(f"{self.spec}: the layer of --layer takes no part in the model's output; name another")
+            output = self._layer_output[0]
+            self._layer_output.clear()
+        return self._pool(output)
+
+    def _pool(self, output: Any) -> torch.Tensor:
+        while isinstance(output, (tuple, list)) and output:
+            output = output[0]
+        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
+            kind = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"{type(output)}"
+            raise UserError(f"{self.spec} gives {kind}, not (n, dim), (n, tokens, dim) or (n, c, h, w); use --layer")
+        if output.ndim == 2:
+            if self.pooling is not None:
+                raise UsageError(
+                    f"{self.spec} gives one vector an image already; leave --pooling away, or choose a --layer"
+                )
+            return output
+        if output.ndim == 4:
+            if self.pooling == "cls":
+                raise UsageError(f"{self.spec} has no class token; use --pooling mean")
+            return output.mean((1, 2) if self.nhwc else (2, 3))
+        if (self.pooling or ("cls" if self.prefix_tokens else "mean")) == "mean":
+            return output[:, self.prefix_tokens :].mean(1)
+        if not self.prefix_tokens:
+            raise UsageError(f"{self.spec} has no class token; use --pooling mean")
+        return output[:, 0]
+
+
+class Normalised(nn.Module):
+    """uint8 (n, h, w, 3) -> what `module` makes of the normalised float (n, 3, h, w)."""
+
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, module: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.module = module
+        for name, values in (("mean", preprocess.mean), ("scale", preprocess.std)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        # The permuted view of (n, h, w, 3) is channels-last already: nothing is copied.
+        return self.module((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.scale)
+
+
+def find_layer(module: nn.Module, layer: str, spec: str) -> nn.Module:
+    """Return the inner module called `layer`; raises UsageError with the nearest names."""
+    import difflib
+
+    layers = dict(module.named_modules())
+    if layer and layer in layers:
+        return layers[layer]
+    names = [name for name in layers if name]
+    near = difflib.get_close_matches(layer, names, 6, 0.5) or [name for name in names if "." not in name][:12]
+    raise UsageError(f"{spec} has no layer {layer!r}; near it: {', '.join(near) or 'no named layer at all'}")
+
+
+class Embedder:
+    """embedder(batch) -> (n, dim) float32, from a batch of what `preprocess` returns: (n, height, width, 3) uint8.
+
+    Attributes: dim; preprocess (a callable: RGB uint8 of any size -> RGB uint8 (height, width, 3)); fingerprint; spec and options, with
+    which models.load makes the same again; device; precision ("fp32", "bf16", "fp16"); compiled.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        spec: str,
+        options: dict[str, Any],
+        fingerprint: str,
+        device: str,
+        precision: str,
+    ) -> None:
+        self.spec, self.options, self.fingerprint = spec, options, fingerprint
+        self.preprocess, self.portable = backbone.preprocess, backbone.portable
+        self.device = pick_device(device)
+        self.compiled = False
+        self._fixed_batch = backbone.fixed_batch
+        self._chunk: int | None = backbone.fixed_batch
+        pooled = Pooled(backbone, options.get("layer"), options.get("pooling"), spec)
+        features = Normalised(pooled, backbone.preprocess).eval().requires_grad_(False)
+        self._features = features.to(self.device, memory_format=torch.channels_last)
+        self._run: Callable[[torch.Tensor], torch.Tensor] = self._features
+        self.precision = "fp32"
+        blank = np.full((2, self.preprocess.height, self.preprocess.width, 3), 128, np.uint8)
+        self.dim = int(self(blank).shape[1])
+        self.precision = "fp32" if precision == "auto" else precision
+
+    def __call__(self, batch: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> np.ndarray:
+        pixels = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
+        while True:
+            try:
+                return np.concatenate([self._forward(part) for part in pixels.split(self._chunk or len(pixels))])
+            except torch.OutOfMemoryError:
+                size = self._chunk or len(pixels)
+                if size == 1 or self._fixed_batch:
+                    raise UserError("the device has too little memory for one batch; try --device cpu") from None
+                self._chunk = (size + 1) // 2
+                torch.cuda.empty_cache()
+                warn(f"out of device memory: going on with batches of {self._chunk} images")
+
+    def _forward(self, pixels: torch.Tensor) -> np.ndarray:
+        n = len(pixels)
+        if self._fixed_batch and n < self._fixed_batch:
+            pixels = torch.cat([pixels, pixels[-1:].expand(self._fixed_batch - n, -1, -1, -1)])
+        dtype = _DTYPES[self.precision]
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return self._run(pixels.to(self.device)).float().cpu().numpy()[:n]
+
+    def compile(self, batch: np.ndarray) -> float | None:
+        """Compile for batches like `batch`; returns the seconds it took, or None where it cannot be done (the reason is noted)."""
+        started = time.perf_counter()
+        plain = self._run
+        try:
+            self._run = torch.compile(self._features, dynamic=False)
+            self(batch)
+        except (RuntimeError, OSError, ImportError) as error:
+            self._run = plain
+            warn(f"going on without torch.compile: {' '.join(str(error).split())[:160]}")
+            return None
+        self.compiled = True
+        return time.perf_counter() - started
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device; "auto" is CUDA, then Apple's MPS, then the CPU. Raises UsageError for one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UsageError(f"--device {name} is not usable here ({reason}); use --device auto or cpu") from None
+    return device
+
+
+def fast_precision(device: torch.device) -> str:
+    """Return "bf16" where the hardware multiplies bfloat16 itself, else "fp32"."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        has = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile"))
+        return "bf16" if any(has) else "fp32"
+    return "fp32"
