@@ -46,6 +46,14 @@ def enumerate_combinations(
     return [Combination(r, q) for r in subsets(reference_ids, low, high) for q in subsets(query_ids, low, high)]
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of the greedy search: what it chose among what it tried."""
+
+    chosen: Combination
+    candidates: list[tuple[Combination, Tally]]
+
+
 def greedy(
     evaluator: Evaluator,
     score: Callable[[Tally], float],
@@ -53,11 +61,11 @@ def greedy(
     pairing: str = "crossed",
     min_gain: float = 0.0,
     max_size: int = 3,
-) -> Iterator[tuple[Combination, Tally]]:
+) -> Iterator[Step]:
     """Yield the best single pair, then each step that adds, on either side, the set that gains most, until none gains.
 
     A step must raise the score by more than `min_gain`; ties go to the combination named first. Under `matched` pairing a step
-    adds an ID to both sides.
+    adds an ID to both sides. No side grows beyond `max_size` sets.
     """
     refs, queries = list(evaluator.references), list(evaluator.queries)
     step = [one for one in enumerate_combinations(refs, queries, 1, 1, pairing) if evaluator.valid(one)]
@@ -67,9 +75,9 @@ def greedy(
         at = max(range(len(step)), key=lambda i: (score(tallies[i]), -i))
         if best > -np.inf and score(tallies[at]) - best <= min_gain:
             return
-        best, current = score(tallies[at]), step[at]
-        yield current, tallies[at]
-        step = [one for one in _grown(current, refs, queries, pairing, max_size) if evaluator.valid(one)]
+        best = score(tallies[at])
+        yield Step(step[at], [(one, tallies[i]) for i, one in enumerate(step)])
+        step = [one for one in _grown(step[at], refs, queries, pairing, max_size) if evaluator.valid(one)]
 
 
 def _grown(current: Combination, refs: list[str], queries: list[str], pairing: str, max_size: int) -> list[Combination]:

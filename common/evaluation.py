@@ -76,9 +76,13 @@ class Evaluator:
         self.query_image = dict(zip(self.queries, images[n:], strict=True))
         self._offset = dict(zip(self.references, np.cumsum([0, *map(len, references)]), strict=False))
         self._neighbour_label = np.concatenate([*self.reference_label.values(), [-1]])  # row -1 stands for no neighbour
-        self.matched = np.bincount(
-            np.concatenate([np.unique(crop) for crop in crops[n:]]), minlength=len(self.crops)
-        ) == len(queries)
+        rows_of = np.bincount(np.concatenate(crops[n:]), minlength=len(self.crops))
+        sets_of = np.bincount(np.concatenate([np.unique(one) for one in crops[n:]]), minlength=len(self.crops))
+        self.matched = (rows_of == len(queries)) & (sets_of == len(queries))  # once in every query set
+        self.crop_image, self.crop_label = np.zeros((2, len(self.crops)), np.int64)
+        for q in self.queries:
+            self.crop_image[self.query_crop[q]] = self.query_image[q]
+            self.crop_label[self.query_crop[q]] = self.query_label[q]
         self._pairs: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
         self._fused: dict[tuple[str, ...], tuple[EmbeddingSet, np.ndarray]] = {}
 
@@ -90,10 +94,7 @@ class Evaluator:
 
     def matched_sizes(self) -> np.ndarray:
         """Return (n_image,) float64: per image, the crops that every query set holds."""
-        first = next(iter(self.queries))
-        crop, row = np.unique(self.query_crop[first], return_index=True)
-        keep = self.matched[crop]
-        return np.bincount(self.query_image[first][row[keep]], minlength=len(self.images)).astype(float)
+        return np.bincount(self.crop_image[self.matched], minlength=len(self.images)).astype(float)
 
     def valid(self, combination: Combination) -> bool:
         """Whether the combination can be scored: under `vote` each view needs references of its own model."""
