@@ -1,11 +1,12 @@
 """Maps of embeddings in two or three dimensions: PCA, t-SNE, UMAP.
 
-All three work on rows scaled to unit length, so that a map shows the geometry that is scored (cosine). A seed gives the same map again.
+All three work on rows scaled to unit length, so that a map shows the geometry that is scored (cosine). A seed gives the same
+map again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -25,20 +26,38 @@ def project(
     seed: int = 0,
     neighbors: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Return (n, dimensions) float32 coordinates of the rows of `vectors`, (n, dim) float, perhaps a memory map.
+    """Return (n, dimensions) float32 coordinates of the rows of `vectors`.
 
-    `neighbors`: (similarities, indices), each (n, k), of every row's nearest rows by cosine, as `knn.search(vectors, vectors, k)`
-    returns them with k >= 15; it saves UMAP the search, the other methods ignore it. PCA reads `vectors` in chunks; the others
-    need O(n * 50) memory (t-SNE) or O(n * dim) (UMAP). Too few rows for t-SNE (under 4) or UMAP (under 5) are shown by PCA;
-    coordinates that the data cannot fill are 0. Raises ValueError when a value is not finite.
+    vectors: (n, dim) float, an array, a memory map or `embeddings.Blocks`. neighbors: what `nearest(vectors, k)` gave, k >= 14;
+    it saves UMAP its search, the other methods ignore it. PCA reads `vectors` in chunks; the others need O(n * 50) memory (t-SNE)
+    or O(n * dim) (UMAP). Too few rows for t-SNE (under 4) or UMAP (under 5) are shown by PCA; coordinates that the data cannot
+    fill are 0. Raises ValueError when a value is not finite.
     """
     if method not in METHODS:
         raise ValueError(f"{method!r} is none of {', '.join(METHODS)}")
-    if method == "umap" and len(vectors) > max(4, dimensions + 1):
+    if method == "umap" and len(vectors) > 4:
         return _umap(vectors, dimensions, seed, neighbors)
     if method == "tsne" and len(vectors) > 3:
         return _tsne(vectors, dimensions, seed)
     return pca(vectors, dimensions)
+
+
+def nearest(blocks: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (row numbers int64, cosine distances float64), each (n, k), of every row's nearest other rows.
+
+    `blocks` are the rows in order, (n_i, dim) each; row numbers count through all of them. k < n.
+    """
+    from common import knn
+
+    blocks, start, parts = list(blocks), 0, []
+    for block in blocks:
+        similarities, indices = knn.search(block, blocks, k + 1)
+        own = indices == np.arange(start, start + len(block))[:, None]
+        own[~own.any(axis=1), -1] = True  # rows equal to it, of lower number, took its place
+        distances = np.clip(1 - similarities.astype(np.float64), 0, 2)
+        parts.append((indices[~own].reshape(-1, k), distances[~own].reshape(-1, k)))
+        start += len(block)
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def pca(vectors: np.ndarray, dimensions: int) -> np.ndarray:
@@ -94,40 +113,36 @@ def _tsne(vectors: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
 def _umap(
     vectors: np.ndarray, dimensions: int, seed: int, neighbors: tuple[np.ndarray, np.ndarray] | None
 ) -> np.ndarray:
-    """UMAP of our exact cosine neighbours; it searches none itself, and the layout is the part that takes the time."""
+    """UMAP of exact cosine neighbours, so that umap-learn searches none itself, from PCA (Kobak & Linderman, 2021)."""
     import warnings
 
     from umap import UMAP
 
-    from common import knn
-
     n = len(vectors)
-    k = min(N_NEIGHBORS, n - 1)
-    if neighbors is None or neighbors[0].shape[1] < k:
-        neighbors = knn.search(vectors, vectors, k)
-    similarities, indices = (_self_first(part, neighbors[1])[:, :k] for part in neighbors)
-    distances = np.clip(1 - similarities, 0, 2).astype(np.float32)
+    start = pca(vectors, dimensions)
+    widest = float(np.ptp(start, axis=0).max())
+    if widest == 0:  # all rows are equal: there is nothing to lay out
+        return start
     rows = np.concatenate([rows for _, rows in _unit_rows(vectors)])
+    k = min(N_NEIGHBORS, n - 1)
+    if neighbors is None or neighbors[0].shape[1] < k - 1:
+        neighbors = nearest([rows], k - 1)
+    indices, distances = (values[:, : k - 1] for values in neighbors)
+    indices = np.hstack([np.arange(n)[:, None], indices]).astype(
+        np.int32
+    )  # UMAP counts a row as its own first neighbour
+    distances = np.hstack([np.zeros((n, 1)), distances]).astype(np.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed means one thread, and that new points cannot be placed
+        warnings.simplefilter("ignore")  # that a seed means one thread, and that no new points can be placed
         layout = UMAP(
             n_neighbors=k,
             n_components=dimensions,
             metric="cosine",
-            init="pca" if n < 4 * N_NEIGHBORS else "spectral",  # spectral needs far more points than dimensions
+            init=start * (10 / widest),
             random_state=seed,
-            precomputed_knn=(indices.astype(np.int32), distances),
+            precomputed_knn=(indices, distances),
         )
-        result = layout.fit_transform(rows)
-    return np.nan_to_num(result).astype(np.float32)
-
-
-def _self_first(values: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Move each row's own entry to the front, where UMAP takes it to be; among equal rows it may stand elsewhere."""
-    own = indices == np.arange(len(indices))[:, None]
-    own[~own.any(axis=1), -1] = True  # crowded out by equal rows: any of them stands for it
-    order = np.argsort(~own, axis=1, kind="stable")
-    return np.take_along_axis(values, order, axis=1)
+        return layout.fit_transform(rows).astype(np.float32)
 
 
 def _unit_rows(vectors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

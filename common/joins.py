@@ -1,0 +1,64 @@
+"""Columns of another table, such as predictions, for the rows of embedding sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common import cli
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from common.embeddings import EmbeddingSet
+
+KEYS = ("dataset_name", "split", "crop_id", "id")
+_BATCH = 25_000  # rows whose keys are held at a time
+
+
+def join(sets: Sequence[EmbeddingSet], path: Path, kinds: dict[str, str]) -> dict[str, pa.Array]:
+    """Return columns of a CSV or Parquet file, by name, for all rows of the sets in order; null where the file says nothing.
+
+    kinds: name and Arrow type of each column. Rows belong together by dataset, split, crop_id and, where the file has it, id.
+    Raises UserError when the file is no table, lacks a column, has two rows for one crop, or none for these sets.
+    """
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        is_parquet = path.suffix.lower() == ".parquet"
+        table = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = table.rename(columns={"dataset": "dataset_name"}).astype("string").fillna("")
+        if missing := [name for name in (*KEYS[:3], *kinds) if name not in table]:
+            raise cli.UserError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(table.columns)}")
+        if "id" in table:  # a decision made from several sets, `0+10`, holds for the rows of each
+            table = table.assign(id=table["id"].str.split("+")).explode("id", ignore_index=True)
+        keys = [name for name in KEYS if name in table]
+        texts = {name: pa.array([text or None for text in table[name]], pa.string()) for name in kinds}
+        columns = pa.table({name: texts[name].cast(kind) for name, kind in kinds.items()})
+    except ValueError as error:  # of pandas and of pyarrow
+        raise cli.UserError(f"{path} cannot be read: {' '.join(str(error).split())}; make it anew") from None
+    index = pd.MultiIndex.from_frame(table[keys].astype(object))
+    if (twice := index.duplicated()).any():
+        raise cli.UserError(f"{path} has two rows for {' '.join(index[twice.argmax()])}; keep one of them")
+    parts = []
+    for one in sets:
+        for part in cli.batches(len(one), _BATCH):
+            values = {
+                "dataset_name": one.dataset,
+                "split": one.split,
+                "crop_id": one.crop_ids[part].tolist(),
+                "id": one.id,
+            }
+            frame = pd.DataFrame({name: values[name] for name in keys}, dtype=object)
+            parts.append(index.get_indexer(pd.MultiIndex.from_frame(frame)))
+    rows = np.concatenate(parts)
+    lost = len(index) - len(np.unique(rows[rows >= 0]))
+    if lost == len(index):
+        raise cli.UserError(f"{path}: none of its {lost:,} rows names a crop of these embeddings; check the file")
+    if lost:
+        cli.warn(f"{path}: {lost:,} of its {len(index):,} rows name no crop of these embeddings")
+    taken = columns.take(pa.array(rows, mask=rows < 0))
+    return {name: taken[name].combine_chunks() for name in kinds}
