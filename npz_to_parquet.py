@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import mmap
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -62,6 +61,8 @@ def tables(
     """
     import pyarrow as pa
 
+    from common import npz
+
     levels, start = max(one.labels.shape[1] for one in sets), 0
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), sets[0].dim)
     for one in sets:
@@ -80,7 +81,8 @@ def tables(
                 known = level < one.labels.shape[1]
                 columns[f"class_{level}"] = _text(one.labels[part, level]) if known else pa.nulls(n, pa.string())
             yield pa.table(columns | {name: whole[here] for name, whole in more.items()})
-            _forget(one)
+            for array in (*one.blocks, one.labels, one.crop_ids, one.sample_ids, one.paths):
+                npz.release(array)
         start += len(one)
 
 
@@ -93,13 +95,6 @@ def _text(values: Any) -> pa.Array:
         return pa.array(texts, pa.string())
     except UnicodeEncodeError:
         return pa.array([text and text.encode("utf-8", "replace").decode() for text in texts], pa.string())
-
-
-def _forget(one: EmbeddingSet) -> None:
-    """Give the pages of memory-mapped vectors back; they count as this process's memory until the system runs short of it."""
-    for block in one.blocks:
-        if isinstance(block.base, mmap.mmap):
-            block.base.madvise(mmap.MADV_DONTNEED)
 
 
 class Pictures:
@@ -182,7 +177,8 @@ def run(args: argparse.Namespace) -> None:
         raise cli.UsageError("a .csv file holds no --neighbors and no --thumbnails; write a .parquet file")
     from common import sets as embedding_sets
 
-    models = by_model(embedding_sets.read_sets(args.root, key=args.key, drop_invalid=args.drop_invalid))
+    shards = embedding_sets.read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
+    models = by_model([shard for group in shards for shard in group])
     if len(models) > 1 and ("{model}" not in args.out.name or args.predictions or args.flips):
         raise cli.UsageError(
             f"embeddings of {len(models)} models ({', '.join(models)}) do not belong in one file; name one model's with --root, "

@@ -236,8 +236,13 @@ def _sound_rows(vectors: np.ndarray) -> np.ndarray:
     sound = np.empty(len(vectors), bool)
     step = max(1, npz.CHUNK // (4 * vectors.shape[1]))
     for at in range(0, len(vectors), step):
-        norms = np.einsum("ij,ij->i", *2 * (np.asarray(vectors[at : at + step], np.float64),))
+        rows = np.asarray(vectors[at : at + step])
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            norms = np.einsum("ij,ij->i", rows, rows)
+            if not (np.isfinite(norms) & (norms > 0)).all():  # or too large or too small to be squared in float32
+                norms = np.einsum("ij,ij->i", *2 * (rows.astype(np.float64),))
         sound[at : at + step] = np.isfinite(norms) & (norms > 0)
+        npz.release(vectors)
     return sound
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import pickle
 import struct
 import zipfile
@@ -124,7 +125,7 @@ class Archive:
     def read(self, name: str) -> np.ndarray | Any:
         """Return the array, or the Python object where the entry holds a pickled one; the entry's CRC-32 is checked.
 
-        A stored numeric matrix comes as a read-only memory map.
+        A stored matrix of floats, and stored text of some size, come as a read-only memory map.
         """
         info = self._infos[name]
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -139,7 +140,8 @@ class Archive:
             n_bytes = math.prod(shape) * dtype.itemsize
             if start + n_bytes != info.file_size:
                 raise ValueError(f"its header promises {n_bytes:,} bytes, it holds {info.file_size - start:,}")
-            if info.compress_type == zipfile.ZIP_STORED and dtype.kind == "f" and n_bytes and len(shape) == 2:
+            mapped = n_bytes > CHUNK if dtype.kind == "U" else n_bytes and dtype.kind == "f" and len(shape) == 2
+            if info.compress_type == zipfile.ZIP_STORED and mapped:
                 while file.read(CHUNK):  # the end of the stream compares the CRC
                     pass
                 order: Any = "F" if fortran else "C"
@@ -173,6 +175,15 @@ class Archive:
         if isinstance(value, np.ndarray) and value.shape == () and value.dtype.hasobject:
             return value.item()
         return value
+
+
+def release(array: np.ndarray) -> None:
+    """Give a memory map's pages back; they count as this process's memory until the system runs short of it."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -52,6 +52,18 @@ def read_sets(
 
     Raises UserError for unreadable files, a missing shard, and shards of different dimension.
     """
+    shards = read_shards(specs, key=key, company_name=company_name, drop_invalid=drop_invalid)
+    return [_join(group) for group in shards]
+
+
+def read_shards(
+    specs: Iterable[str | Path],
+    *,
+    key: str | None = None,
+    company_name: str | None = None,
+    drop_invalid: bool = False,
+) -> list[list[EmbeddingSet]]:
+    """Return the sets of `read_sets` as lists of their shards, for what goes through them one after the other."""
     groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
     for name, path in expand(specs):
         one = load(path, key, company_name=company_name, drop_invalid=drop_invalid)
@@ -59,10 +71,10 @@ def read_sets(
         shard = SHARD.search(path.stem)
         unsharded = "" if shard else str(path)
         groups.setdefault((one.dataset, one.id, one.split, one.fingerprint, unsharded), []).append((path, one))
-    return [_join([path for path, _ in group], [one for _, one in group]) for group in groups.values()]
+    return [_in_order([path for path, _ in group], [one for _, one in group]) for group in groups.values()]
 
 
-def _join(paths: list[Path], sets: list[EmbeddingSet]) -> EmbeddingSet:
+def _in_order(paths: list[Path], sets: list[EmbeddingSet]) -> list[EmbeddingSet]:
     numbers = [SHARD.search(path.stem) for path in paths]
     if numbers[0]:
         there = {int(number[1]) for number in numbers if number}
@@ -73,10 +85,14 @@ def _join(paths: list[Path], sets: list[EmbeddingSet]) -> EmbeddingSet:
                 f"{paths[0].parent / stem}: shards missing or doubled ({missing or 'doubled'}); extract again"
             )
         sets = [sets[at] for at in np.argsort([int(number[1]) for number in numbers if number])]
-    if len(sets) == 1:
-        return sets[0]
     if len({one.dim for one in sets}) > 1:
         raise UserError(f"{paths[0]}: its shards have different dimensions; extract again with --overwrite")
+    return sets
+
+
+def _join(sets: list[EmbeddingSet]) -> EmbeddingSet:
+    if len(sets) == 1:
+        return sets[0]
     levels = max(one.labels.shape[1] for one in sets)
     labels = [np.pad(one.labels, ((0, 0), (0, levels - one.labels.shape[1]))) for one in sets]
     texts = {name: np.concatenate([getattr(one, name) for one in sets]) for name in ("crop_ids", "sample_ids", "paths")}
