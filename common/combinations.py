@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +45,18 @@ def enumerate_combinations(
     if pairing == "matched":
         return [Combination(ids, ids) for ids in subsets([r for r in reference_ids if r in set(query_ids)], low, high)]
     return [Combination(r, q) for r in subsets(reference_ids, low, high) for q in subsets(query_ids, low, high)]
+
+
+def count_combinations(
+    reference_ids: Sequence[str], query_ids: Sequence[str], low: int, high: int, pairing: str
+) -> int:
+    """Return how many combinations `enumerate_combinations` would list."""
+
+    def count(n: int) -> int:
+        return sum(math.comb(n, size) for size in range(low, min(high, n) + 1))
+
+    both = len(set(reference_ids) & set(query_ids))
+    return count(both) if pairing == "matched" else count(len(reference_ids)) * count(len(query_ids))
 
 
 @dataclass(frozen=True)

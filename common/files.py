@@ -76,8 +76,8 @@ def write_bytes(path: Path | str, data: bytes, *, sync: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` for the block; raises UserError when another process holds it.
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` for the block; raises UserError when another process holds it, or waits.
 
     The kernel drops a `flock` with its process, so that a killed run leaves nothing to clear away. The file itself stays: removing
     it would let a third run lock a new file of the same name beside the second's.
@@ -87,7 +87,7 @@ def locked(path: Path) -> Iterator[None]:
     _held.add(descriptor)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UserError(
                 f"{path.parent}: another run is writing here; wait for it, or name another output"

@@ -16,7 +16,14 @@ from common.evaluation import Evaluator
 if TYPE_CHECKING:
     import pandas as pd
 
-FLIPS = ("stays wrong", "broken", "rescued", "stays right")  # index: 2 * right now + right before
+OUTCOMES = ("wrong", "split", "right")  # split: exactly half of a crop's stacked views are right
+FLIPS = (
+    "stays wrong",
+    "rescued",
+    "broken",
+    "stays right",
+    "split",
+)  # index: 2 * right before + right now; split if either is
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Flips:
     """A combination against a baseline, over the crops that every query set holds.
 
     Arrays (n_crop,) of crop codes and of codes into `FLIPS`; (n_class,) counts of rescued and broken crops; the two-sided
-    sign-flip p of rescued minus broken, whole images flipped.
+    sign-flip p of rescued minus broken, whole images flipped; McNemar's p, which takes crops for independent.
     """
 
     crop: np.ndarray
@@ -32,6 +39,7 @@ class Flips:
     rescued: np.ndarray
     broken: np.ndarray
     p: float
+    mcnemar_p: float
 
     @property
     def net(self) -> int:
@@ -47,8 +55,9 @@ def crop_scores(evaluator: Evaluator, decisions: Decisions) -> np.ndarray:
 
 
 def outcomes(evaluator: Evaluator, combination: Combination) -> np.ndarray:
-    """Return (n_matched,) bool: whether each crop that every query set holds is right, by more than half of its decisions."""
-    return crop_scores(evaluator, evaluator.decide(combination))[evaluator.matched] > 0.5
+    """Return (n_matched,) codes into `OUTCOMES` of each crop that every query set holds, by most of its decisions."""
+    scores = crop_scores(evaluator, evaluator.decide(combination))[evaluator.matched]
+    return np.sign(scores - 0.5).astype(np.int64) + 1
 
 
 def compare(evaluator: Evaluator, before: Combination, now: Combination, *, seed: int = 0) -> Flips:
@@ -57,21 +66,23 @@ def compare(evaluator: Evaluator, before: Combination, now: Combination, *, seed
     crops = np.flatnonzero(evaluator.matched)
     image, label = evaluator.crop_image[crops], evaluator.crop_label[crops]
     n_class, n_image = len(evaluator.classes), len(evaluator.images)
-    change = is_now.astype(float) - was
+    rescued, broken = (was == 0) & (is_now == 2), (was == 2) & (is_now == 0)
+    change = rescued.astype(float) - broken
     return Flips(
         crop=crops,
-        flip=2 * is_now.astype(np.int64) + was,
-        rescued=np.bincount(label[is_now & ~was], minlength=n_class),
-        broken=np.bincount(label[was & ~is_now], minlength=n_class),
-        p=statistics.sign_flip_p(np.bincount(image, change, minlength=n_image), seed=seed),
+        flip=np.where((was == 1) | (is_now == 1), 4, was + is_now // 2),
+        rescued=np.bincount(label[rescued], minlength=n_class),
+        broken=np.bincount(label[broken], minlength=n_class),
+        p=statistics.sign_flip_p_value(np.bincount(image, change, minlength=n_image), seed=seed),
+        mcnemar_p=statistics.independent_p_value(int(rescued.sum()), int(broken.sum())),
     )
 
 
 def table(evaluator: Evaluator, baseline: Combination, reported: Sequence[Combination]) -> pd.DataFrame:
     """Return one row per crop that every query set holds.
 
-    Columns: dataset_name, split, crop_id, sample_id, label; `alone <ID>`, right or wrong with each ID's own references and
-    queries; a column for the baseline and each reported combination; `flip` of the first of these against the baseline.
+    Columns: dataset_name, split, crop_id, sample_id, label; `alone <ID>`, right, wrong or split with each ID's own references
+    and queries; a column for the baseline and each reported combination; `flip` of the first of these against the baseline.
     """
     import pandas as pd
 
@@ -79,6 +90,7 @@ def table(evaluator: Evaluator, baseline: Combination, reported: Sequence[Combin
     row_of = {crop: row for row, crop in enumerate(evaluator.query_crop[first.id])}
     crops = np.flatnonzero(evaluator.matched)
     rows = np.array([row_of[crop] for crop in crops], dtype=np.int64)
+    names = np.array(OUTCOMES)
     columns: dict[str, object] = {
         "dataset_name": first.dataset,
         "split": first.split,
@@ -89,9 +101,9 @@ def table(evaluator: Evaluator, baseline: Combination, reported: Sequence[Combin
     for one in evaluator.queries:
         alone = Combination((one,), (one,))
         if one in evaluator.references and evaluator.valid(alone):
-            columns[f"alone {one}"] = outcomes(evaluator, alone)
+            columns[f"alone {one}"] = names[outcomes(evaluator, alone)]
     for combination in dict.fromkeys([baseline, *reported]):
-        columns[str(combination)] = outcomes(evaluator, combination)
+        columns[str(combination)] = names[outcomes(evaluator, combination)]
     if reported:
         columns["flip"] = np.array(FLIPS)[compare(evaluator, baseline, reported[0]).flip]
     return pd.DataFrame(columns, index=range(len(crops)))
