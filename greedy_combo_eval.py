@@ -259,12 +259,11 @@ def write_flips(
         if one == baseline:
             continue
         change = flips.compare(evaluator, baseline, one, seed=args.seed)
-        text = f"{one} against {baseline}: {change.rescued.sum()} rescued, {change.broken.sum()} broken, net {change.net:+d}, "
-        print(
-            text
-            + f"p {change.p:.3f}"
-            + (f", McNemar {change.mcnemar_p:.3f} if crops were independent" if args.if_independent else "")
+        counts = (
+            f"{change.rescued.sum()} rescued, {change.broken.sum()} broken, {change.split} split, net {change.net:+d}"
         )
+        mcnemar = f" (McNemar {change.mcnemar_p:.3f}, if crops were independent)" if args.if_independent else ""
+        print(f"{one} against {baseline}: {counts}, p {change.p:.3f}{mcnemar}")
     print(f"wrote {args.flips.with_suffix('.parquet')} and .csv: {cli.count(len(table), 'crop')}")
 
 

@@ -60,7 +60,7 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Add what evaluate_combo.py and greedy_combo_eval.py share: which sets, how neighbours vote, what is left out."""
     sets = parser.add_argument_group("embedding sets")
-    spec = {"nargs": "+", "required": True, "metavar": "[ID=]NPZ"}
+    spec: dict[str, Any] = {"nargs": "+", "required": True, "metavar": "[ID=]NPZ"}
     sets.add_argument(
         "--train_npz", **spec, help="references: files, folders or globs; those of another split are left out"
     )

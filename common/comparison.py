@@ -101,10 +101,9 @@ def compare(
             [tally.matched_right[compared] / n for tally, n in zip(tallies.values(), views, strict=True)]
         )
         chosen_from = [rows.index(one) for one, _ in rivals]
-        paired = statistics.compare(
-            matched, matched_size[compared], rows.index(baseline), chosen_from=chosen_from, seed=seed
-        )
-        gaps[:] = paired.difference, paired.low, paired.high, paired.p_value
+        gap = matched - matched[rows.index(baseline)]
+        paired = statistics.paired_comparison(gap, matched_size[compared], chosen_from=chosen_from, seed=seed)
+        gaps[:] = paired.difference, paired.low, paired.high, paired.p
         gaps[3, rows.index(baseline)] = np.nan
     costs = [evaluator.cost(one) for one in rows]
     scores = [score(tally) for tally in tallies.values()]

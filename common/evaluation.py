@@ -89,8 +89,8 @@ class Evaluator:
     @property
     def shared_images(self) -> int:
         """Number of source images with crops on both sides: leakage, unless the same sample is left out."""
-        sides = [np.unique(np.concatenate(list(side.values()))) for side in (self.reference_image, self.query_image)]
-        return len(np.intersect1d(*sides))
+        reference, query = (np.concatenate(list(side.values())) for side in (self.reference_image, self.query_image))
+        return len(np.intersect1d(reference, query))
 
     def matched_sizes(self) -> np.ndarray:
         """Return (n_image,) float64: per image, the crops that every query set holds."""

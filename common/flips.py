@@ -45,6 +45,11 @@ class Flips:
     def net(self) -> int:
         return int(self.rescued.sum() - self.broken.sum())
 
+    @property
+    def split(self) -> int:
+        """Number of crops of which exactly half of the stacked views are right, before or now."""
+        return int((self.flip == FLIPS.index("split")).sum())
+
 
 def crop_scores(evaluator: Evaluator, decisions: Decisions) -> np.ndarray:
     """Return (n_crop,) float64 over all crop codes: the share of a crop's decisions that are right, NaN where it has none."""
@@ -73,8 +78,8 @@ def compare(evaluator: Evaluator, before: Combination, now: Combination, *, seed
         flip=np.where((was == 1) | (is_now == 1), 4, was + is_now // 2),
         rescued=np.bincount(label[rescued], minlength=n_class),
         broken=np.bincount(label[broken], minlength=n_class),
-        p=statistics.sign_flip_p_value(np.bincount(image, change, minlength=n_image), seed=seed),
-        mcnemar_p=statistics.independent_p_value(int(rescued.sum()), int(broken.sum())),
+        p=statistics.sign_flip_p(np.bincount(image, change, minlength=n_image), seed=seed),
+        mcnemar_p=statistics.mcnemar_p(int(rescued.sum()), int(broken.sum())),
     )
 
 
