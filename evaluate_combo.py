@@ -235,7 +235,7 @@ def chosen_combinations(
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, __file__)
     cli.add_evaluation_options(parser)
     cli.add_seed(parser)
     parser.add_argument(

@@ -138,7 +138,7 @@ def ranking_table(results: Sequence[Result], top: int) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, __file__)
     cli.add_evaluation_options(parser)
     cli.add_seed(parser)
     group = parser.add_argument_group("combinations")

@@ -42,9 +42,11 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
-def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser that shows the script's docstring as help and knows --config and --quiet."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
+def make_parser(doc: str | None, script: str) -> argparse.ArgumentParser:
+    """Return a parser that shows the docstring of `script`, a path, as help and knows --config and --quiet."""
+    parser = argparse.ArgumentParser(
+        prog=Path(script).name, description=doc, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
     parser.add_argument(
         "--config", metavar="FILE.yaml", type=Path, help="options from the script's section of a YAML file"
     )
