@@ -101,7 +101,7 @@ def save(
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
     add("--data_root", type=Path, required=True, help="crops folder, folder of class folders, or folder of images")
     add("--folders", nargs="+", metavar="NAME", help="class folders to take (default: all)")

@@ -152,7 +152,7 @@ def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
     add("--root", nargs="+", default=["embeddings"], metavar="PATH", help="npz files, folders, globs; each `[id=]path`")
     add("--out", "--output", type=Path, default=Path("embeddings.parquet"), metavar="FILE", help=".parquet or .csv")

@@ -818,7 +818,7 @@ def describe(
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = cli.make_parser(__doc__, __file__)
     parser.add_argument(
         "--output_root", type=Path, required=True, metavar="FOLDER", help="where images/ and the JSONs go"
     )
