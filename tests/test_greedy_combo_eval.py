@@ -1,0 +1,251 @@
+"""greedy_combo_eval.py as a user runs it: blocks, results.csv, honest choosing, flips, mistakes."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_embeddings import make
+from test_evaluation import IDS, brute, study
+
+import greedy_combo_eval
+from common import embeddings
+from common.combinations import enumerate_combinations
+from common.comparison import pareto_front
+
+BLOCK = re.compile(r"^Reference npz files: \((.*)\)\nQuery npz files: \((.*)\)\nAccuracy@1: (\d\.\d{4})\n", re.M)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sets")
+    for split, seed in (("train", 1), ("val", 5), ("test", 2)):
+        for one in study(seed, split=split, n_images=24):
+            embeddings.save(path / f"d_{one.id}_{split}.npz", one)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(capsys, folder, *argv):
+    words = ["--train_npz", folder, "--test_npz", folder, *argv]
+    code = greedy_combo_eval.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def sets_of(split, seed):
+    return {one.id: one for one in study(seed, split=split, n_images=24)}
+
+
+@pytest.mark.parametrize(
+    ("fusion", "pairing", "size", "n"),
+    [
+        ("stack", "crossed", "1-3", 49),
+        ("vote", "crossed", "2", 9),
+        ("mean", "matched", "1-2", 6),
+        ("concat", "matched", "1-3", 7),
+    ],
+)
+def test_every_block_equals_brute_force(folder, here, capsys, fusion, pairing, size, n):
+    code, out, _ = run(capsys, folder, "--combination_size", size, "--fusion", fusion, "--pairing", pairing)
+    assert code == 0
+    references, queries = sets_of("train", 1), sets_of("test", 2)
+    blocks = BLOCK.findall(out)
+    assert len(blocks) == n
+    for refs, ques, value in blocks:
+        chosen = [
+            [sets[name.split("_")[1]] for name in names.split(", ")]
+            for sets, names in ((references, refs), (queries, ques))
+        ]
+        assert float(value) == pytest.approx(brute(*chosen, fusion), abs=1e-4)
+    assert out.startswith((here / "results.txt").read_text())
+    frame = pd.read_csv(here / "results.csv", dtype={"reference_ids": str, "query_ids": str})
+    assert list(frame.columns[:4]) == ["reference_ids", "query_ids", "accuracy_at_1", "n_queries"]
+    assert len(frame) == n
+    assert frame["accuracy_at_1"].is_monotonic_decreasing
+    assert ((frame["low"] <= frame["score"]) & (frame["score"] <= frame["high"])).all()
+
+
+def test_runs_append_to_results_txt_and_replace_the_csv(folder, here, capsys):
+    run(capsys, folder)
+    first = (here / "results.txt").read_text()
+    run(capsys, folder, "--combination_size", "1")
+    second = (here / "results.txt").read_text()
+    assert second.startswith(first)
+    assert len(BLOCK.findall(first)) == len(BLOCK.findall(second)) / 2 == 9
+    assert len(pd.read_csv(here / "results.csv")) == 9
+    assert sorted(path.name for path in here.iterdir() if not path.name.startswith(".")) == [
+        "results.csv",
+        "results.txt",
+    ]
+
+
+def test_matched_marks_and_size_two_is_the_default(folder, here, capsys):
+    _, out, _ = run(capsys, folder)
+    assert len(BLOCK.findall(out)) == 9
+    assert out.count("Matched: yes") == 3
+    _, out, _ = run(capsys, folder, "--pairing", "matched")
+    assert out.count("Matched: yes") == len(BLOCK.findall(out)) == 3
+
+
+def test_chosen_on_validation_the_winner_is_scored_once_on_test(folder, here, capsys):
+    code, out, _ = run(capsys, folder, "--val_npz", folder, "--combination_size", "1-2")
+    assert code == 0
+    references, val, test = sets_of("train", 1), sets_of("val", 5), sets_of("test", 2)
+    everything = enumerate_combinations(IDS, IDS, 1, 2, "crossed")
+    scores = {
+        one: brute([references[r] for r in one.reference_ids], [val[q] for q in one.query_ids], "stack")
+        for one in everything
+    }
+    best = max(scores.values())
+    pair = max((value, str(one)) for one, value in scores.items() if one.is_pair)
+    blocks = BLOCK.findall(out)
+    chosen = [
+        (refs.replace("d_", "").replace("_train.npz", ""), ques.replace("d_", "").replace("_test.npz", ""))
+        for refs, ques, _ in blocks
+    ]
+    assert len(blocks) in (1, 2)
+    names = {(", ".join(one.reference_ids), ", ".join(one.query_ids)): one for one in everything}
+    assert max(scores[names[one]] for one in chosen) == best
+    assert any(scores[names[one]] == pair[0] for one in chosen)
+    for one, (_, _, value) in zip(chosen, blocks, strict=True):
+        combination = names[one]
+        expected = brute(
+            [references[r] for r in combination.reference_ids], [test[q] for q in combination.query_ids], "stack"
+        )
+        assert float(value) == pytest.approx(expected, abs=1e-4)
+    assert "chosen on val" in out
+    assert "optimistic" not in out
+    frame = pd.read_csv(here / "results.csv")
+    assert set(frame["scored_on"]) == {"val", "test"}
+
+
+def test_greedy_prints_its_steps(folder, here, capsys):
+    code, out, _ = run(capsys, folder, "--search", "greedy", "--max_size", "2")
+    assert code == 0
+    steps = re.findall(r"^step (\d): (\S+) (\d\.\d{4})", out, re.M)
+    values = [float(value) for _, _, value in steps]
+    assert values == sorted(set(values))
+    assert "+" not in steps[0][1]
+    best = max(float(value) for _, _, value in BLOCK.findall(out))
+    assert best == values[-1]
+
+
+def test_flips_table_agrees_with_the_combinations(folder, here, capsys):
+    code, out, _ = run(capsys, folder, "--combination_size", "1-2", "--flips", "flips.parquet", "--if_independent")
+    assert code == 0
+    frame, text = pd.read_parquet("flips.parquet"), pd.read_csv("flips.csv")
+    assert len(frame) == len(text) == 96
+    references, queries = sets_of("train", 1), sets_of("test", 2)
+    for identity in IDS:
+        accuracy = brute([references[identity]], [queries[identity]], "stack")
+        assert (frame[f"alone {identity}"] == "right").mean() == pytest.approx(accuracy)
+    line = re.search(
+        r"^(\S+) against (\S+): (\d+) rescued, (\d+) broken, (\d+) split, net ([+-]\d+), p (\S+)", out, re.M
+    )
+    now, before = line[1], line[2]
+    rescued = ((frame[before] == "wrong") & (frame[now] == "right")).sum()
+    broken = ((frame[before] == "right") & (frame[now] == "wrong")).sum()
+    split = ((frame[before] == "split") | (frame[now] == "split")).sum()
+    assert [int(line[at]) for at in (3, 4, 5, 6)] == [rescued, broken, split, rescued - broken]
+    assert frame["flip"].value_counts().to_dict().get("rescued", 0) == rescued
+    assert "McNemar" in out
+
+
+def test_crops_missing_in_some_views_are_counted(folder, here, capsys, tmp_path):
+    one = study(2, split="test", n_images=24, missing=[("10", 0), ("10", 1), ("20", 1)])
+    for each in one:
+        embeddings.save(tmp_path / "q" / f"d_{each.id}_test.npz", each)
+    argv = ["--train_npz", folder, "--test_npz", tmp_path / "q", "--combination_size", "2", "--fusion", "vote"]
+    assert greedy_combo_eval.main([str(word) for word in argv]) == 0
+    out, err = capsys.readouterr()
+    # crops 0 and 1 are not in all three sets: of 96 + 94 + 95 views, 2 + 0 + 1 are left out of comparisons
+    assert "3 views are of crops that not every query set holds" in err
+    assert "Decisions: 94 (crops)" in out
+    assert "Decisions: 95 (crops)" in out
+    assert "over 94 common crops" in out
+
+
+def test_without_sample_ids_every_crop_is_an_image(here, capsys):
+    for split, seed in (("train", 1), ("test", 2)):
+        for one in study(seed, split=split):
+            one.sample_ids[:] = ""
+            embeddings.save(here / "e" / f"d_{one.id}_{split}.npz", one)
+    code, out, err = run(capsys, here / "e")
+    assert code == 0
+    assert "no sample_ids" in err
+    assert "(56 images)" in out
+
+
+@pytest.mark.parametrize("labels", ["right", "wrong", "one class", "one image"])
+def test_degenerate_studies_end_well(here, capsys, labels):
+    for split in ("train", "test"):
+        for identity in ("0", "10"):
+            one = make(8, id=identity, split=split)
+            if labels == "wrong" and split == "test":
+                one.labels[:, 0] = np.roll(["brand0", "brand1"], 1)[np.arange(8) % 2]
+            if labels == "one class":
+                one.labels[:] = "same"
+            if labels == "one image":
+                one.sample_ids[:] = "photo0"
+            embeddings.save(here / "e" / f"d_{identity}_{split}.npz", one)
+    code, out, err = run(capsys, here / "e", "--combination_size", "1-2", "--flips", "f.csv")
+    assert code == 0
+    assert "Traceback" not in err
+    values = {value for _, _, value in BLOCK.findall(out)}
+    assert values == ({"0.0000"} if labels == "wrong" else {"1.0000"})
+    assert "few images" in out
+    if labels == "one image":
+        assert "95% interval: 0.0000 to 1.0000 (1 images, few images)" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["--combination_size", "4"], 2, "needs at least 4 sets on both sides"),
+        (["--combination_size", "0"], 2, "neither a size"),
+        (["--combination_size", "3-1"], 2, "neither a size"),
+        (["--combination_size", "1-3", "--max_combinations", "48"], 2, "gives 49 combinations"),
+        (["--fusion", "concat"], 2, "add --pairing matched"),
+        (["--baseline", "0-10"], 2, "write R/Q"),
+        (["--baseline", "0/7"], 2, "no such query set"),
+    ],
+)
+def test_mistakes_get_one_sentence_and_leave_nothing(folder, here, capsys, argv, code, message):
+    got, _, err = run(capsys, folder, *argv)
+    assert (got, message in err, "Traceback" in err) == (code, True, False), err
+    assert not list(here.glob("results*"))
+
+
+def test_ids_on_one_side_only_are_named(folder, here, capsys):
+    code = greedy_combo_eval.main(
+        [
+            "--train_npz",
+            str(folder),
+            "--test_npz",
+            f"{folder}/d_0_test.npz",
+            f"{folder}/d_10_test.npz",
+            "--pairing",
+            "matched",
+        ]
+    )
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert "only one side has the ID: 20" in err
+    assert len(BLOCK.findall(out)) == 1
+
+
+def test_pareto_front_by_hand():
+    scores, costs = [0.5, 0.7, 0.7, 0.9, 0.9, 0.4], [1, 2, 3, 4, 4, 1]
+    assert pareto_front(scores, costs).tolist() == [True, True, False, True, True, False]
+
+
+def test_a_second_run_of_the_same_seed_prints_the_same(folder, here, capsys):
+    assert run(capsys, folder)[1] == run(capsys, folder)[1]
