@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import os
 import sys
 import threading
@@ -22,9 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from common import annotations as notes
 from common import cli, crops, cutting, images, pixels
-from common.annotations import Object, Skipped
+from common.annotations import Object, Skipped, parse
 from common.boxes import Padding
 from common.cutting import Crop, Style
 from common.image_folder import ImageFolder
@@ -42,29 +40,15 @@ def choose_paddings(args: argparse.Namespace) -> dict[Path, Padding]:
     return {Path(args.output_root.replace("{padding}", str(padding))): padding for padding in paddings}
 
 
-def read_objects(args: argparse.Namespace) -> tuple[list[Object | Skipped], str]:
-    """Return the objects of all annotation files, and a hash of what they were read from."""
+def read_objects(args: argparse.Namespace) -> list[Object | Skipped]:
+    """Return the objects of all annotation files."""
     names = dict(pair.split("=", 1) for pair in args.split_names if "=" in pair.strip("="))
     if len(names) < len(args.split_names):
         raise cli.UsageError("--split_names takes OLD=NEW, each OLD once, as in 1=train 2=test")
     found: list[Object | Skipped] = []
-    digest = hashlib.sha256()
     for path in args.json_path:
-        data = path.read_bytes()
-        objects = notes.parse(data, path, split=args.split, split_names=names)
-        digest.update(hashlib.sha256(data).digest())
-        digest.update(repr(sorted({item.split for item in objects if isinstance(item, Object)})).encode())
-        found += objects
-    return found, digest.hexdigest()
-
-
-def fingerprint(folder: Path, names: set[str]) -> str:
-    """Return a hash of the name, size and time of change of these files."""
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        status = os.stat(folder / name)
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+        found += parse(path.read_bytes(), path, split=args.split, split_names=names)
+    return found
 
 
 def cut(
@@ -85,7 +69,10 @@ def cut(
     except KeyboardInterrupt:
         crops_written = cli.count(sum(written.values()), "crop")
         sys.stderr.write(f"{len(outcomes):,} of {cli.count(total, 'image')} done, {crops_written} written\n")
-        if any(thread.name.startswith("cut") for thread in threading.enumerate()):
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith("cut")]
+        for thread in threads:
+            thread.join(timeout=0.5)
+        if any(thread.is_alive() for thread in threads):
             sys.stderr.write("crop.py: interrupted; run the same command again to go on\n")
             os._exit(130)  # a decoder cannot be stopped; what it would give is not needed, and files are whole
         raise
@@ -137,12 +124,12 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     roots = choose_paddings(args)
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
-    found, digest = read_objects(args)
+    found = read_objects(args)
     if not args.image_folder.is_dir():
         raise cli.UserError(f"{args.image_folder}: no such folder; name the folder of images with --image_folder")
     planned = cutting.plan(found, ImageFolder(args.image_folder), style.image_format)
     ready = [crop for crop in planned if isinstance(crop, Crop)]
-    record = {**asdict(style), "annotations": digest, "images": fingerprint(args.image_folder, {c.file for c in ready})}
+    record = {**asdict(style), **cutting.fingerprints(planned, args.image_folder)}
     skipped: dict[Path, list[Skipped]] = {}
     with contextlib.ExitStack() as stack:
         todo = {}

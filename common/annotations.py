@@ -17,7 +17,7 @@ from common.cli import UserError
 from common.images import EXTENSIONS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Object:
     """One annotated object. `image` is the name to look the file up by, `declared` the (width, height) the JSON gives it."""
 
@@ -35,7 +35,7 @@ class Object:
         return f"{self.sample_id}_{self.object_id}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """One object that cannot become a crop; a row of skipped.csv."""
 

@@ -9,7 +9,7 @@ class Unusable(Exception):
     """An object that gives no crop; the message is the short reason for skipped.csv."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Box:
     """An annotated box in pixels of the image; the right and bottom edges are exclusive. Finite, width and height above 0."""
 
@@ -21,7 +21,7 @@ class Box:
     height: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Padding:
     """What is added around a box: percent of its width left and right and of its height above and below, or pixels."""
 
@@ -44,7 +44,7 @@ def number_text(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Region:
     """A padded box in whole pixels of the image, right and bottom exclusive; it reaches over the image only to be filled."""
 

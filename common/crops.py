@@ -1,4 +1,4 @@
-"""The crops folder: its manifest crops.csv, plain trees of class folders, and flat folders of images."""
+"""The crops folder and its manifest crops.csv; trees of class folders and flat folders are read as one too."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from common import files
+from common import files, trees
 from common.annotations import Object, Skipped
-from common.boxes import Padding, Region, Unusable, number_text
+from common.boxes import Padding, Region, number_text
 from common.cli import UserError
 from common.images import EXTENSIONS
 
 MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
-SPLITS = ("train", "val", "valid", "validation", "test")
+_ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Row:
 def read(
     data_root: Path | str, *, folders: Sequence[str] | None = None, splits: Sequence[str] | None = None
 ) -> Manifest:
-    """Return the images below `data_root`: the rows of crops.csv, else every image of its class folders, else of the folder itself.
+    """Return the images below `data_root`: the rows of crops.csv where there is one, else every image of the tree.
 
-    `folders` keeps class folders, each named by a path from the split or from the first class on, such as `Fruit/Apple`, `Fruit` or
-    `train/Fruit`; `splits` keeps splits. Raises UserError when nothing is left, or when a name of either kind matches nothing.
+    `folders` keeps class folders, each named from the split or from the first class on, such as `train/Fruit`, `Fruit` or
+    `Fruit/Apple`; `splits` keeps splits. Raises UserError when nothing is left, or when a name of either kind matches nothing.
     """
     root = Path(data_root)
     if not root.is_dir():
@@ -83,7 +83,9 @@ def read(
     elif (root / RECORD).is_file():
         raise UserError(f"{root}: crop.py has not finished here; run it again, it does only what is missing")
     else:
-        manifest = _read_tree(root, splits)
+        paths, names, classes = trees.scan(root, splits or ())
+        ids = [os.path.splitext(path)[0] for path in paths]
+        manifest = Manifest(root, paths, names, ids, list(ids), _levels(classes))
     rows = list(range(len(manifest)))
     if splits:
         _check_known(root, "split", splits, set(manifest.splits))
@@ -98,7 +100,7 @@ def read(
 def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             lacking = [name for name in ("path", "split", "sample_id", "crop_id") if name not in header]
@@ -122,60 +124,28 @@ def _read_manifest(root: Path) -> Manifest:
     return Manifest(root, paths, splits, sample_ids, crop_ids, labels, padding)
 
 
-def _read_tree(root: Path, splits: Sequence[str] | None) -> Manifest:
-    paths = sorted(_image_paths(root))
-    parts = [PurePosixPath(path).parts for path in paths]
-    top = {part[0] for part in parts if len(part) > 1}
-    # The first level is the split when all its folders are called so, or when --splits says it.
-    has_splits = bool(top) and (top <= {*SPLITS} or bool(top & {*(splits or ())}))
-    classes = [part[1:-1] if has_splits else part[:-1] for part in parts]
+def _levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return (n, levels) str of n lists of class names, shorter ones filled up with ""."""
     levels = max(map(len, classes), default=0)
-    labels = np.array([[*names, *[""] * (levels - len(names))] for names in classes], dtype=str)
-    ids = [str(PurePosixPath(path).with_suffix("")) for path in paths]
-    _check_unique(root, ids, paths)
-    split = [part[0] if has_splits and len(part) > 1 else "all" for part in parts]
-    return Manifest(root, paths, split, ids, list(ids), labels.reshape(len(paths), levels))
-
-
-def _image_paths(root: Path) -> Iterable[str]:
-    seen = set()
-    for folder, names, found in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back
-            names.clear()
-            continue
-        seen.add(real)
-        names[:] = [name for name in names if not name.startswith(".")]
-        below = Path(folder).relative_to(root)
-        yield from (
-            (below / name).as_posix()
-            for name in found
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS)
-        )
-
-
-def _check_unique(root: Path, ids: list[str], paths: list[str]) -> None:
-    first: dict[str, str] = {}
-    for crop_id, path in zip(ids, paths, strict=True):
-        if crop_id in first:
-            raise UserError(f"{root}: {first[crop_id]} and {path} would share the id {crop_id}; rename one of them")
-        first[crop_id] = path
+    filled = [[*names, *[""] * (levels - len(names))] for names in classes]
+    return np.array(filled, dtype=str).reshape(len(classes), levels)
 
 
 def _in_folders(manifest: Manifest, rows: list[int], folders: Sequence[str]) -> list[int]:
-    wanted = {tuple(PurePosixPath(_below(manifest.root, folder)).parts): folder for folder in folders}
-    found: set[tuple[str, ...]] = set()
+    wanted = {PurePosixPath(_below(manifest.root, folder)).parts: folder for folder in folders}
+    hits: dict[tuple[str, ...], set[tuple[str, ...]]] = {}  # by (folder, split, classes), the same for many rows
     kept = []
     for row in rows:
         classes = tuple(name for name in manifest.labels[row].tolist() if name)
-        split, folder = manifest.splits[row], PurePosixPath(manifest.paths[row]).parts[:-1]
-        ways = (classes, (split, *classes), folder, folder[1:] if folder[:1] == (split,) else ())
-        hits = {way[:depth] for way in ways for depth in range(1, len(way) + 1)} & wanted.keys()
-        if hits:
+        split, folder = manifest.splits[row], manifest.paths[row].rpartition("/")[0]
+        if (key := (folder, split, *classes)) not in hits:
+            parts = PurePosixPath(folder).parts
+            ways = (parts, parts[1:] if parts[:1] == (split,) else parts, classes, (split, *classes))
+            hits[key] = {way[:depth] for way in ways for depth in range(len(way) + 1)} & wanted.keys()
+        if hits[key]:
             kept.append(row)
-            found |= hits
-    known = {"/".join(name for name in label if name) for label in manifest.labels.tolist()} | {*manifest.splits}
-    _check_known(manifest.root, "folder", [wanted[key] for key in wanted.keys() - found], known)
+    unmatched = [wanted[key] for key in wanted.keys() - set().union(*hits.values())]
+    _check_known(manifest.root, "folder", unmatched, {"/".join(key[2:]) for key in hits if key[2:]})
     return kept
 
 
@@ -191,22 +161,6 @@ def _check_known(root: Path, kind: str, names: Sequence[str], known: set[str]) -
             listed = sorted(known)
             more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
             raise UserError(f"{root} has no {kind} {name!r}; it has: {', '.join(listed[:20])}{more}")
-
-
-def safe_name(text: str, kind: str, ending: str = "") -> str:
-    """Return `text` as a file or folder name, slashes as `__`. Raises Unusable where no name can be made of it."""
-    name = text.replace("/", "__") + ending
-    try:
-        length = len(name.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise Unusable(f"unsafe {kind}") from None
-    if not text.strip():
-        raise Unusable(f"empty {kind}")
-    if "\0" in text or text == "." or ".." in text.split("/") or name in RESERVED:
-        raise Unusable(f"unsafe {kind}")
-    if length > 255:
-        raise Unusable(f"{kind} too long")
-    return name
 
 
 @contextlib.contextmanager
@@ -261,7 +215,8 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     classes = [f"class_{level}" for level in range(levels)]
     header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
     header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
-    _write_csv(root / SKIPPED, ["sample_id", "object_id", "reason"], map(astuple, skipped))
+    lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
+    _write_csv(root / SKIPPED, ["sample_id", "object_id", "reason"], lines)
     _write_csv(root / MANIFEST, header, (row.fields(levels) for row in rows))
 
 

@@ -1,23 +1,21 @@
-"""Image files to arrays and back: decode, orient, cut with padding, resize, encode. Arrays are RGB uint8 (height, width, 3)."""
+"""Image files to arrays and back: headers, decoding, EXIF orientation, encoding. Arrays are RGB uint8 (height, width, 3)."""
 
 from __future__ import annotations
 
+import functools
 import io
-import os
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from common.boxes import Region, Unusable
-from common.cli import UserError
+from common.boxes import Unusable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".avif")
 MAX_PIXELS = 200_000_000  # 600 MB as RGB
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM", "AVIF")
 EXIF_MODES = ("auto", "apply", "ignore")
-COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
-BORDERS = ("clip", "reflect", "white", "black")
 
 # libjpeg warnings that leave every pixel sound; any other one means damage. Such files are common from phones and web cameras.
 _HARMLESS = ("extraneous bytes before marker", "Invalid SOS parameters", "JFIF revision")
@@ -42,21 +40,36 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Return the header of an encoded image; raises ImageError."""
-    from PIL import Image
-
+    """Return the header of an encoded image; raises ImageError. Broken EXIF data counts as none."""
     if not data:
         raise ImageError("image file is empty")
-    Image.MAX_IMAGE_PIXELS = None  # decode() has a limit of its own and checks it before any pixel is decoded
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            exif = Image.Exif()  # not image.getexif(): that decodes a PNG to look behind its pixels
-            exif.load(image.info.get("exif", b""))
-            orientation = exif.get(0x0112, 1)
+        with _pillow().open(io.BytesIO(data), formats=_FORMATS) as image:
+            (width, height), exif = image.size, image.info.get("exif")
     except Exception as error:  # a parser of hostile files may raise anything
         raise ImageError("not an image") from error
-    return Header(width, height, orientation if orientation in range(1, 9) else 1)
+    return Header(width, height, _orientation(exif) if exif else 1)
+
+
+def _orientation(exif: bytes) -> int:
+    content = _pillow().Exif()  # not image.getexif(): that decodes a PNG to look behind its pixels
+    try:
+        content.load(exif)
+        value = content.get(0x0112)
+    except Exception:
+        return 1
+    return value if value in range(2, 9) else 1
+
+
+@functools.cache
+def _pillow() -> Any:
+    import warnings
+
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # load() has a limit of its own and checks it before any pixel is decoded
+    warnings.filterwarnings("ignore", module="PIL")
+    return Image
 
 
 @dataclass(frozen=True)
@@ -151,63 +164,6 @@ def orient(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image[:: -1 if vertical else 1, :: -1 if horizontal else 1])
 
 
-def cut(image: np.ndarray, region: Region, *, border: str = "clip") -> np.ndarray:
-    """Return the region's pixels: a view of the image, or a copy whose parts outside the image are filled as `border` says."""
-    height, width = image.shape[:2]
-    top, left = max(region.top, 0), max(region.left, 0)
-    inner = image[top : max(region.bottom, 0), left : max(region.right, 0)]
-    over = (top - region.top, max(region.bottom - height, 0), left - region.left, max(region.right - width, 0))
-    if not any(over):
-        return inner
-    import cv2
-
-    if border == "reflect":  # from the whole image, so that a box at the edge mirrors what lies beside it
-        rows = _mirrored(region.top, region.bottom, height)
-        columns = _mirrored(region.left, region.right, width)
-        return image[rows[:, None], columns]
-    return cv2.copyMakeBorder(inner, *over, cv2.BORDER_CONSTANT, value=COLORS[border])
-
-
-def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
-    """Return the indices start..stop-1 mirrored into 0..size-1, the edge pixel not repeated: dcb|abcd|cba."""
-    period = max(2 * (size - 1), 1)
-    index = np.abs(np.arange(start, stop)) % period
-    return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)
-
-
-def squash(image: np.ndarray, size: tuple[int, int], fill: str = "white") -> np.ndarray:
-    """Return the image at `size` (width, height), each axis on its own: area averaging to shrink, cubic to grow."""
-    import cv2
-
-    height, width = image.shape[:2]
-    small = (min(width, size[0]), min(height, size[1]))
-    if small != (width, height):
-        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-    if small != size:
-        image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    return image
-
-
-def letterbox(image: np.ndarray, size: tuple[int, int], fill: str = "white") -> np.ndarray:
-    """Return the image within `size` (width, height), its shape kept, centred on the colour `fill`."""
-    height, width = image.shape[:2]
-    scale = min(size[0] / width, size[1] / height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas = np.empty((size[1], size[0], 3), np.uint8)
-    canvas[:] = COLORS[fill]
-    canvas[top : top + inner[1], left : left + inner[0]] = squash(image, inner)
-    return canvas
-
-
-def keep(image: np.ndarray, size: tuple[int, int], fill: str = "white") -> np.ndarray:
-    """Return the image as it is."""
-    return image
-
-
-RESIZERS = {"resize": squash, "resize_with_padding": letterbox, "none": keep}
-
-
 def encode(image: np.ndarray, image_format: str, jpeg_quality: int = 95) -> bytes:
     """Return the image as "jpg" (4:2:0, as OpenCV writes it) or "png" file content."""
     import cv2
@@ -216,52 +172,3 @@ def encode(image: np.ndarray, image_format: str, jpeg_quality: int = 95) -> byte
     if image_format == "jpg":
         return simplejpeg.encode_jpeg(np.ascontiguousarray(image), jpeg_quality, "RGB", "420")
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-class ImageFolder:
-    """Finds the file of an image id: `<id>` with any image extension in any case, or the id as the file's own name."""
-
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        self._listed: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
-
-    def find(self, image_id: str) -> str:
-        """Return the file's path relative to the folder.
-
-        Raises ImageError when there is none or the id leads out of the folder, UserError naming both when there are two.
-        """
-        if not image_id.strip():
-            raise ImageError("empty image id")
-        if "\0" in image_id or image_id.startswith("/") or ".." in image_id.split("/"):
-            raise ImageError("image id leads out of the folder")
-        below, _, name = image_id.rpartition("/")
-        names, by_key = self._listed.get(below) or self._list(below)
-        found = [name] if name in names else by_key.get(_key(name), by_key.get(_plain(name), []))
-        if len(found) > 1:
-            both = " and ".join(str(self.folder / below / file) for file in found[:2])
-            raise UserError(f"{both} are both image {image_id!r}; rename or remove one of them")
-        if not found:
-            raise ImageError("image missing")
-        return f"{below}/{found[0]}" if below else found[0]
-
-    def _list(self, below: str) -> tuple[set[str], dict[str, list[str]]]:
-        names: set[str] = set()
-        by_key: dict[str, list[str]] = {}
-        if (self.folder / below).is_dir():
-            names = {entry.name for entry in os.scandir(self.folder / below) if entry.is_file()}
-        for name in sorted(names):
-            stem, extension = os.path.splitext(name)
-            if extension.lower() in EXTENSIONS:
-                for key in (_key(name), _plain(stem)):
-                    by_key.setdefault(key, []).append(name)
-        self._listed[below] = names, by_key
-        return names, by_key
-
-
-def _key(name: str) -> str:
-    stem, extension = os.path.splitext(name)
-    return _plain(stem) + extension.lower()
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name)  # macOS stores names decomposed
