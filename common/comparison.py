@@ -47,11 +47,13 @@ class Comparison:
     """The asked combinations, best first; ties go to the cheaper one, then to the one named first.
 
     `n_compared` combinations share the correction. `n_matched` crops are in every query set; `n_left_out` views are of crops that
-    are not, which comparisons and, except under `stack`, decisions leave out.
+    are not, which comparisons and, except under `stack`, decisions leave out. `rivals`: the combinations among which the baseline
+    is the best; empty for a baseline that was named or chosen elsewhere.
     """
 
     results: list[Result]
     baseline: Result
+    rivals: list[Result]
     n_compared: int
     n_matched: int
     n_left_out: int
@@ -116,6 +118,7 @@ def compare(
     return Comparison(
         results=[results[one] for one in ranked],
         baseline=results[baseline],
+        rivals=[results[one] for one, _ in rivals],
         n_compared=len(rows) - 1,
         n_matched=int(evaluator.matched.sum()),
         n_left_out=sum(int((~evaluator.matched[crop]).sum()) for crop in evaluator.query_crop.values()),
