@@ -5,6 +5,7 @@ An .npz is a zip of .npy entries. numpy itself would trust a header that promise
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import mmap
@@ -99,6 +100,10 @@ def _sound(path: Path, name: str = "") -> Iterator[None]:
         ValueError,
     ) as error:
         raise UserError(f"{path}{what} is damaged or no .npz file: {error}; make it anew") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise UserError(f"{path}{what} is damaged: it points before its own beginning; make it anew") from None
 
 
 class Archive:
@@ -193,8 +198,8 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         return reader(file)
-    except (TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f"its header cannot be read ({error})") from None
+    except Exception as error:  # numpy tokenizes the header as Python text, which fails in as many ways as text can
+        raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
 
 
 def write(file: BinaryIO, arrays: dict[str, np.ndarray | Any]) -> None:
