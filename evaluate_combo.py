@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 from common import cli
 
+METHODS = ("pca", "tsne", "umap")
+
 if TYPE_CHECKING:
     from common.combinations import Combination
     from common.evaluation import Evaluator
@@ -145,43 +147,43 @@ def draw(
         print(f"wrote {path} and .svg")
 
 
-def write_predictions(evaluator: Evaluator, combinations: Sequence[Combination], path: Path) -> None:
-    """Write one row a decision: its crop, label, prediction, nearest reference and margin, as CSV or Parquet."""
-    import pandas as pd
-
-    from common import files, predictions
-
-    frame = pd.concat([predictions.table(evaluator, one) for one in combinations], ignore_index=True)
-    with files.whole(path) as temporary:
-        frame.to_parquet(temporary, index=False) if path.suffix == ".parquet" else frame.to_csv(temporary, index=False)
-    print(f"wrote {path}: {cli.count(len(frame), 'prediction')}")
-
-
 def interact(evaluator: Evaluator, args: argparse.Namespace) -> None:
     """Read IDs from the terminal: every new one joins the references and is scored as query against all of them."""
     from common.combinations import Combination
 
-    print("Type IDs to add them as references; or: list, remove ID…, plot [pca|tsne|umap], q")
+    print("Type IDs to add them as references; or: list, remove ID…, plot [pca|tsne|umap], q", flush=True)
     merged: list[str] = []
+
+    def add(word: str) -> str:
+        if word in merged:
+            return f"{word} is already among the references"
+        merged.append(word)
+        if word not in evaluator.queries:
+            return f"{word} joined the references; there is no query set {word} to score"
+        combination = Combination(tuple(merged), (word,))
+        return fixed_line(
+            combination, evaluator.tally(evaluator.decide(combination), combination.reference_ids).accuracy
+        )
+
     while True:
         sys.stderr.write("ids> ")
         sys.stderr.flush()
         line = sys.stdin.readline()
-        words = line.replace(",", " ").split()
-        if not line or words[:1] in (["q"], ["quit"], ["exit"]):
+        command, *words = line.replace(",", " ").split() or [""]
+        if not line or command in ("q", "quit", "exit"):
             return
         try:
-            if words[:1] == ["list"]:
+            if command == "list":
                 print(
                     f"references: {', '.join(evaluator.references)}; queries: {', '.join(evaluator.queries)}; merged: {merged}"
                 )
-            elif words[:1] == ["remove"]:
-                for one in words[1:]:
-                    merged.remove(one) if one in merged else print(f"{one} is not among the merged: {merged}")
+            elif command == "remove":
+                for word in words:
+                    merged.remove(word) if word in merged else print(f"{word} is not among the merged: {merged}")
                 print(f"merged: {merged}")
-            elif words[:1] == ["plot"]:
-                queries = tuple(q for q in merged if q in evaluator.queries)
-                methods = [word for word in words[1:] if word in ("pca", "tsne", "umap")] or args.plot or ["pca"]
+            elif command == "plot":
+                queries = tuple(word for word in merged if word in evaluator.queries)
+                methods = [word for word in words if word in METHODS] or args.plot or ["pca"]
                 if queries:
                     draw(
                         evaluator,
@@ -194,18 +196,11 @@ def interact(evaluator: Evaluator, args: argparse.Namespace) -> None:
                 else:
                     print("nothing to draw: add IDs first")
             else:
-                unknown = [word for word in words if word not in evaluator.references]
-                if unknown:
-                    print(f"no reference set {', '.join(unknown)}; there are: {', '.join(evaluator.references)}")
-                new = [word for word in dict.fromkeys(words) if word in evaluator.references and word not in merged]
-                merged += new
-                for one in new:
-                    if one in evaluator.queries:
-                        pair = Combination(tuple(merged), (one,))
-                        tally = evaluator.tally(evaluator.decide(pair), pair.reference_ids)
-                        print(fixed_line(pair, tally.accuracy))
-                    else:
-                        print(f"{one} joined the references; there is no query set {one} to score")
+                for word in dict.fromkeys([command, *words]) if command else []:
+                    known = word in evaluator.references
+                    print(
+                        add(word) if known else f"no reference set {word}; there are: {', '.join(evaluator.references)}"
+                    )
         except cli.UserError as error:  # a mistake at the prompt must not end the session
             print(error)
         sys.stdout.flush()
@@ -246,7 +241,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--similarity", action="store_true", help="mean cosine within and between classes, with a heat map"
     )
-    parser.add_argument("--plot", nargs="+", choices=("pca", "tsne", "umap"), default=[], help="2-D maps to draw")
+    parser.add_argument("--plot", nargs="+", choices=METHODS, default=[], help="2-D maps to draw")
     parser.add_argument(
         "--top_n_labels", type=cli.whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER"
     )
@@ -258,6 +253,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    from common import files, predictions
     from common.evaluation import Evaluator, remarks
     from common.sets import read_sides
 
@@ -296,7 +292,11 @@ def run(args: argparse.Namespace) -> None:
     for one in combinations if args.plot else []:
         draw(evaluator, one, args.plot, args.top_n_labels, args.output_root, args.seed)
     if args.predictions:
-        write_predictions(evaluator, combinations, args.predictions)
+        import pandas as pd
+
+        frame = pd.concat([predictions.table(evaluator, one) for one in combinations], ignore_index=True)
+        files.write_table(args.predictions, frame)
+        print(f"wrote {args.predictions}: {cli.count(len(frame), 'prediction')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

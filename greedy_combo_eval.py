@@ -251,10 +251,7 @@ def write_flips(
 
     table = flips.table(evaluator, baseline, [one for one in reported if one != baseline] or [baseline])
     for path in (args.flips.with_suffix(".parquet"), args.flips.with_suffix(".csv")):
-        with files.whole(path) as temporary:
-            table.to_parquet(temporary, index=False) if path.suffix == ".parquet" else table.to_csv(
-                temporary, index=False
-            )
+        files.write_table(path, table)
     for one in reported:
         if one == baseline:
             continue

@@ -10,9 +10,12 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.cli import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _held: set[int] = (
     set()
@@ -73,6 +76,13 @@ def write_bytes(path: Path | str, data: bytes, *, sync: bool = True) -> None:
     """Write `data` to `path`, whole or not at all."""
     with whole(path, sync=sync) as temporary:
         temporary.write_bytes(data)
+
+
+def write_table(path: Path | str, frame: pd.DataFrame) -> None:
+    """Write `frame` without its index, whole or not at all: as Parquet where the name ends in .parquet, else as CSV."""
+    path = Path(path)
+    with whole(path) as temporary:
+        frame.to_parquet(temporary, index=False) if path.suffix == ".parquet" else frame.to_csv(temporary, index=False)
 
 
 @contextlib.contextmanager
