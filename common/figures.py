@@ -33,7 +33,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 11,
+    "axes.titlesize": 8,
     "xtick.color": INK,
     "ytick.color": INK,
     "xtick.major.width": 0.6,
@@ -97,20 +97,26 @@ def legend(figure: Figure, entries: Sequence[tuple[str, str, str]]) -> None:
 
 @contextmanager
 def page(
-    path: Path | str, size: tuple[float, float], texts: Sequence[str]
+    path: Path | str, size: tuple[float, float], title: str, texts: Sequence[str] = ()
 ) -> Iterator[tuple[Figure, Callable[[str], str]]]:
-    """Yield a figure of `size` inches, and the function that makes a text drawable; then write `path` as .png and .svg."""
+    """Yield a figure and the function that makes one of `texts` drawable; then write `path` as .png and .svg.
+
+    size: width and height in inches; the width grows to hold the title.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path = Path(path)
     base = path.with_suffix("") if path.suffix.lower() in (".png", ".svg") else path
-    families, clean = _fonts("".join(map(str, texts)))
+    families, clean = _fonts("".join([title, *texts]))
     style: Any = {**STYLE, "font.family": families}
     with matplotlib.rc_context(style):
-        figure = Figure(size, dpi=160, layout="constrained")
+        width = max(size[0], 0.4 + 0.105 * len(title))
+        figure = Figure((width, size[1]), dpi=160, layout="constrained")
         FigureCanvasAgg(figure)
+        if title:
+            figure.suptitle(clean(title), x=0.01, ha="left", fontsize=11)
         yield figure, clean
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
             with files.whole(base.with_name(base.name + suffix), sync=False) as temporary:

@@ -26,10 +26,11 @@ def similarity_heatmap(path: Path | str, matrix: np.ndarray, labels: Sequence[st
     few, every = n <= 12, -(-n // 60)
     side = 0.6 * n + 0.6 if few else float(np.clip(0.24 * n, 5, 7))
     widest = min(30, max(map(len, names), default=1)) * 0.08
-    size = (side + widest + 1.0, side + widest + 0.6) if few else (side + widest + 4.0, side + 0.4)
-    with figures.page(path, size, [*names, title]) as (figure, clean):
+    size = (side + widest + 1.0, side + widest + 0.8) if few else (side + widest + 4.0, side + 0.4)
+    with figures.page(path, size, title, names) as (figure, clean):
         grid = figure.add_gridspec(1, 1 if few else 2, width_ratios=None if few else [side + widest + 1.0, 3.0])
         axes = figure.add_subplot(grid[0])
+        axes.set_anchor("W")
         low, high = _range(values)
         image = axes.imshow(values, cmap=_light(), vmin=low, vmax=high, interpolation="none")
         shown = [figures.short(clean(name), 30) for name in names[::every]]
@@ -39,7 +40,6 @@ def similarity_heatmap(path: Path | str, matrix: np.ndarray, labels: Sequence[st
         axes.set_xticks(range(n) if few else [], shown if few else [], rotation=90, fontsize=8.5)
         axes.tick_params(length=0 if every == 1 else 2)
         axes.spines[:].set_visible(False)
-        axes.set_title(clean(title))
         if few:
             _annotate(axes, values, "{:.2f}")
         else:
@@ -114,7 +114,7 @@ def accuracy_matrix(
     widest = [max(map(len, ids), default=1) * 0.085 for ids in names]
     turned = widest[1] > cell
     size = (m * cell + widest[0] + 0.7 + 0.8 * (not room), n * cell * 0.6 + (widest[1] if turned else 0.2) + 0.7)
-    with figures.page(path, size, [*map(str, reference_ids), *map(str, query_ids), title]) as (figure, clean):
+    with figures.page(path, size, title, [*map(str, reference_ids), *map(str, query_ids)]) as (figure, clean):
         axes = figure.add_subplot()
         bottom, top = _range(values)
         image = axes.imshow(values, cmap=_light(), vmin=bottom, vmax=top, aspect="auto", interpolation="none")
@@ -125,7 +125,6 @@ def accuracy_matrix(
         axes.tick_params(axis="x", rotation=90 if turned else 0)
         axes.set(xlabel="query", ylabel="reference")
         axes.spines[:].set_visible(False)
-        axes.set_title(clean(title))
         if np.isfinite(values).any():
             row, column = np.unravel_index(np.nanargmax(values), values.shape)
             axes.add_patch(

@@ -45,12 +45,11 @@ def embedding_map(
     sides = [(0, 1)] if points.shape[1] == 2 else [(0, 1), (0, 2), (1, 2)]
     extent = np.ptp(points, axis=0) if len(points) else np.ones(points.shape[1])
     height = 5.6 * float(np.clip(max(extent[y] / (extent[x] or 1) for x, y in sides), 0.7, 1.0))
-    with figures.page(path, (5.6 * len(sides) + 3.2, height), [*names[shown], title]) as (figure, clean):
+    with figures.page(path, (5.6 * len(sides) + 3.2, height), title, names[shown].tolist()) as (figure, clean):
         for column, (x, y) in enumerate(sides, 1):
             axes = figure.add_subplot(1, len(sides), column)
-            axes.set_title(f"{'xyz'[x]} and {'xyz'[y]}" if len(sides) > 1 else "", fontsize=8)
+            axes.set_title(f"{'xyz'[x]} and {'xyz'[y]}" if len(sides) > 1 else "")
             _scatter(axes, points[:, [x, y]], codes, colors, shown, roles, wrong)
-        figure.suptitle(clean(title), x=0.01, ha="left", fontsize=11)
         entries = [
             (
                 "o",
@@ -117,20 +116,18 @@ def similarity_distributions(path: Path | str, within: np.ndarray, between: np.n
     parts = {"between classes": np.asarray(between, float).ravel(), "within a class": np.asarray(within, float).ravel()}
     both = np.concatenate(list(parts.values()))
     edges = np.linspace(both.min(), both.max() + 1e-9, 61) if len(both) else np.linspace(-1, 1, 61)
-    with figures.page(path, (6.4, 3.6), [title]) as (figure, clean):
+    with figures.page(path, (6.4, 3.6), title) as (figure, _):
         axes = figure.add_subplot()
         for (name, values), color in zip(parts.items(), (figures.PALETTE[1], figures.PALETTE[0]), strict=True):
-            if not len(values):
-                continue
-            density = np.histogram(values, edges, density=True)[0]
-            text = f"{name}: median {np.median(values):.3f}, {len(values):,} pairs"
-            axes.stairs(density, edges, color=color, fill=True, alpha=0.25)
-            axes.stairs(density, edges, color=color, linewidth=1.4, label=text)
-            axes.axvline(float(np.median(values)), color=color, linewidth=1, linestyle=(0, (4, 2)))
+            share = np.histogram(values, edges)[0] / max(1, len(values))
+            middle = float(np.median(values)) if len(values) else float("nan")
+            axes.stairs(share, edges, color=color, fill=True, alpha=0.25)
+            text = f"{name}: median {middle:.3f}, {len(values):,} pairs" if len(values) else f"{name}: no pairs"
+            axes.stairs(share, edges, color=color, linewidth=1.4, label=text)
+            axes.axvline(middle, color=color, linewidth=1, linestyle=(0, (4, 2)))
         axes.set(xlabel="cosine", yticks=[], ylim=(0, None))
         axes.spines["left"].set_visible(False)
         axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-        figure.suptitle(clean(title), x=0.01, ha="left", fontsize=11)
 
 
 def accuracy_by_padding(
@@ -155,7 +152,7 @@ def accuracy_by_padding(
     except ValueError:
         x, unit = np.arange(len(paddings), dtype=float), "padding"
     colors = colormaps["viridis"](np.linspace(0, 0.75, len(values)))  # the lines have an order, so have these
-    with figures.page(path, (6.6, 4.2), [*map(str, names), *map(str, paddings), title]) as (figure, clean):
+    with figures.page(path, (6.6, 4.2), title, [*map(str, names), *map(str, paddings)]) as (figure, clean):
         axes = figure.add_subplot()
         for row, (line, color) in enumerate(zip(values, colors, strict=True)):
             if low is not None and high is not None:
@@ -164,7 +161,6 @@ def accuracy_by_padding(
             axes.plot(x, line, linewidth=1.6, **look)
         axes.set_xticks(x, [clean(str(padding)) for padding in paddings])
         axes.set(xlabel=unit, ylabel="Accuracy@1, %")
-        axes.set_title(clean(title))
         axes.grid(axis="y", color="#E8E8E8", linewidth=0.6)
         figure.canvas.draw()
         known = [row for row, line in enumerate(values) if np.isfinite(line).any()]
