@@ -7,14 +7,16 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from common.boxes import Box, Unusable
 from common.cli import UserError
 from common.images import EXTENSIONS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,10 @@ def parse(
 def _load(data: bytes, path: Path | str) -> Any:
     if not data.strip():
         raise UserError(f"{path} is empty; export the annotations again")
+    if (
+        data.count(b"[") + data.count(b"{") > 500_000 + len(data) // 10
+    ):  # each costs Python 80 bytes, sound files 2 to 5
+        raise UserError(f"{path} is mostly brackets, which annotations are not; export it again")
     try:
         return json.loads(data.decode(json.detect_encoding(data)), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
@@ -142,47 +148,67 @@ def _coco(content: dict[str, Any], path: Path | str, split: str) -> Iterator[Obj
             raise UserError(f"{path} looks like COCO JSON but has no list {key!r}; export it again")
         if isinstance(content, _Repeated) and sum(name == key for name, _ in content.pairs) > 1:
             raise UserError(f"{path} has {key!r} twice; merge the two lists")
-    images = _by_id(content["images"], ("file_name", "width", "height"))
-    categories = _by_id(content["categories"], ("name", "supercategory", "classes"))
+    images = _by_id(content["images"], "image_id", _image)
+    categories = _by_id(content["categories"], "category_id", _category)
     for item in content["annotations"]:
         sample_id = object_id = ""
         try:
             _check_plain(item)
             object_id = _text(item.get("id"), "id")
-            image = _one(images, item.get("image_id"), "image_id")
-            name = _text(image.get("file_name"), "file_name")
-            stem, extension = os.path.splitext(name)
-            sample_id = stem if extension.lower() in EXTENSIONS else name
-            category = _one(categories, item.get("category_id"), "category_id")
+            name, sample_id, declared = _one(images, item, "image_id")
+            classes = _one(categories, item, "category_id")
             if item.get("iscrowd"):
                 raise Unusable("crowd region")
-            parent = category.get("supercategory")
-            above = (str(parent),) if parent and parent != category.get("name") and not category.get("classes") else ()
-            classes = above + _classes(category, "name")
             box = _sizes(item.get("bbox"))
         except Unusable as error:
             yield Skipped(sample_id, object_id, str(error))
         else:
-            yield Object(name, sample_id, object_id, split, classes, box, _declared(image), str(path))
+            yield Object(name, sample_id, object_id, split, classes, box, declared, str(path))
 
 
-def _by_id(items: list[Any], keys: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
-    """Return the entries of each id; more than one only where they differ in `keys`."""
-    entries: dict[str, list[dict[str, Any]]] = {}
+def _by_id(items: list[Any], key: str, read: Callable[[dict[str, Any]], T]) -> dict[str, T | Unusable]:
+    """Return what `read` makes of each id's entry, or why it cannot be used; two entries must agree."""
+    entries: dict[str, T | Unusable] = {}
     for item in items:
-        if isinstance(item, dict) and isinstance(item.get("id"), (int, str)):
-            known = entries.setdefault(str(item["id"]), [])
-            if not any(all(item.get(key) == other.get(key) for key in keys) for other in known):
-                known.append(item)
+        try:
+            entry_id = _text(item["id"], "id")
+        except (TypeError, KeyError, IndexError, Unusable):
+            continue  # nothing can refer to it
+        entry: T | Unusable
+        try:
+            _check_plain(item)
+            entry = read(item)
+        except Unusable as error:
+            entry = error
+        if entries.setdefault(entry_id, entry) != entry:
+            entries[entry_id] = Unusable(f"ambiguous {key}")
     return entries
 
 
-def _one(entries: dict[str, list[dict[str, Any]]], value: Any, key: str) -> dict[str, Any]:
-    found = entries.get(str(value), [])
-    if len(found) != 1:
-        raise Unusable(f"ambiguous {key}" if found else f"unknown {key}")
-    _check_plain(found[0])
-    return found[0]
+def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:
+    entry = entries.get(_text(item.get(key), key), Unusable(f"unknown {key}"))
+    if isinstance(entry, Unusable):
+        raise Unusable(*entry.args)
+    return entry
+
+
+def _image(item: dict[str, Any]) -> tuple[str, str, tuple[int, int] | None]:
+    """Return the file's name, the sample id, and the declared (width, height) where it makes sense."""
+    name = _text(item.get("file_name"), "file_name")
+    stem, extension = os.path.splitext(name)
+    sample_id = stem if extension.lower() in EXTENSIONS else name
+    try:
+        width, height = (float(item[key]) for key in ("width", "height"))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return name, sample_id, None
+    return name, sample_id, (int(width), int(height)) if 1 <= width < 1e9 and 1 <= height < 1e9 else None
+
+
+def _category(item: dict[str, Any]) -> tuple[str, ...]:
+    classes, parent = _classes(item, "name"), item.get("supercategory")
+    if item.get("classes") is not None or parent in (None, "", item.get("name")):
+        return classes
+    return (_text(parent, "supercategory"), *classes)
 
 
 def _check_plain(item: Any) -> None:
@@ -249,14 +275,6 @@ def _checked(box: Box) -> Box:
     if box.width == 0 or box.height == 0:
         raise Unusable("empty box")
     return box
-
-
-def _declared(image: dict[str, Any]) -> tuple[int, int] | None:
-    try:
-        width, height = (float(image[key]) for key in ("width", "height"))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return (int(width), int(height)) if 1 <= width < 1e9 and 1 <= height < 1e9 else None
 
 
 def _without_repeats(found: Iterator[Object | Skipped]) -> list[Object | Skipped]:
