@@ -31,6 +31,7 @@ ROW_GROUP = 25_000  # rows; a reader holds a whole group, and a million embeddin
 GROUP_BYTES = 96 << 20  # vectors and pictures in a group: its memory does not grow with their size either
 METHODS = ("pca", "tsne", "umap")
 JOINS = {"predictions": {"predicted": "string", "correct": "bool", "margin": "float64"}, "flips": {"flip": "string"}}
+HERE = ("source", "named")  # meta of this run only
 ATLAS = {  # column: the viewer's option for it
     "projection_y": " --x projection_x --y projection_y",
     "neighbors": " --neighbors neighbors",
@@ -72,15 +73,15 @@ def tables(
         for part in cli.batches(len(one), rows):
             n, here = part.stop - part.start, slice(start + part.start, start + part.stop)
             paths = [os.path.join(root, path) if path else "" for path in one.paths[part].tolist()]
-            values = pa.array(one.vectors[part].reshape(-1))
-            columns = {"embedding": pa.FixedSizeListArray.from_arrays(values, type=vector)}
-            columns |= {name: pa.repeat(pa.scalar(value or None, pa.string()), n) for name, value in fixed.items()}
+            columns = {name: pa.repeat(pa.scalar(value or None, pa.string()), n) for name, value in fixed.items()}
             columns |= {"sample_id": _text(one.sample_ids[part]), "crop_id": _text(one.crop_ids[part])}
             columns["source_file"] = _text(paths)
             for level in range(levels):
                 known = level < one.labels.shape[1]
                 columns[f"class_{level}"] = _text(one.labels[part, level]) if known else pa.nulls(n, pa.string())
-            yield pa.table(columns | {name: whole[here] for name, whole in more.items()})
+            columns |= {name: whole[here] for name, whole in more.items()}
+            values = pa.array(one.vectors[part].reshape(-1))
+            yield pa.table({**columns, "embedding": pa.FixedSizeListArray.from_arrays(values, type=vector)})
             for array in (*one.blocks, one.labels, one.crop_ids, one.sample_ids, one.paths):
                 npz.release(array)
         start += len(one)
@@ -113,7 +114,8 @@ class Pictures:
         found = list(zip(paths, thumbnails.jpegs(paths, self.size), strict=True))
         self.lost += [(path or "a row without a path", why) for path, why in found if isinstance(why, str)]
         cells = [{"bytes": jpeg, "path": path} if isinstance(jpeg, bytes) else None for path, jpeg in found]
-        return group.append_column("image", pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()})))
+        image = pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+        return group.add_column(group.column_names.index("embedding"), "image", image)
 
     def report(self, total: int) -> None:
         if self.lost:
@@ -177,17 +179,28 @@ def run(args: argparse.Namespace) -> None:
         raise cli.UsageError("a .csv file holds no --neighbors and no --thumbnails; write a .parquet file")
     from common import sets as embedding_sets
 
-    shards = embedding_sets.read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
-    models = by_model([shard for group in shards for shard in group])
-    if len(models) > 1 and ("{model}" not in args.out.name or args.predictions or args.flips):
+    groups = embedding_sets.read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
+    models = by_model([shard for group in groups for shard in group])
+    twice: dict[tuple, str] = {}
+    for one, *_ in groups:
+        other = twice.setdefault((one.dataset, one.split, one.id, one.fingerprint, one.dim), one.source)
+        if other != one.source:
+            cli.warn(
+                f"{other} and {one.source} are the same set (ID {one.id}, split {one.split or '-'}): all rows of both are written"
+            )
+        if not one.fingerprint and any(group[0].fingerprint for group in groups):
+            cli.note(
+                f"{one.source} does not tell its model; it is taken for the one of the other files of {one.dim} dimensions"
+            )
+    if len(models) > 1 and ("{model}" not in str(args.out) or args.predictions or args.flips):
         raise cli.UsageError(
             f"embeddings of {len(models)} models ({', '.join(models)}) do not belong in one file; name one model's with --root, "
             "or write a file for each with --out '{model}.parquet' (without --predictions and --flips)"
         )
     for model, sets in models.items():
-        path = args.out.with_name(args.out.name.replace("{model}", model))
+        path = Path(str(args.out).replace("{model}", model))
         n, dim, columns = convert(sets, path, args)
-        print(f"{path}: {cli.count(n, 'row')} of {dim:,} dimensions from {cli.count(len(sets), 'embedding set')}")
+        print(f"{path}: {cli.count(n, 'row')} of {dim:,} dimensions from {cli.count(len(sets), 'file')}")
         if not is_csv:
             flags = "".join(flag for column, flag in ATLAS.items() if column in columns)
             cli.note(f"look at it: python view.py {path}   or: embedding-atlas {path} --vector embedding{flags}")
@@ -202,9 +215,14 @@ def convert(sets: Sequence[EmbeddingSet], path: Path, args: argparse.Namespace) 
     rows = max(1, min(ROW_GROUP, GROUP_BYTES // (4 * dim + (args.thumbnails or 0) ** 2 // 2)))
     groups = tables(sets, more, data_root=args.data_root, rows=rows)
     pictures = Pictures(args.thumbnails) if args.thumbnails else None
-    meta = json.dumps([{**one.meta, "rows": len(one)} for one in sets], ensure_ascii=False)
+    facts = [{"rows": len(one), **{key: one.meta[key] for key in one.meta if key not in HERE}} for one in sets]
     with cli.progress(total=n, desc=path.name, unit="row") as bar:
-        columns = write(path, map(pictures.add, groups) if pictures else groups, {"sets": meta}, bar)
+        columns = write(
+            path,
+            map(pictures.add, groups) if pictures else groups,
+            {"sets": json.dumps(facts, ensure_ascii=False)},
+            bar,
+        )
     if pictures:
         pictures.report(n)
     return n, dim, columns
