@@ -12,6 +12,7 @@ import numpy as np
 
 METHODS = ("pca", "tsne", "umap")
 N_NEIGHBORS = 15  # of each point in UMAP's graph, itself among them, as umap-learn has it
+WIDE = 4096  # numbers a row; above it, and above the number of rows, no covariance matrix is made
 _CHUNK = 1 << 24  # numbers taken into memory at a time
 _TSNE_INPUT = (
     50  # principal components given to t-SNE (van der Maaten & Hinton, JMLR 2008, section 4.2: 30; scikit-learn: 50)
@@ -80,7 +81,7 @@ def pca(vectors: np.ndarray, dimensions: int) -> np.ndarray:
 def _components(vectors: np.ndarray, mean: np.ndarray, count: int) -> np.ndarray:
     """Return (dim, count) float32 loadings of the largest variance."""
     n, dim = vectors.shape
-    if dim <= n or dim <= 4096:
+    if dim <= max(n, WIDE):
         covariance = np.zeros((dim, dim))
         for _, rows in _unit_rows(vectors):
             rows -= mean
@@ -95,6 +96,7 @@ def _components(vectors: np.ndarray, mean: np.ndarray, count: int) -> np.ndarray
 
 def _tsne(vectors: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     n = len(vectors)
     start = pca(vectors, max(_TSNE_INPUT, dimensions))
@@ -107,7 +109,8 @@ def _tsne(vectors: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
         init=start[:, :dimensions] / spread * 1e-4,
         random_state=seed,
     )
-    return layout.fit_transform(start).astype(np.float32)
+    with threadpool_limits(1 if n < 2000 else None):  # a thousand short steps: threads would mostly wait for each other
+        return layout.fit_transform(start).astype(np.float32)
 
 
 def _umap(
@@ -132,13 +135,15 @@ def _umap(
         np.int32
     )  # UMAP counts a row as its own first neighbour
     distances = np.hstack([np.zeros((n, 1)), distances]).astype(np.float32)
+    noise = np.random.default_rng(seed).normal(0, 1e-3, start.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed means one thread, and that no new points can be placed
         layout = UMAP(
             n_neighbors=k,
             n_components=dimensions,
             metric="cosine",
-            init=start * (10 / widest),
+            init=start * (10 / widest)
+            + noise,  # without noise, an axis that the data do not fill would be divided by 0
             random_state=seed,
             precomputed_knn=(indices, distances),
         )
