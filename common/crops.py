@@ -82,6 +82,8 @@ def read(
         manifest = _read_manifest(root)
     elif (root / RECORD).is_file():
         raise UserError(f"{root}: crop.py has not finished here; run it again, it does only what is missing")
+    elif inner := sorted(str(path.parent) for path in root.glob(f"*/{MANIFEST}")):
+        raise UserError(f"{root} holds several crops folders; name one of them: {', '.join(inner[:20])}")
     else:
         paths, names, classes = trees.scan(root, splits or ())
         ids = [os.path.splitext(path)[0] for path in paths]

@@ -1,0 +1,160 @@
+"""Crops folders, trees of class folders and flat folders are read alike, and what cannot be read says why."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from common import crops
+from common.cli import UserError
+
+
+def tree(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"not opened here")
+    return root
+
+
+def labels(manifest) -> list[str]:
+    return ["/".join(row) for row in manifest.labels.tolist()]
+
+
+def test_grocery_has_splits_and_two_or_three_levels(study_data):
+    manifest = crops.read(study_data / "grocery")
+    assert len(manifest) == 744
+    assert set(manifest.splits) == {"train", "val", "test"}
+    assert manifest.labels.shape == (744, 3)
+    row = manifest.paths.index("test/Fruit/Avocado/Avocado_003.jpg")
+    assert manifest.labels[row].tolist() == ["Fruit", "Avocado", ""]
+    assert manifest.crop_ids[row] == manifest.sample_ids[row] == "test/Fruit/Avocado/Avocado_003"
+    assert {tuple(label) for label in manifest.labels if label[2]} >= {("Packages", "Juice", "Bravo-Apple-Juice")}
+    assert manifest.paths == sorted(manifest.paths)
+
+
+def test_class_folders_without_splits_are_one_split(tmp_path):
+    tree(tmp_path, "Fruit/Apple/x.jpg", "Fruit/Pear/y.PNG", "Fruit/z.jpeg", "notes.txt", ".cache/a.jpg", "Fruit/.b.jpg")
+    manifest = crops.read(tmp_path)
+    assert manifest.paths == ["Fruit/Apple/x.jpg", "Fruit/Pear/y.PNG", "Fruit/z.jpeg"]
+    assert manifest.splits == ["all"] * 3
+    assert manifest.labels.tolist() == [["Fruit", "Apple"], ["Fruit", "Pear"], ["Fruit", ""]]
+
+
+def test_a_flat_folder_has_no_labels(tmp_path):
+    manifest = crops.read(tree(tmp_path, "a.jpg", "b.c.jpg"))
+    assert manifest.labels.shape == (2, 0)
+    assert manifest.crop_ids == ["a", "b.c"]
+    assert manifest.splits == ["all", "all"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "splits", "expected"),
+    [
+        (["Train/A/x.jpg", "TEST/A/x.jpg"], None, {"train": "A", "test": "A"}),
+        (["train/x.jpg"], None, {"train": ""}),
+        (["ref/A/x.jpg", "query/A/y.jpg"], ["ref", "query"], {"ref": "A", "query": "A"}),
+        (["ref/A/x.jpg", "query/A/y.jpg"], None, {"all": "A"}),
+        (["train/A/x.jpg", "extra/A/y.jpg"], ["train", "extra"], {"train": "A", "extra": "A"}),
+    ],
+)
+def test_what_counts_as_a_split(tmp_path, paths, splits, expected):
+    manifest = crops.read(tree(tmp_path, *paths), splits=splits)
+    assert set(manifest.splits) == set(expected)
+    if "all" not in expected:
+        assert dict(zip(manifest.splits, labels(manifest), strict=True)) == expected
+
+
+def test_a_split_name_beside_other_folders_is_a_class_and_that_is_said(tmp_path, capsys):
+    manifest = crops.read(tree(tmp_path, "train/x.jpg", "plane/x.jpg"))
+    assert labels(manifest) == ["plane", "train"]
+    assert "--splits train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folders", "n"),
+    [
+        (["Fruit"], 4),
+        (["Fruit/Apple"], 2),
+        (["train/Fruit/Apple", "test/Packages/"], 2),
+        (["train"], 3),
+        (["Fruit/Apple", "Fruit"], 4),
+    ],
+)
+def test_folders_are_taken_at_any_level(tmp_path, folders, n):
+    tree(tmp_path, *(f"{split}/{name}/x.jpg" for split in ("train", "test") for name in ("Fruit/Apple", "Packages")))
+    tree(tmp_path, "train/Fruit/Pear/x.jpg", "test/Fruit/Pear/x.jpg")
+    assert len(crops.read(tmp_path, folders=folders)) == n
+
+
+def test_a_folder_given_as_a_path_into_the_data_is_taken_too(tmp_path, monkeypatch):
+    tree(tmp_path / "data", "A/x.jpg", "B/y.jpg")
+    assert crops.read(tmp_path / "data", folders=[str(tmp_path / "data" / "B")]).paths == ["B/y.jpg"]
+    monkeypatch.chdir(tmp_path)
+    assert crops.read("data", folders=["data/A/"]).paths == ["A/x.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folders": ["Fruits"]}, r"no folder 'Fruits'; it has: Fruit/Apple"),
+        ({"folders": ["Fruit", "Apple"]}, r"no folder 'Apple'"),
+        ({"splits": ["val"]}, r"no split 'val'; it has: test, train"),
+    ],
+)
+def test_a_name_that_matches_nothing_is_an_error(tmp_path, options, message):
+    tree(tmp_path, "train/Fruit/Apple/x.jpg", "test/Fruit/Apple/x.jpg")
+    with pytest.raises(UserError, match=message):
+        crops.read(tmp_path, **options)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    tree(tmp_path, "data/A/x.jpg", "elsewhere/y.jpg")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "data" / "B")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "data" / "C")
+    os.symlink(tmp_path / "data", tmp_path / "data" / "A" / "back")
+    assert crops.read(tmp_path / "data").paths == ["A/x.jpg", "B/y.jpg", "C/y.jpg"]
+
+
+def test_two_files_of_one_id_are_an_error_naming_both(tmp_path):
+    with pytest.raises(UserError, match=r"A/x\.jpg and A/x\.png"):
+        crops.read(tree(tmp_path, "A/x.jpg", "A/x.png"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,split\n", "no column sample_id, crop_id"),
+        ("", "no column path, split, sample_id, crop_id"),
+        ("path,split,sample_id,crop_id,class_0\na,b,c\n", "line 2: 3 fields, not 5"),
+        ('path,split,sample_id,crop_id,class_0\n"a"b,b,c,d,e\n', "line 2"),
+        ("path,split,sample_id,crop_id,class_0\n", "no images"),
+    ],
+)
+def test_a_damaged_manifest_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "crops.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        crops.read(tmp_path)
+
+
+def test_a_manifest_saved_by_a_spreadsheet_is_read(tmp_path):
+    text = "\ufeffpath,split,sample_id,crop_id,class_0,class_1,padding\r\nx/1.jpg,train,s,s_1,A,,10\r\n"
+    (tmp_path / "crops.csv").write_bytes(text.encode())
+    manifest = crops.read(tmp_path)
+    assert (manifest.paths, manifest.padding) == (["x/1.jpg"], "10")
+    assert manifest.labels.tolist() == [["A", ""]]
+
+
+def test_missing_empty_and_unfinished_folders(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        crops.read(tmp_path / "none")
+    with pytest.raises(UserError, match="no images"):
+        crops.read(tmp_path)
+    tree(tmp_path, "train/A/x_1.jpg", "crop.json")
+    with pytest.raises(UserError, match="not finished here; run it again"):
+        crops.read(tmp_path)
+
+
+def test_a_folder_of_crops_folders_asks_for_one(tmp_path):
+    with pytest.raises(UserError, match=r"name one of them: .*pad_0, .*pad_10"):
+        crops.read(tree(tmp_path, "pad_0/crops.csv", "pad_10/crops.csv", "pad_10/train/A/x.jpg"))
