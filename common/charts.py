@@ -52,7 +52,7 @@ class Axis:
         at_most = max(2, int(abs(self.stop - self.start) // self.room))
         if self.log:
             return [(self(value), short_number(value)) for value in _log_ticks(self.low, self.high, at_most)]
-        step = next((one for one in _STEPS if (self.high - self.low) / one <= at_most), 1.0)
+        step = next((one for one in _STEPS if (self.high - self.low) / one <= at_most + 1e-9), 1.0)
         values = [step * n for n in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
         return [(self(value), f"{100 * value:.{max(0, -math.floor(math.log10(100 * step)))}f} %") for value in values]
 
@@ -138,11 +138,10 @@ def cost_chart(results: Sequence[Result], width: int) -> CostChart:
     costs, scores = [_cost(one) for one in results], [one.score for one in results]
     spread = max(1.25, (max(costs) / min(costs)) ** 0.06)
     x = Axis(min(costs) / spread, max(costs) * spread, LEFT, width - RIGHT, log=True)
-    y = share_axis(scores, HEIGHT - BOTTOM, TOP + LABEL_GAP)
-    every_front = sorted({(_cost(one), one.score) for one in results if one.pareto})
+    y = share_axis(scores, HEIGHT - BOTTOM, TOP + LABEL_GAP, room=38)
     steps: list[tuple[float, float]] = []
-    for cost, accuracy in every_front:
-        steps += [(x(cost), steps[-1][1]), (x(cost), y(accuracy))] if steps else [(x(cost), y(accuracy))]
+    for across, down in sorted({(round(x(_cost(one))), -round(y(one.score))) for one in results if one.pareto}):
+        steps += [(across, steps[-1][1]), (across, -down)] if steps else [(across, -down)]
     steps += [(x.stop, steps[-1][1])] if steps else []
     points = pareto_points(results)
     dots = [(x(_cost(one.results[0])), y(one.results[0].score)) for one in points]
@@ -180,12 +179,13 @@ class PaddingChart:
     dots: list[tuple[float, float]]
     ticks: list[tuple[float, str]]
     best: float
+    best_at_end: bool  # whether its name stands at the right end, where the line is farther away, or at the left
 
 
 def padding_chart(numbers: Sequence[float], pairs: Sequence[Score], best: float, width: int) -> PaddingChart:
     """Lay out the same-ID pairs over their IDs as `numbers`, which rise, at least two."""
     x = Axis(numbers[0], numbers[-1], LEFT + 18, width - RIGHT - 14)
-    y = share_axis([value for one in pairs for value in (one.low, one.high)] + [best], HEIGHT - BOTTOM, TOP)
+    y = share_axis([value for one in pairs for value in (one.low, one.high)] + [best], HEIGHT - BOTTOM, TOP, room=38)
     at = [x(number) for number in numbers]
     outline = [(px, y(one.high)) for px, one in zip(at, pairs, strict=True)]
     outline += [(px, y(one.low)) for px, one in reversed(list(zip(at, pairs, strict=True)))]
@@ -195,4 +195,7 @@ def padding_chart(numbers: Sequence[float], pairs: Sequence[Score], best: float,
         text = one.combination.query_ids[0]
         if not ticks or px - ticks[-1][0] >= 5 * (len(text) + len(ticks[-1][1])):
             ticks.append((px, text))
-    return PaddingChart(width, HEIGHT, y, LEFT, width - RIGHT, path(outline) + "Z", path(dots), dots, ticks, y(best))
+    level = y(best)
+    at_end = abs(dots[-1][1] - level) >= abs(dots[0][1] - level)
+    outer = LEFT, width - RIGHT
+    return PaddingChart(width, HEIGHT, y, *outer, path(outline) + "Z", path(dots), dots, ticks, level, at_end)

@@ -25,11 +25,12 @@ _KINDS = {"rescued": flips.FLIPS.index("rescued"), "broken": flips.FLIPS.index("
 
 @dataclass(frozen=True)
 class Picture:
-    """A view of a crop or a reference; `uri` is empty where there is no picture, for the `reason`.
+    """A view of a crop or a reference; `uri` is empty where there is no picture of `file`, for the `reason`.
 
     `right`: whether the view is right alone, or the reference has the crop's label; None where that is not known.
     """
 
+    file: str
     uri: str
     reason: str
     set_id: str
@@ -68,18 +69,18 @@ class Album:
         self._read: dict[str, bytes | str] = {}
         self._left = BUDGET
 
-    def show(self, file: str) -> tuple[str, str]:
-        """Return (uri, reason): one of them is empty."""
+    def show(self, file: str) -> tuple[str, str, str]:
+        """Return (file, uri, reason); either of the last two is empty."""
         if file not in self._read:
             self._read[file] = next(thumbnails.jpegs([file], PIXELS, QUALITY))
         content = self._read[file]
         if isinstance(content, str):
-            return "", content
+            return file, "", content
         uri = "data:image/jpeg;base64," + base64.b64encode(content).decode()
         if len(uri) > self._left:
-            return "", "left out, the page is full"
+            return file, "", "left out, the page is full"
         self._left -= len(uri)
-        return uri, ""
+        return file, uri, ""
 
 
 def cards(evaluator: Evaluator, before: Combination, now: Combination, change: flips.Flips) -> list[Card]:

@@ -14,6 +14,7 @@ from common.evaluation import Evaluator, remarks
 from common.fusion import DECISION
 
 RANKED = 25  # rows of the ranking
+TRIED = 5  # combinations that are looked through for flips where the baseline is the best
 
 
 def write(
@@ -60,9 +61,7 @@ def page(
         ranked=ranked,
         chosen_on=chosen_on,
         best=best,
-        headline=report_text.headline(
-            best, comparison.baseline, report_text.rival_words(ranked), validated=chosen_on is not None
-        ),
+        headline=report_text.headline(best, ranked, comparison.baseline, validated=chosen_on is not None),
         rival=report_text.rival_words(ranked),
         remarks=remarks(evaluator),
         decision=DECISION[evaluator.mode],
@@ -99,13 +98,17 @@ class FlipContent:
 def flip_content(
     evaluator: Evaluator, final: Comparison, ranked: Comparison, best: Result, seed: int
 ) -> FlipContent | None:
-    """Return the flips of the best combination, or of the next one where the baseline is the best; None if there is no other."""
+    """Return the flips of the best combination; where that is the baseline, of the next with any. None if there is no other.
+
+    (A stack that keeps the baseline's view and adds one can split crops, but not flip them.)
+    """
     before = final.baseline.combination
-    others = [one.combination for one in (best, *ranked.results) if one.combination != before]
-    now = next((one for one in others if all(q in evaluator.queries for q in one.query_ids)), None)
-    if now is None:
+    others = [best.combination] if best.combination != before else [one.combination for one in ranked.results]
+    others = [one for one in others if one != before and all(q in evaluator.queries for q in one.query_ids)][:TRIED]
+    if not others:
         return None
-    change = flips.compare(evaluator, before, now, seed=seed)
+    changes = [(one, flips.compare(evaluator, before, one, seed=seed)) for one in others]
+    now, change = next((one for one in changes if one[1].rescued.any() or one[1].broken.any()), changes[0])
     totals = {name: int((change.flip == code).sum()) for code, name in enumerate(flips.FLIPS)}
     flipped = change.rescued + change.broken
     most = np.argsort(-flipped, kind="stable")[: min(report_tables.CLASSES, int((flipped > 0).sum()))]

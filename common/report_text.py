@@ -22,7 +22,8 @@ def share(value: float) -> str:
 
 def points(difference: float) -> str:
     """Return a difference of shares in percentage points, with its sign."""
-    return "–" if math.isnan(difference) else f"{100 * difference:+.1f}".replace("-", "−")
+    text = "–" if math.isnan(difference) else f"{100 * difference:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def signed(count: int) -> str:
@@ -54,21 +55,24 @@ def rival_words(ranked: Comparison) -> str:
     return "the best single pair" if ranked.rivals else "the baseline"
 
 
-def headline(best: Result, baseline: Result, rival: str, *, validated: bool) -> str:
-    """Return the answer in one sentence."""
-    name, other = clip(str(best.combination)), clip(str(baseline.combination))
-    score, low = share(best.score), share(baseline.score)
+def headline(best: Result, ranked: Comparison, baseline: Result, *, validated: bool) -> str:
+    """Return the answer in one sentence: `best` against `baseline`, found by the search `ranked`."""
+    name, other, rival = clip(str(best.combination)), clip(str(baseline.combination)), rival_words(ranked)
     chosen = f"{name}, chosen on validation sets," if validated else name
     if best.combination == baseline.combination:
-        return f"No combination beats {rival}, {other}: {low} right"
+        if not ranked.n_compared:
+            return f"{name} is the only combination tried: {share(best.score)} right"
+        place = " on the validation sets" if validated else ""
+        return f"No combination beats {rival}{place}, {other}: {share(best.score)} right"
     if math.isnan(best.p):
-        return f"{chosen} gets {score} right, but has no crops in common with {rival}, {other}, to be compared on"
+        return f"{chosen} gets {share(best.score)} right, but has no crops in common with {other} to be compared on"
+    if best.difference <= 0 and not validated:
+        return f"No combination beats {rival}, {other}: {share(baseline.score)} right"
     if best.difference <= 0:
-        subject = chosen if validated else "No combination"
-        return f"{subject} {'does not beat' if validated else 'beats'} {rival}, {other}: {low} right"
+        return f"{chosen} does not beat {rival}, {other}: {share(best.score)} right against {share(baseline.score)}"
     if best.p < LEVEL:
-        return f"{chosen} beats {rival}, {other}: {score} right against {low}"
-    return f"{chosen} scores highest, {score} right, but its lead over {rival}, {other}, may be chance"
+        return f"{chosen} beats {rival}, {other}: {share(best.score)} right against {share(baseline.score)}"
+    return f"{chosen} scores highest, {share(best.score)} right, but its lead over {rival}, {other}, may be chance"
 
 
 FILTERS = {
