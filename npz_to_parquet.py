@@ -12,23 +12,17 @@ Embeddings of several models go to a file each, by {model} in the name. A name i
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, files
+from common import cli
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from common.embeddings import EmbeddingSet
 
-ROW_GROUP = 25_000  # rows; a reader holds a whole group, and a million embeddings in one cost it gigabytes
-GROUP_BYTES = 96 << 20  # vectors and pictures in a group: its memory does not grow with their size either
 METHODS = ("pca", "tsne", "umap")
 JOINS = {"predictions": {"predicted": "string", "correct": "bool", "margin": "float64"}, "flips": {"flip": "string"}}
 HERE = ("source", "named")  # meta of this run only
@@ -51,106 +45,6 @@ def by_model(sets: Sequence[EmbeddingSet]) -> dict[str, list[EmbeddingSet]]:
         name = re.sub(r"[^\w.+-]+", "_", spec).strip("._") or "model"
         named[name if name not in named else f"{name}-{fingerprint[:8] or dim}"] = group
     return named
-
-
-def tables(
-    sets: Sequence[EmbeddingSet], more: dict[str, Any], *, data_root: Path | None, rows: int
-) -> Iterator[pa.Table]:
-    """Yield the sets' rows in order, `rows` at a time, with the columns of docs/formats.md.
-
-    `more` holds further columns of the whole file, arrays of numpy or pyarrow.
-    """
-    import pyarrow as pa
-
-    from common import npz
-
-    levels, start = max(one.labels.shape[1] for one in sets), 0
-    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), sets[0].dim)
-    for one in sets:
-        root = str(data_root or one.meta.get("data_root") or "")
-        fixed = {"dataset_name": one.dataset, "split": one.split, "id": one.id}
-        fixed |= {name: str(one.meta.get(name) or "") for name in ("padding", "model")}
-        for part in cli.batches(len(one), rows):
-            n, here = part.stop - part.start, slice(start + part.start, start + part.stop)
-            paths = [os.path.join(root, path) if path else "" for path in one.paths[part].tolist()]
-            columns = {name: pa.repeat(pa.scalar(value or None, pa.string()), n) for name, value in fixed.items()}
-            columns |= {"sample_id": _text(one.sample_ids[part]), "crop_id": _text(one.crop_ids[part])}
-            columns["source_file"] = _text(paths)
-            for level in range(levels):
-                known = level < one.labels.shape[1]
-                columns[f"class_{level}"] = _text(one.labels[part, level]) if known else pa.nulls(n, pa.string())
-            columns |= {name: whole[here] for name, whole in more.items()}
-            values = pa.array(one.vectors[part].reshape(-1))
-            yield pa.table({**columns, "embedding": pa.FixedSizeListArray.from_arrays(values, type=vector)})
-            for array in (*one.blocks, one.labels, one.crop_ids, one.sample_ids, one.paths):
-                npz.release(array)
-        start += len(one)
-
-
-def _text(values: Any) -> pa.Array:
-    """Return a text column, null where a text is empty; bytes of a file's name that are no text become question marks."""
-    import pyarrow as pa
-
-    texts = [value or None for value in (values if isinstance(values, list) else values.tolist())]
-    try:
-        return pa.array(texts, pa.string())
-    except UnicodeEncodeError:
-        return pa.array([text and text.encode("utf-8", "replace").decode() for text in texts], pa.string())
-
-
-class Pictures:
-    """Adds the column `image` to row groups and remembers which pictures could not be read."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.lost: list[tuple[str, str]] = []  # (file, reason)
-
-    def add(self, group: pa.Table) -> pa.Table:
-        import pyarrow as pa
-
-        from common import thumbnails
-
-        paths = [path or "" for path in group["source_file"].to_pylist()]
-        found = list(zip(paths, thumbnails.jpegs(paths, self.size), strict=True))
-        self.lost += [(path or "a row without a path", why) for path, why in found if isinstance(why, str)]
-        cells = [{"bytes": jpeg, "path": path} if isinstance(jpeg, bytes) else None for path, jpeg in found]
-        image = pa.array(cells, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
-        return group.add_column(group.column_names.index("embedding"), "image", image)
-
-    def report(self, total: int) -> None:
-        if self.lost:
-            names = "; ".join(name for name, _ in self.lost[:5]) + (" …" if len(self.lost) > 5 else "")
-            cli.warn(
-                f"{len(self.lost):,} of {cli.count(total, 'picture')} left empty ({cli.tally(why for _, why in self.lost)}): "
-                f"{names}; where the pictures have moved, give --data_root"
-            )
-
-
-def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any) -> list[str]:
-    """Write the row groups to a .parquet file, or their plain columns to a .csv file, whole or not at all.
-
-    Returns the names of the columns.
-    """
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    first = next(groups)
-    if path.suffix.lower() == ".csv":
-        columns = [field.name for field in first.schema if field.type.num_fields == 0]
-        make: Callable = pyarrow.csv.CSVWriter
-        options: dict[str, Any] = {}
-    else:  # of floats, a dictionary and the least and largest are of no use, and their bytes in four streams compress better
-        columns = first.column_names
-        make = pyarrow.parquet.ParquetWriter
-        texts = [field.name for field in first.schema if field.type == "string"]
-        options = {"compression": "zstd", "compression_level": 1, "use_dictionary": texts, "write_statistics": texts}
-        options["use_byte_stream_split"] = ["embedding.list.element"]
-    first = first.select(columns).replace_schema_metadata(meta)
-    with files.whole(path) as temporary, make(str(temporary), first.schema, **options) as writer:
-        for group in itertools.chain([first], groups):
-            writer.write_table(group.select(columns).replace_schema_metadata(meta))
-            bar.update(len(group))
-    return columns
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -177,25 +71,25 @@ def run(args: argparse.Namespace) -> None:
         raise cli.UsageError(f"--out {args.out}: end the name in .parquet or .csv")
     if is_csv and (args.neighbors or args.thumbnails):
         raise cli.UsageError("a .csv file holds no --neighbors and no --thumbnails; write a .parquet file")
-    from common import sets as embedding_sets
+    from common.sets import read_shards
 
-    groups = embedding_sets.read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
+    groups = read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
     models = by_model([shard for group in groups for shard in group])
     twice: dict[tuple, str] = {}
     for one, *_ in groups:
         other = twice.setdefault((one.dataset, one.split, one.id, one.fingerprint, one.dim), one.source)
         if other != one.source:
             cli.warn(
-                f"{other} and {one.source} are the same set (ID {one.id}, split {one.split or '-'}): all rows of both are written"
+                f"{other} and {one.source} are the same set ({one.id}, {one.split or 'no split'}): both are written"
             )
         if not one.fingerprint and any(group[0].fingerprint for group in groups):
             cli.note(
-                f"{one.source} does not tell its model; it is taken for the one of the other files of {one.dim} dimensions"
+                f"{one.source} does not tell its model; it is taken for that of the other files of {one.dim} numbers"
             )
     if len(models) > 1 and ("{model}" not in str(args.out) or args.predictions or args.flips):
         raise cli.UsageError(
-            f"embeddings of {len(models)} models ({', '.join(models)}) do not belong in one file; name one model's with --root, "
-            "or write a file for each with --out '{model}.parquet' (without --predictions and --flips)"
+            f"embeddings of {len(models)} models ({', '.join(models)}) do not belong in one file; name one model's with "
+            "--root, or write a file for each with --out '{model}.parquet' (without --predictions and --flips)"
         )
     for model, sets in models.items():
         path = Path(str(args.out).replace("{model}", model))
@@ -208,21 +102,16 @@ def run(args: argparse.Namespace) -> None:
 
 def convert(sets: Sequence[EmbeddingSet], path: Path, args: argparse.Namespace) -> tuple[int, int, list[str]]:
     """Write the sets of one model to `path`; return its number of rows, its dimension and its columns."""
+    from common import parquet
+
     n, dim = sum(map(len, sets)), sets[0].dim
     if (args.neighbors or 0) >= n:
         raise cli.UserError(f"--neighbors {args.neighbors}: there are {cli.count(n, 'row')} in all; ask for fewer")
-    more = _more(sets, args)
-    rows = max(1, min(ROW_GROUP, GROUP_BYTES // (4 * dim + (args.thumbnails or 0) ** 2 // 2)))
-    groups = tables(sets, more, data_root=args.data_root, rows=rows)
-    pictures = Pictures(args.thumbnails) if args.thumbnails else None
+    pictures = parquet.Pictures(args.thumbnails) if args.thumbnails else None
+    groups = parquet.tables(sets, _more(sets, args), data_root=args.data_root, pictures=pictures)
     facts = [{"rows": len(one), **{key: one.meta[key] for key in one.meta if key not in HERE}} for one in sets]
     with cli.progress(total=n, desc=path.name, unit="row") as bar:
-        columns = write(
-            path,
-            map(pictures.add, groups) if pictures else groups,
-            {"sets": json.dumps(facts, ensure_ascii=False)},
-            bar,
-        )
+        columns = parquet.write(path, groups, {"sets": json.dumps(facts, ensure_ascii=False)}, bar)
     if pictures:
         pictures.report(n)
     return n, dim, columns

@@ -1,0 +1,130 @@
+"""The table for viewers: one row a vector, written a row group at a time as Parquet, or without vectors as CSV."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import cli, files, npz, thumbnails
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from common.embeddings import EmbeddingSet
+
+ROW_GROUP = 25_000  # rows; a reader holds a whole group, and a million embeddings in one cost it gigabytes
+GROUP_BYTES = 96 << 20  # vectors and pictures in a group: its memory does not grow with their size either
+ORDER = (  # of columns, by how their names start: what one looks at first, what is long last
+    *("image", "class_", "predicted", "correct", "margin", "flip", "dataset_name", "split", "id", "padding"),
+    *("sample_id", "crop_id", "projection_", "model", "source_file", "neighbors", "embedding"),
+)
+
+
+class Pictures:
+    """Makes the column `image`, and remembers which pictures could not be read."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.lost: list[tuple[str, str]] = []  # (file, reason)
+
+    def column(self, paths: Sequence[str]) -> pa.Array:
+        """Return the JPEG thumbnails of these files with their paths, null where one cannot be read."""
+        import pyarrow as pa
+
+        found = list(zip(paths, thumbnails.jpegs(paths, self.size), strict=True))
+        self.lost += [(path or "a row without a path", why) for path, why in found if isinstance(why, str)]
+        jpegs = pa.array([jpeg if isinstance(jpeg, bytes) else None for _, jpeg in found], pa.binary())
+        return pa.StructArray.from_arrays([jpegs, _text(list(paths))], ["bytes", "path"], mask=jpegs.is_null())
+
+    def report(self, total: int) -> None:
+        if self.lost:
+            names = "; ".join(name for name, _ in self.lost[:5]) + (" …" if len(self.lost) > 5 else "")
+            cli.warn(
+                f"{len(self.lost):,} of {cli.count(total, 'picture')} left empty ({cli.tally(why for _, why in self.lost)}): "
+                f"{names}; where the pictures have moved, give --data_root"
+            )
+
+
+def tables(
+    sets: Sequence[EmbeddingSet],
+    more: dict[str, Any],
+    *,
+    data_root: Path | str | None = None,
+    pictures: Pictures | None = None,
+) -> Iterator[pa.Table]:
+    """Yield the sets' rows in order, a row group at a time, with the columns of docs/formats.md.
+
+    The sets have one dimension. `more`: further columns of all rows, numpy or pyarrow arrays by name. `data_root` takes the
+    place of the sets' own.
+    """
+    import pyarrow as pa
+
+    per_row = 4 * sets[0].dim + (pictures.size**2 // 2 if pictures else 0)  # bytes, about
+    rows = max(1, min(ROW_GROUP, GROUP_BYTES // per_row))
+    levels, start = max(one.labels.shape[1] for one in sets), 0
+    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), sets[0].dim)
+    for one in sets:
+        root = str(data_root or one.meta.get("data_root") or "")
+        fixed = {"dataset_name": one.dataset, "split": one.split, "id": one.id}
+        fixed |= {name: str(one.meta.get(name) or "") for name in ("padding", "model")}
+        for part in cli.batches(len(one), rows):
+            n, here = part.stop - part.start, slice(start + part.start, start + part.stop)
+            paths = [os.path.join(root, path) if path else "" for path in one.paths[part].tolist()]
+            columns = {name: pa.repeat(pa.scalar(value or None, pa.string()), n) for name, value in fixed.items()}
+            columns |= {"sample_id": _text(one.sample_ids[part]), "crop_id": _text(one.crop_ids[part])}
+            columns["source_file"] = _text(paths)
+            if pictures:
+                columns["image"] = pictures.column(paths)
+            for level in range(levels):
+                known = level < one.labels.shape[1]
+                columns[f"class_{level}"] = _text(one.labels[part, level]) if known else pa.nulls(n, pa.string())
+            columns |= {name: whole[here] for name, whole in more.items()}
+            values = pa.array(one.vectors[part].reshape(-1))
+            columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, type=vector)
+            yield pa.table(columns)
+            for array in (*one.blocks, one.labels, one.crop_ids, one.sample_ids, one.paths):
+                npz.release(array)
+        start += len(one)
+
+
+def _text(values: Any) -> pa.Array:
+    """Return a text column, null where a text is empty; bytes of a file's name that are no text become question marks."""
+    import pyarrow as pa
+
+    texts = [value or None for value in (values if isinstance(values, list) else values.tolist())]
+    try:
+        return pa.array(texts, pa.string())
+    except UnicodeEncodeError:
+        return pa.array([text and text.encode("utf-8", "replace").decode() for text in texts], pa.string())
+
+
+def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any) -> list[str]:
+    """Write the row groups to a .parquet file, or their plain columns to a .csv file, whole or not at all.
+
+    Returns the names of the columns.
+    """
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    first = next(groups)
+    columns = sorted(
+        first.column_names, key=lambda name: next(at for at, start in enumerate(ORDER) if name.startswith(start))
+    )
+    if path.suffix.lower() == ".csv":
+        columns = [name for name in columns if first.schema.field(name).type.num_fields == 0]
+        make: Callable = pyarrow.csv.CSVWriter
+        options: dict[str, Any] = {}
+    else:  # of floats, a dictionary and the least and largest are of no use, and their bytes in four streams compress better
+        make = pyarrow.parquet.ParquetWriter
+        texts = [field.name for field in first.schema if field.type == "string"]
+        options = {"compression": "zstd", "compression_level": 1, "use_dictionary": texts, "write_statistics": texts}
+        options["use_byte_stream_split"] = ["embedding.list.element"]
+    first = first.select(columns).replace_schema_metadata(meta)
+    with files.whole(path) as temporary, make(str(temporary), first.schema, **options) as writer:
+        for group in itertools.chain([first], groups):
+            writer.write_table(group.select(columns).replace_schema_metadata(meta))
+            bar.update(len(group))
+    return columns
