@@ -106,7 +106,7 @@ def compare(
         gap = matched - matched[rows.index(baseline)]
         paired = statistics.paired_comparison(gap, matched_size[compared], chosen_from=chosen_from, seed=seed)
         gaps[:] = paired.difference, paired.low, paired.high, paired.p
-        gaps[3, rows.index(baseline)] = np.nan
+        gaps[:, rows.index(baseline)] = 0, 0, 0, np.nan
     costs = [evaluator.cost(one) for one in rows]
     scores = [score(tally) for tally in tallies.values()]
     front = pareto_front(scores, [cost.operations for cost in costs])
