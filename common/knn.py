@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Vectors = np.ndarray | Sequence[np.ndarray]
 Neighbours = tuple[np.ndarray, np.ndarray]
 
-BLOCK_ROWS, BLOCK_FLOATS = 2**14, 2**25  # references (and queries) held in unit length at once: at most 128 MiB
+BLOCK_ROWS, BLOCK_FLOATS = 2**15, 2**25  # references (and queries) held in unit length at once: at most 128 MiB
 TILE = 1024  # queries multiplied with a block of references at once
 GROUP, LANES = 32, 64  # a group is up to GROUP columns, LANES apart because neighbouring rows are often alike
 LARGE = 10**9  # multiplications from which the measurement of `_bfloat16_pays` pays
@@ -63,9 +63,10 @@ class _Rows(NamedTuple):
 def search(query: Vectors, reference: Vectors, k: int, *, device: str = "auto") -> Neighbours:
     """Return (similarities (n_query, k) float32, indices (n_query, k) int64) of the k nearest references by cosine.
 
-    `query` and `reference` are (n, dim) arrays, or lists of them (shards, read as one matrix, never copied whole); rows
-    need not have unit length. Rows of the result are sorted by falling similarity, ties by rising index. `device` is
-    auto (CUDA where there is one), cpu or cuda: where coarse scores are computed, the result is the same.
+    `query` and `reference` are (n, dim) arrays, or lists of them (shards, read as one matrix, never copied whole), or
+    anything of a shape that gives rows by slice; rows need not have unit length. Rows of the result are sorted by
+    falling similarity, ties by rising index. `device` is auto (CUDA where there is one), cpu or cuda: where coarse
+    scores are computed, the result is the same.
     Raises ValueError for k < 1, k > n_ref, other shapes, and rows that are zero or not finite.
     """
     return search_excluding(query, reference, k, None, None, device=device)
@@ -236,8 +237,9 @@ def _bfloat16_pays() -> bool:
 
 
 def _shards(vectors: Vectors, name: str) -> list[np.ndarray]:
-    shards = [np.asarray(shard) for shard in (vectors if isinstance(vectors, (list, tuple)) else [vectors])]
-    if not shards or any(s.ndim != 2 or s.shape[1] == 0 or s.shape[1] != shards[0].shape[1] for s in shards):
+    parts: Sequence[Any] = vectors if isinstance(vectors, (list, tuple)) else [vectors]
+    shards = [part if hasattr(part, "shape") else np.asarray(part) for part in parts]
+    if not shards or any(len(s.shape) != 2 or s.shape[1] == 0 or s.shape[1] != shards[0].shape[1] for s in shards):
         raise ValueError(f"{name} vectors must have the shape (n, dim), not {', '.join(str(s.shape) for s in shards)}")
     return shards
 
@@ -254,7 +256,7 @@ def _fill(space: _Rows, shards: list[np.ndarray], name: str, start: int, stop: i
     """Put rows `start` to `stop` of the shards into `space`, in unit length."""
     import torch
 
-    chunk, offset = max(1, 2**19 // space.unit.shape[1]), 0  # a chunk stays in the cache from one step to the next
+    chunk, offset = max(1, 2**21 // space.unit.shape[1]), 0  # a chunk stays in the cache from one step to the next
     for shard in shards:
         last = min(stop - offset, len(shard))
         for a in range(max(start - offset, 0), last, chunk):
