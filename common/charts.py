@@ -140,8 +140,8 @@ def cost_chart(results: Sequence[Result], width: int) -> CostChart:
     x = Axis(min(costs) / spread, max(costs) * spread, LEFT, width - RIGHT, log=True)
     y = share_axis(scores, HEIGHT - BOTTOM, TOP + LABEL_GAP, room=38)
     steps: list[tuple[float, float]] = []
-    for across, down in sorted({(round(x(_cost(one))), -round(y(one.score))) for one in results if one.pareto}):
-        steps += [(across, steps[-1][1]), (across, -down)] if steps else [(across, -down)]
+    for column, down in sorted({(round(x(_cost(one))), -round(y(one.score))) for one in results if one.pareto}):
+        steps += [(column, steps[-1][1]), (column, -down)] if steps else [(column, -down)]
     steps += [(x.stop, steps[-1][1])] if steps else []
     points = pareto_points(results)
     dots = [(x(_cost(one.results[0])), y(one.results[0].score)) for one in points]
