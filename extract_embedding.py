@@ -14,90 +14,98 @@ a checkpoint folder of train.py, or package.module:factory. The default needs no
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
-import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, files
+from common import cli
 
 if TYPE_CHECKING:
     from common.crops import Manifest
     from common.embedder import Embedder
-    from common.rows import RowFile
 
-SHARD_ROWS = 100_000
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
 
 
-def input_digest(manifest: Manifest) -> str:
-    """Return the sha256 of what the output is made from: each row's ids, labels, and its image's name, size and time."""
-    digest = hashlib.sha256()
-    for row, path in enumerate(manifest.paths):
+def extract(manifest: Manifest, embedder: Embedder, names: dict[str, str], args: argparse.Namespace) -> list[Path]:
+    """Write the embedding set of one split, going on where an earlier run stopped, and return its files."""
+    from common import extraction
+    from common.output_set import OutputSet, digest
+
+    output = OutputSet(args.output_root, "_".join(file_name(names[key]) for key in ("dataset_name", "id", "split")))
+    wanted: dict[str, Any] = {
+        **names,
+        "padding": manifest.padding or "",
+        "model": embedder.spec,
+        "model_options": embedder.options,
+        "fingerprint": embedder.fingerprint,
+        "preprocess": embedder.preprocess.as_dict(),
+        "normalized": args.normalize,
+        "batch_size": args.batch_size,
+        "input": digest(manifest),
+        "precision": None if args.precision == "auto" else args.precision,
+        "compiled": None,
+    }
+    with output.locked():
+        record = output.earlier(wanted, overwrite=args.overwrite)
+        if record and output.is_complete() and not args.overwrite:
+            cli.note(f"{output.stem}: complete already")
+            return output.found()
+        images = [manifest.root / path for path in manifest.paths]
+        choose(embedder, record, images, args)
+        record = {**wanted, "precision": embedder.precision, "compiled": embedder.compiled}
+        rows = output.open(record, embedder.dim)
+        done = first = min(rows.batches * args.batch_size, len(images))
+        pace = extraction.Pace()
+        options = {"batch_size": args.batch_size, "workers": args.workers, "max_pixels": args.max_pixels}
         try:
-            status = os.stat(manifest.root / path)
-            state = [status.st_size, status.st_mtime_ns]
-        except (OSError, ValueError):
-            state = []
-        entry = [path, manifest.sample_ids[row], manifest.crop_ids[row], manifest.labels[row].tolist(), state]
-        digest.update(json.dumps(entry).encode())
-    return digest.hexdigest()
-
-
-def outputs_of(folder: Path, stem: str) -> list[Path]:
-    """Return the files of the set `stem` that exist: its one file, or its shards."""
-    pattern = re.compile(re.escape(stem) + r"(_\d{5}-of-\d{5})?\.npz")
-    return sorted(path for path in folder.glob("*.npz") if pattern.fullmatch(path.name))
-
-
-def targets(folder: Path, stem: str, n: int) -> list[Path]:
-    """Return the files that n rows are written to."""
-    shards = -(-n // SHARD_ROWS)
-    names = [stem] if shards <= 1 else [f"{stem}_{at:05d}-of-{shards:05d}" for at in range(shards)]
-    return [folder / f"{name}.npz" for name in names]
-
-
-def is_complete(found: Sequence[Path], record: dict[str, Any], *, overwrite: bool) -> bool:
-    """Return whether the files found are the finished set of `record`; raises UserError when they are another's."""
-    from common import npz
-
-    for path in found:
-        meta = json.loads(str(npz.Archive(path).read("meta")))
-        changed = [key for key, value in record.items() if meta.get(key) != value]
-        if changed and overwrite:
-            return False
-        if changed:
-            raise cli.UserError(
-                f"{path} was made with another {', '.join(changed)}; add --overwrite, or choose another --id or --output_root"
-            )
-    return bool(found) and len(found) == (int(found[0].stem[-5:]) if "-of-" in found[0].stem else 1)
-
-
-def save(
-    manifest: Manifest, rows: RowFile, record: dict[str, Any], folder: Path, stem: str, partial: Path
-) -> list[Path]:
-    """Write the set, in shards where it is large, and return the files."""
-    import numpy as np
-
-    from common import embeddings
-
-    bad = {row for row, _ in rows.skipped}
-    kept = manifest.take([row for row in range(len(manifest)) if row not in bad])
-    texts = {name: np.array(getattr(kept, name), str) for name in ("crop_ids", "sample_ids", "paths")}
-    meta = {**record, "data_root": str(manifest.root.resolve())}
-    whole = embeddings.EmbeddingSet(rows.vectors, kept.labels, **texts, meta=meta)
-    paths = targets(folder, stem, len(kept))
-    for path in set(outputs_of(folder, stem)) - {*paths}:
-        path.unlink()
-    for at, path in enumerate(paths):
-        embeddings.save(partial / path.name, whole.take(slice(at * SHARD_ROWS, (at + 1) * SHARD_ROWS)))
-        os.replace(partial / path.name, path)
+            with cli.progress(total=len(images), desc=output.stem, unit="image") as bar:
+                bar.update(first)
+                for batch in extraction.embed(images, embedder, **options, first_batch=rows.batches, pace=pace):
+                    vectors = batch.vectors
+                    rows.append(extraction.unit(vectors) if args.normalize else vectors, batch.skipped)
+                    done = batch.rows.stop
+                    bar.update(len(batch.rows))
+        except KeyboardInterrupt:
+            cli.note(f"{output.stem}: {done:,} of {len(images):,} images done")
+            raise
+        skipped = cli.tally(reason for _, reason in rows.skipped)
+        if not rows.rows:
+            raise cli.UserError(f"{manifest.root}: no image of split {names['split']} gave a vector ({skipped})")
+        paths = output.write(manifest, rows, record)
+    cli.note(
+        f"{output.stem}: {cli.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
+        f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {extraction.describe(pace, len(images) - first)}"
+    )
+    if skipped and args.strict:
+        raise cli.UserError(
+            f"{output.skipped_csv}: {cli.count(len(rows.skipped), 'image')} skipped, and --strict is given"
+        )
     return paths
+
+
+def choose(embedder: Embedder, record: dict[str, Any] | None, images: Sequence[Path], args: argparse.Namespace) -> None:
+    """Set precision and compilation: those of the unfinished run, else the fastest that pay."""
+    from common import extraction
+
+    sample = extraction.sample(images, embedder, max_pixels=args.max_pixels)
+    if record is None and not embedder.settled:
+        embedder.settle(sample)
+        cli.note(f"computing in {embedder.precision} on {embedder.device}")
+    if record is not None and (embedder.precision, embedder.compiled) != (record["precision"], record["compiled"]):
+        embedder.use(record["precision"])
+    pays = embedder.device.type == "cpu" and args.n_images >= COMPILE_FROM
+    compiled = record["compiled"] if record else args.compile == "on" or (args.compile == "auto" and pays)
+    if compiled and not embedder.compiled and len(sample):
+        seconds = embedder.compile(extraction.fill(sample, args.batch_size))
+        if seconds is not None:
+            cli.note(f"compiled in {seconds:.0f} s")
+        elif record is not None:
+            raise cli.UserError(
+                "the unfinished run was compiled, which cannot be done now; add --overwrite to start anew"
+            )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -117,7 +125,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=_cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: bf16 where it is fast")
+    add(
+        "--precision",
+        choices=("auto", "fp32", "mixed", "bf16", "fp16"),
+        default="auto",
+        help="auto: the fastest that stays within cosine 0.9995 of fp32",
+    )
     add(
         "--compile",
         choices=("auto", "on", "off"),
@@ -133,68 +146,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def extract(manifest: Manifest, embedder: Embedder, names: dict[str, str], args: argparse.Namespace) -> list[Path]:
-    """Write the embedding set of one split, going on where an earlier run stopped, and return its files."""
-    from common import extraction
-    from common.rows import RowFile
-
-    stem = "_".join(file_name(names[key]) for key in ("dataset_name", "id", "split"))
-    folder, partial = args.output_root, args.output_root / f".{stem}.partial"
-    record: dict[str, Any] = {
-        **names,
-        "padding": manifest.padding,
-        "model": embedder.spec,
-        **embedder.options,
-        "fingerprint": embedder.fingerprint,
-        "preprocess": embedder.preprocess.as_dict(),
-        "normalized": args.normalize,
-        "batch_size": args.batch_size,
-        "input": input_digest(manifest),
-    }
-    with files.locked(folder / f".{stem}.lock"):
-        found = outputs_of(folder, stem)
-        if is_complete(found, record, overwrite=args.overwrite) and not args.overwrite:
-            cli.note(f"{stem}: complete already")
-            return found
-        if not files.claim(partial / "record.json", record, overwrite=args.overwrite):
-            for path in partial.glob("*.*"):
-                if path.name != "record.json":
-                    path.unlink()
-        rows = RowFile(partial, embedder.dim)
-        if rows.batches:
-            cli.note(f"{stem}: going on after {rows.rows + len(rows.skipped):,} of {len(manifest):,} images")
-        pace = extraction.Pace()
-        first = rows.rows + len(rows.skipped)
-        batches = extraction.embed(
-            [manifest.root / path for path in manifest.paths],
-            embedder,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            first_batch=rows.batches,
-            max_pixels=args.max_pixels,
-            pace=pace,
-        )
-        with cli.progress(total=len(manifest), desc=stem, unit="image") as bar:
-            bar.update(first)
-            for batch in batches:
-                vectors = batch.vectors
-                if args.normalize:
-                    vectors = vectors / (vectors**2).sum(1, keepdims=True) ** 0.5
-                rows.append(vectors, batch.skipped)
-                bar.update(len(batch.rows))
-        for row, reason in rows.skipped:
-            cli.warn(f"{manifest.root / manifest.paths[row]} skipped: {reason}")
-        if not rows.rows:
-            raise cli.UserError(f"{manifest.root}: no image of split {names['split']} gave a vector")
-        paths = save(manifest, rows, record, folder, stem, partial)
-        shutil.rmtree(partial)
-    cli.note(
-        f"{stem}: {cli.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped; "
-        f"{extraction.describe(pace, len(manifest) - first)}"
-    )
-    return paths
 
 
 def file_name(text: str) -> str:
@@ -215,15 +166,17 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         precision=args.precision,
     )
-    padding = manifest.padding or "0"
+    model = Path(args.model).stem if Path(args.model).exists() else args.model
+    name = args.id or "{padding}"
     names = {
         "dataset_name": args.company_name or args.data_root.resolve().name,
-        "id": (args.id or "{padding}").replace("{padding}", padding).replace("{model}", args.model),
+        "id": name.replace("{padding}", manifest.padding or "0").replace("{model}", model),
     }
+    args.n_images = len(manifest)
     for split in dict.fromkeys(manifest.splits):
         part = manifest.take([row for row, own in enumerate(manifest.splits) if own == split])
         for path in extract(part, embedder, {**names, "split": split}, args):
-            print(path)
+            print(path, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -91,6 +92,28 @@ def stack(loaded: Sequence[np.ndarray | str], embedder: Embedder, batch_size: in
         if not isinstance(image, str):
             batch[place] = image
     return batch
+
+
+def sample(
+    paths: Sequence[Path], embedder: Embedder, *, n: int = 16, max_pixels: int = images.MAX_PIXELS
+) -> np.ndarray:
+    """Return up to n readable images, evenly spaced in `paths`, as (n, height, width, 3) uint8."""
+    chosen = [paths[row] for row in np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int))]
+    loaded = []
+    for path in chosen:
+        with contextlib.suppress(images.ImageError):
+            loaded.append(embedder.preprocess(images.decode(path, max_pixels=max_pixels)))
+    return stack(loaded, embedder, len(loaded))
+
+
+def fill(pixels: np.ndarray, n: int) -> np.ndarray:
+    """Return n images: those given, again and again."""
+    return pixels[np.arange(n) % len(pixels)]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return (n, dim) float32 vectors scaled to length 1."""
+    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
 
 
 def _ahead(

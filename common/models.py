@@ -122,7 +122,7 @@ def _timm(name: str, weights: str | Path | None, pooling: str | None) -> Backbon
     elif weights is not None:
         _give_weights(module, weights, f"timm/{name}")
     if pooling is not None and hasattr(module, "forward_features"):
-        module.forward = module.forward_features  # tokens; the pooling is ours
+        module.forward = module.forward_features  # type: ignore[assignment]  # tokens; the pooling is ours
     return Backbone(
         module,
         preprocess,

@@ -39,7 +39,8 @@ class Preprocess:
         if unknown:
             raise UserError(f"{where}: unknown preprocessing {', '.join(unknown)}; it knows {', '.join(sorted(names))}")
         try:
-            made = cls(**{k: tuple(map(float, v)) if k in ("mean", "std") else v for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(map(float, v)) if k in ("mean", "std") else v for k, v in values.items()}
+            made = cls(**fields)
             sizes = [int(made.height), int(made.width), int(made.short_edge or 1)]
             sound = len(made.mean) == len(made.std) == 3 and min(made.std) > 0 and 1 <= min(sizes) <= max(sizes) <= 8192
         except (TypeError, ValueError):

@@ -14,7 +14,7 @@ class RowFile:
     """The rows of `folder`, in the order of their batches; opening it drops what a killed run left half written.
 
     Attributes: batches (how many are complete), rows (how many vectors they gave), skipped (row number in the input, reason).
-    A batch counts once its log line is whole and its rows have the line's CRC-32: neither a kill nor a power cut leaves a wrong row.
+    A batch counts once its log line is whole and its rows have that line's CRC-32: no kill or power cut leaves a wrong row.
     """
 
     def __init__(self, folder: Path, dim: int) -> None:

@@ -1,0 +1,136 @@
+"""The files of one embedding set while they are made: found, compared with what is asked for, resumed, written."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import embeddings, files, npz
+from common.cli import UserError
+from common.crops import Manifest
+from common.rows import RowFile
+
+SHARD_ROWS = 100_000
+
+
+class OutputSet:
+    """`<folder>/<stem>.npz`, or its shards, and beside it the hidden folder of an unfinished run.
+
+    A run's record holds the options, model and input that decide the output; the finished files carry it as their meta.
+    """
+
+    def __init__(self, folder: Path, stem: str) -> None:
+        self.folder, self.stem = folder, stem
+        self.skipped_csv = folder / f"{stem}_skipped.csv"
+        self._partial = folder / f".{stem}.partial"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this set for the block; raises UserError when another run is writing it."""
+        with files.locked(self.folder / f".{self.stem}.lock"):
+            yield
+
+    def found(self) -> list[Path]:
+        """Return the set's files that exist."""
+        pattern = re.compile(re.escape(self.stem) + r"(_\d{5}-of-\d{5})?\.npz")
+        return sorted(path for path in self.folder.glob("*.npz") if pattern.fullmatch(path.name))
+
+    def is_complete(self) -> bool:
+        """Return whether every file of the set exists."""
+        found = self.found()
+        return bool(found) and len(found) == (int(found[0].stem[-5:]) if found[0].stem != self.stem else 1)
+
+    def earlier(self, wanted: dict[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+        """Return the record of the earlier run that `wanted` continues or repeats, None where it starts anew.
+
+        A key of `wanted` that is None leaves the choice to the earlier record. Raises UserError, unless `overwrite`, naming what
+        differs. With `overwrite` only an unfinished run counts, as finished files are to be replaced.
+        """
+        found = [] if overwrite else self.found()
+        record = self._meta(found[0]) if found else self._unfinished_record()
+        if record is None:
+            return None
+        changed = [key for key, value in wanted.items() if value is not None and record.get(key) != value]
+        changed += [key for key, value in wanted.items() if value is None and key not in record]
+        if not changed:
+            return {key: record[key] for key in wanted}
+        if overwrite:
+            return None
+        where = found[0] if found else self.folder / self.stem
+        raise UserError(
+            f"{where} was {'made' if found else 'begun'} with other options or input ({', '.join(changed)}); add --overwrite, "
+            "or choose another --id or --output_root"
+        )
+
+    def open(self, record: dict[str, Any], dim: int) -> RowFile:
+        """Return the rows so far of the run with this record, empty unless it is the unfinished run's."""
+        if self._unfinished_record() != json.loads(json.dumps(record)):
+            shutil.rmtree(self._partial, ignore_errors=True)
+            files.write_text(self._partial / "record.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+        return RowFile(self._partial, dim)
+
+    def write(self, manifest: Manifest, rows: RowFile, record: dict[str, Any]) -> list[Path]:
+        """Write the finished set, and the list of skipped images where there are any; return the .npz files."""
+        bad = dict(rows.skipped)
+        kept = manifest.take([row for row in range(len(manifest)) if row not in bad])
+        texts = {name: np.array(getattr(kept, name), str) for name in ("crop_ids", "sample_ids", "paths")}
+        meta = {**record, "skipped": len(bad), "data_root": str(manifest.root.resolve())}
+        whole = embeddings.EmbeddingSet(rows.vectors, kept.labels, **texts, meta=meta)
+        shards = -(-len(kept) // SHARD_ROWS)
+        names = [self.stem] if shards <= 1 else [f"{self.stem}_{at:05d}-of-{shards:05d}" for at in range(shards)]
+        paths = [self.folder / f"{name}.npz" for name in names]
+        for path in {*self.found(), self.skipped_csv} - {*paths}:
+            path.unlink(missing_ok=True)
+        if bad:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([("path", "reason"), *((manifest.paths[row], bad[row]) for row in sorted(bad))])
+            files.write_text(self.skipped_csv, text.getvalue())
+        for at, path in enumerate(paths):
+            shard = whole.take(slice(at * SHARD_ROWS, (at + 1) * SHARD_ROWS))  # type: ignore[arg-type]
+            embeddings.save(
+                self._partial / path.name, shard
+            )  # there, so that a killed run leaves nothing among the results
+            os.replace(self._partial / path.name, path)
+        shutil.rmtree(self._partial)
+        return paths
+
+    def _unfinished_record(self) -> dict[str, Any] | None:
+        try:
+            record = json.loads((self._partial / "record.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return record if isinstance(record, dict) else None
+
+    @staticmethod
+    def _meta(path: Path) -> dict[str, Any]:
+        archive = npz.Archive(path)
+        try:
+            meta = json.loads(str(archive.read("meta"))) if "meta" in archive else {}
+        except ValueError:
+            meta = {}
+        return meta if isinstance(meta, dict) else {}
+
+
+def digest(manifest: Manifest) -> str:
+    """Return the sha256 of what a set is made from: each row's ids and labels, its image's name, size and time."""
+    total = hashlib.sha256()
+    for row, path in enumerate(manifest.paths):
+        try:
+            status = os.stat(manifest.root / path)
+            state = [status.st_size, status.st_mtime_ns]
+        except (OSError, ValueError):  # missing, or no possible name: the row will be skipped
+            state = []
+        entry = [path, manifest.sample_ids[row], manifest.crop_ids[row], manifest.labels[row].tolist(), state]
+        total.update(json.dumps(entry).encode())
+    return total.hexdigest()
