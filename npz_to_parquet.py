@@ -109,6 +109,7 @@ def convert(sets: Sequence[EmbeddingSet], path: Path, args: argparse.Namespace) 
         raise cli.UserError(f"--neighbors {args.neighbors}: there are {cli.count(n, 'row')} in all; ask for fewer")
     pictures = parquet.Pictures(args.thumbnails) if args.thumbnails else None
     groups = parquet.tables(sets, _more(sets, args), data_root=args.data_root, pictures=pictures)
+    groups = groups if pictures else parquet.ahead(groups)  # pictures keep all cores busy by themselves
     facts = [{"rows": len(one), **{key: one.meta[key] for key in one.meta if key not in HERE}} for one in sets]
     with cli.progress(total=n, desc=path.name, unit="row") as bar:
         columns = parquet.write(path, groups, {"sets": json.dumps(facts, ensure_ascii=False)}, bar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ def tables(
     The sets have one dimension. `more`: further columns of all rows, numpy or pyarrow arrays by name. `data_root` takes the
     place of the sets' own.
     """
+    import numpy as np
     import pyarrow as pa
 
     per_row = 4 * sets[0].dim + (pictures.size**2 // 2 if pictures else 0)  # bytes, about
@@ -82,7 +84,7 @@ def tables(
                 known = level < one.labels.shape[1]
                 columns[f"class_{level}"] = _text(one.labels[part, level]) if known else pa.nulls(n, pa.string())
             columns |= {name: whole[here] for name, whole in more.items()}
-            values = pa.array(one.vectors[part].reshape(-1))
+            values = pa.array(np.array(one.vectors[part]).reshape(-1))  # a copy: the map's pages are given back below
             columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, type=vector)
             yield pa.table(columns)
             for array in (*one.blocks, one.labels, one.crop_ids, one.sample_ids, one.paths):
@@ -128,3 +130,12 @@ def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any
             writer.write_table(group.select(columns).replace_schema_metadata(meta))
             bar.update(len(group))
     return columns
+
+
+def ahead(groups: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the groups, each made while the one before it is being written."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, groups, None)
+        while (group := coming.result()) is not None:
+            coming = pool.submit(next, groups, None)
+            yield group

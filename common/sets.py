@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +68,13 @@ def read_shards(
 ) -> list[list[EmbeddingSet]]:
     """Return the sets of `read_sets` as lists of their shards, for what goes through them one after the other."""
     groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
-    for name, path in expand(specs):
-        one = load(path, key, company_name=company_name, drop_invalid=drop_invalid)
+    named = expand(specs)
+    read = partial(load, key=key, company_name=company_name, drop_invalid=drop_invalid)
+    with ThreadPoolExecutor(
+        os.cpu_count()
+    ) as pool:  # checking every byte takes time, and other threads can go on meanwhile
+        loaded = list(pool.map(read, [path for _, path in named]))
+    for (name, path), one in zip(named, loaded, strict=True):
         one = one.renamed(id=name, named=True) if name else one
         shard = SHARD.search(path.stem)
         unsharded = "" if shard else str(path)
