@@ -16,7 +16,7 @@ import os
 import struct
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -88,12 +88,12 @@ def take(shot: Shot, *, seed: int, width: int, height: int) -> tuple[Array, list
     picture = Picture(camera, bgr("#8f9396"))
     paint_bay(picture, shot.shelf, facings, rng)
     photo = develop(picture.pixels, shot.phone, rng)
-    wide = rng.normal(-3, 2)  # some people draw wide boxes, most tight ones
+    wide = rng.normal(-4.5, 2)  # some people draw wide boxes, most tight ones
     frame = np.array([width, height, width, height])
     drawn = []
     for facing in facings:
         truth = true_box(camera, facing)
-        off = (np.array([-wide, -wide, wide, wide]) + rng.normal(0, 2.5, 4)).clip(-MISDRAWN, MISDRAWN)
+        off = (np.array([-wide, -wide, wide, wide]) + rng.normal(0, 2, 4)).clip(-MISDRAWN, MISDRAWN)
         box = np.round(truth + off).clip(0, frame).astype(int)
         if area(truth.clip(0, frame)) >= 0.5 * area(truth) and area(box) > 0:
             drawn.append(Drawn(facing.product, tuple(box.tolist())))
@@ -142,9 +142,6 @@ def encode(photo: Array, phone: Phone) -> bytes:
 
 def shoot(shot: Shot, *, folder: Path, seed: int, width: int, height: int) -> list[Drawn]:
     """Take a photograph, write it, return its boxes."""
-    import cv2
-
-    cv2.setNumThreads(1)  # each process has a photograph of its own
     photo, drawn = take(shot, seed=seed, width=width, height=height)
     files.write_bytes(folder / (shot.name + shot.phone.suffix), encode(photo, shot.phone), sync=False)
     return drawn
@@ -189,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--photos_per_shelf", type=cli.whole(1), default=3, metavar="N", help="photos of each shelf")
     parser.add_argument("--width", type=cli.whole(64, 8192), default=768, metavar="PX", help="width of a photo")
     parser.add_argument("--height", type=cli.whole(64, 8192), default=1024, metavar="PX", help="height of a photo")
-    parser.add_argument("--workers", type=cli.whole(1), default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--workers", type=cli.whole(1), default=os.cpu_count() or 1, metavar="N", help="threads")
     cli.add_seed(parser)
     return parser
 
@@ -201,7 +198,7 @@ def run(args: argparse.Namespace) -> None:
         for number in range(args.photos_per_shelf)
     ]
     work = partial(shoot, folder=args.output_root / "images", seed=args.seed, width=args.width, height=args.height)
-    with ProcessPoolExecutor(min(args.workers, len(shots))) as pool:
+    with ThreadPoolExecutor(args.workers) as pool:
         boxes = list(cli.progress(pool.map(work, shots), total=len(shots), desc="photographs", unit="photo"))
     sku, coco = describe(shots, boxes, args.width, args.height)
     missing = len(CATALOGUE) - len({annotation["category_id"] for annotation in coco["train"]["annotations"]})

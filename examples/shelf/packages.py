@@ -46,15 +46,15 @@ class Product:
 
 # fmt: off
 LINES = (
-    Line("Norda", "Muesli", "box", (142, 226, 52), "#f2e4c8", "#23443a", "bowl", "#b98a3c", (0.91, 1.0),
+    Line("Norda", "Muesli", "box", (142, 226, 52), "#f2e4c8", "#23443a", "bowl", "#b98a3c", (0.92, 1.0),
          (("Honey", "#e3a51c", "drop"), ("Berry", "#9a2f55", "berries"), ("Apple", "#6f9c33", "fruit"))),
-    Line("Norda", "Oat Drink", "box", (84, 214, 84), "#dfeaf2", "#23443a", "hills", "#6f9fbd", (0.0, 0.09),
+    Line("Norda", "Oat Drink", "box", (84, 214, 84), "#dfeaf2", "#23443a", "hills", "#6f9fbd", (0.9, 1.0),
          (("Natural", "#7fa7c9", "drop"), ("Vanilla", "#e6c65a", "star"), ("Barista", "#7a5a43", "bean"))),
-    Line("Casa Lume", "Pasta", "bag", (116, 236, 40), "#1d3f86", "#ffffff", "strands", "#c9302c", (0.9, 1.0),
+    Line("Casa Lume", "Pasta", "bag", (116, 236, 40), "#1d3f86", "#ffffff", "strands", "#c9302c", (0.925, 1.0),
          (("Spaghetti", "#c9302c", "star"), ("Linguine", "#4d9a54", "star"), ("Bucatini", "#8a3f9c", "star"))),
     Line("Casa Lume", "Sauce", "jar", (88, 152, 88), "#f7f1df", "#8e1f1c", "tomatoes", "#3d6b35", (0.84, 1.0),
          (("Basilico", "#2f7d32", "leaf"), ("Arrabbiata", "#c2261d", "star"), ("Funghi", "#8b6b4a", "drop"))),
-    Line("Kimaro", "Coffee", "bag", (112, 206, 60), "#2b2320", "#f0dfc0", "peaks", "#b5793a", (0.9, 1.0),
+    Line("Kimaro", "Coffee", "bag", (112, 206, 60), "#2b2320", "#f0dfc0", "peaks", "#b5793a", (0.92, 1.0),
          (("Colombia", "#d0a12a", "bean"), ("Ethiopia", "#b4472c", "bean"), ("Sumatra", "#3f6f9a", "bean"))),
     Line("Kimaro", "Cocoa", "tin", (98, 146, 98), "#5a2d1f", "#f6e3b4", "burst", "#d8b15a", (0.86, 1.0),
          (("Dark 85", "#3a1d18", "star"), ("Orange", "#df7a1f", "fruit"), ("Chili", "#b8231d", "drop"))),
@@ -288,7 +288,7 @@ def front(product: Product) -> Array:
     return mould(shape, sheet.pixels)
 
 
-TINT = 0.45  # how far the picture's accent follows the flavour: at 1 the flavours are easy to tell, at 0 only band and lid differ
+TINT = 0.25  # how far the picture's accent follows the flavour: at 1 the flavours are easy to tell, at 0 only band and lid differ
 
 
 @cache
@@ -306,8 +306,7 @@ def side(product: Product) -> Array:
 
 
 def top_colour(product: Product) -> Array:
-    """Return the colour of a box's top: its paper, or the band's where the band is folded over the edge."""
-    return bgr(product.tone) if product.line.band[0] == 0 else mix(bgr(product.line.paper), WHITE, 0.2)
+    return mix(bgr(product.line.paper), WHITE, 0.2)
 
 
 def mould(shape: str, print_: Array) -> Array:

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The padding study, from annotated photos to accuracies, a report and a map: a loop over paddings to copy and change.
+#
+#   bash examples/padding_sweep.sh                              # demo/shelf -> demo
+#   PADDINGS="0 10 25" bash examples/padding_sweep.sh my_photos my_study
+#
+# DATA holds images/ and annotations_sku.json (or train.json, val.json, test.json). Run again, it goes on where it was.
+set -euo pipefail
+
+DATA=${1:-demo/shelf}
+OUT=${2:-demo}
+PADDINGS=${PADDINGS:-0 5 10 20 40}
+PYTHON=${PYTHON:-python3}
+NAME=$(basename "$DATA")
+SUITE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+run() { # one of the suite's scripts, shown before it runs
+    echo "+ $*" >&2
+    "$PYTHON" "$SUITE/$1" "${@:2}"
+}
+
+annotations=("$DATA"/annotations_sku.json)
+[ -e "${annotations[0]}" ] || annotations=("$DATA"/{train,val,test}.json)
+read -ra paddings <<<"$PADDINGS"
+
+run crop.py --json_path "${annotations[@]}" --image_folder "$DATA/images" \
+    --padding_percent "${paddings[@]}" --output_root "$OUT/crops/pad_{padding}"
+
+for padding in "${paddings[@]}"; do
+    run extract_embedding.py --data_root "$OUT/crops/pad_$padding" --company_name "$NAME" --output_root "$OUT/embeddings"
+done
+
+sets=()
+for padding in "${paddings[@]}"; do sets+=("$OUT/embeddings/${NAME}_${padding}"_*.npz); done
+
+run evaluate_combo.py --train_npz "${sets[@]}" --test_npz "${sets[@]}"
+
+# chosen on the val photos, scored once on the test photos
+run greedy_combo_eval.py --train_npz "${sets[@]}" --val_npz "${sets[@]}" --test_npz "${sets[@]}" \
+    --combination_size 1-2 --results "$OUT/results.txt" --report "$OUT/report.html"
+
+run npz_to_parquet.py --root "${sets[@]}" --out "$OUT/embeddings.parquet" --projection umap --neighbors 10 --thumbnails 96
+
+cat <<END
+
+Open   $OUT/report.html               which combinations are better, and how sure that is
+       $OUT/results.txt, results.csv  the same as text and as a table
+       $OUT/crops/pad_${paddings[0]}/  the crops, with crops.csv
+Look   embedding-atlas $OUT/embeddings.parquet   (pip install embedding-atlas)
+END
