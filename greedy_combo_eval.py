@@ -167,6 +167,9 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--flips", type=Path, metavar="FILE", help="which crops flip: FILE as .parquet and .csv")
     output.add_argument("--report", type=Path, metavar="FILE.html", help="one self-contained page")
     output.add_argument(
+        "--data_root", metavar="DIR", help="where the report finds the crops, if they have moved; may use {id}"
+    )
+    output.add_argument(
         "--if_independent", action="store_true", help="also print McNemar's p, as if crops were independent"
     )
     return parser
@@ -223,6 +226,9 @@ def run(args: argparse.Namespace) -> None:
     if args.report:
         from common import report
 
+        if args.data_root:
+            for sets in (test.references, test.queries):
+                sets.update({one: sets[one].renamed(data_root=args.data_root.replace("{id}", one)) for one in sets})
         report.write(args.report, test, final, chosen_on=ranked if args.val_npz else None, title=title, seed=args.seed)
         print(f"wrote {args.report}")
 
