@@ -119,6 +119,59 @@ def test_bfloat16_alone_would_misorder_them():
     assert (scores == scores.max()).sum() > 50
 
 
+@pytest.mark.parametrize("k", [1, 5])
+def test_nearly_orthogonal_rows_with_close_scores(coarse, k):
+    """Cosines of 0.02 that differ by 1e-4, less than what rounding the operands to bfloat16 does."""
+    rng = np.random.default_rng(0)
+    query = rng.standard_normal((70, 64))
+    query /= np.linalg.norm(query, axis=1, keepdims=True)
+    reference = rng.standard_normal((2000, 64))
+    reference -= (reference @ query[:1].T) * query[:1]
+    reference /= np.linalg.norm(reference, axis=1, keepdims=True)
+    reference += (0.02 + 1e-4 * rng.uniform(-1, 1, (2000, 1))) * query[:1]
+    query, reference = np.tile(query[:1], (70, 1)).astype(np.float32), reference.astype(np.float32)
+    check(query, reference, k, knn.search(query, reference, k))
+
+
+def test_rounding_that_conspires_against_the_nearest(coarse):
+    """Every coordinate of the nearest row is rounded down by half a step, of the others up: coarse scores 0 and 0.003.
+
+    The query is 1/8 in 64 coordinates, 0 in one more, which makes the rows' length 1. Steps of bfloat16 near 0.09375
+    are 2^-11. The nearest lies 0.49 steps above +-0.09375, cosine 64 / 8 * 0.49 * 2^-11 = 0.0019; the others 0.51 steps
+    above in 50 coordinates and 0.49 below in 14, cosine (50 * 0.51 - 14 * 0.49) / 8 * 2^-11 = 0.0011.
+    """
+    step = 2.0**-11
+    signs = np.tile([0.09375, -0.09375], 32)
+    nearest = signs + 0.49 * step
+    others = np.array([signs + np.roll(np.where(np.arange(64) < 50, 0.51, -0.49), shift) * step for shift in range(40)])
+    rows = np.vstack([others, nearest, others])
+    rows = np.hstack([rows, np.sqrt(1 - (rows**2).sum(axis=1, keepdims=True))]).astype(np.float32)
+    query = np.tile(np.float32([[0.125] * 64 + [0]]), (70, 1))
+    similarities, indices = knn.search(query, rows, 1)
+    np.testing.assert_array_equal(indices, 40)
+    np.testing.assert_allclose(similarities, 64 / 8 * 0.49 * step, atol=1e-6)
+
+
+@pytest.mark.parametrize("excluding", [False, True])
+def test_scores_too_close_for_bfloat16_are_searched_again_in_float32(monkeypatch, excluding):
+    monkeypatch.setattr(knn, "LARGE", 0)
+    monkeypatch.setattr(knn, "_bfloat16_pays", lambda: True)
+    again = []
+    in_float32 = knn._Rows.in_float32
+    monkeypatch.setattr(knn._Rows, "in_float32", lambda rows: again.append(len(rows.unit)) or in_float32(rows))
+    rng = np.random.default_rng(0)
+    query, reference = rng.standard_normal((100, 32)), rng.standard_normal((9000, 32))
+    reference[:6000] = reference[0] + 1e-3 * reference[:6000]  # so alike that bfloat16 can't tell
+    query[:30] = reference[:30]
+    query, reference = query.astype(np.float32), reference.astype(np.float32)
+    groups = np.full(100, -1), np.full(9000, -1)
+    if excluding:
+        groups = np.arange(100), np.arange(9000) % 4000
+    allowed = (groups[0][:, None] != groups[1]) | (groups[0][:, None] < 0)
+    check(query, reference, 3, knn.search_excluding(query, reference, 3, *groups), allowed)
+    assert 30 <= again[0] < 100
+
+
 @settings(max_examples=40, deadline=None)
 @given(dim=st.sampled_from([1, 3, 64, 1000]), skew=st.sampled_from([0.0, 3.0, 30.0]), seed=st.integers(0, 10**6))
 def test_the_bound_of_the_docstring_holds(dim, skew, seed):
