@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import time
 from collections.abc import Callable
@@ -15,13 +14,8 @@ from torch import nn
 
 from common.cli import UsageError, UserError, warn
 from common.folding import folded
+from common.precision import DTYPES, MIN_COSINE, PROBE_COSINE, cosines, lowered, multiplies_bf16
 from common.preprocess import Preprocess
-
-_DTYPES = {"fp32": torch.float32, "mixed": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("auto", *_DTYPES)
-MIN_COSINE = 0.9995  # of every row to its fp32 result
-PROBE_COSINE = 0.99965  # of the rows that are tried: the others may be a little worse
-KEPT_CONVOLUTIONS = 6  # the stem and the first blocks: most of the error, little of the time
 
 
 @dataclass(frozen=True)
@@ -137,10 +131,11 @@ class Embedder:
         self._chunk: int | None = backbone.fixed_batch
         self.settled = precision != "auto"
         pooled = Pooled(backbone, options.get("layer"), options.get("pooling"), spec)
-        self._plain: nn.Module = Normalised(pooled, backbone.preprocess).eval().requires_grad_(False).to(self.device)
+        normalised = Normalised(pooled, backbone.preprocess).eval().requires_grad_(False)
+        self._plain: nn.Module = normalised.to(self.device)
         if self.device.type == "cpu":
             _keep_freed_memory()
-        self._exact = self._plain
+        self._exact: nn.Module = self._plain
         self.use("fp32")
         shape = (2, self.preprocess.height, self.preprocess.width, 3)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -179,7 +174,7 @@ class Embedder:
         n = len(pixels)
         if self._fixed_batch and n < self._fixed_batch:
             pixels = torch.cat([pixels, pixels[-1:].expand(self._fixed_batch - n, -1, -1, -1)])
-        dtype = _DTYPES[self.precision]
+        dtype = DTYPES[self.precision]
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self._run(pixels.to(self.device)).float().cpu().numpy()[:n]
 
@@ -203,9 +198,12 @@ class Embedder:
             return
         exact = self(pixels)
         for precision in ("bf16", "mixed"):
-            self.use(precision)
-            if _cosines(self(pixels), exact).min() >= PROBE_COSINE:
-                return
+            try:
+                self.use(precision)
+                if cosines(self(pixels), exact).min() >= PROBE_COSINE:
+                    return
+            except (RuntimeError, TypeError, AttributeError):  # a model that cannot be copied, or insists on fp32
+                continue
         self.use("fp32")
 
     def compile(self, pixels: np.ndarray) -> float | None:
@@ -215,7 +213,7 @@ class Embedder:
         plain, started = self(pixels), time.perf_counter()
         try:
             self._run = torch.compile(self._module, dynamic=False)
-            close = _cosines(self(pixels), plain).min() >= MIN_COSINE
+            close = cosines(self(pixels), plain).min() >= MIN_COSINE
             reason = "" if close else "its results differ"
         except Exception as error:  # no compiler, no Python headers, a model it cannot trace …
             reason = " ".join(str(error).split())[:160]
@@ -225,64 +223,6 @@ class Embedder:
             return None
         self.compiled = True
         return time.perf_counter() - started
-
-
-def lowered(module: nn.Module, precision: str, device_type: str) -> nn.Module:
-    """Return a copy of `module` to be run under autocast, its convolutions and linear layers stored in the lower precision.
-
-    "mixed" is bf16 with two exceptions that cost little and remove most of the error, which in small convolutional networks is too
-    large otherwise: the first convolutions stay in fp32, and depthwise weights are rounded so that the errors of a filter add up to
-    nothing. (tf_efficientnet_lite0 on photographs of cards and groceries: least cosine 0.99976 instead of 0.998.)
-    """
-    module = copy.deepcopy(module)
-    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    kept = set(convolutions[:KEPT_CONVOLUTIONS]) if precision == "mixed" else set()
-    for layer in module.modules():
-        if layer in kept:
-            layer.forward = _outside_autocast(layer.forward, device_type)  # type: ignore[method-assign]
-            continue
-        if precision == "mixed" and isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
-            layer.weight.data = round_filters(layer.weight.data)
-        if type(layer) in (
-            nn.Conv2d,
-            nn.Linear,
-        ):  # not subclasses, which may look at their weights; autocast converts those
-            layer.to(_DTYPES[precision])
-    return module
-
-
-def round_filters(weight: torch.Tensor) -> torch.Tensor:
-    """Round (filters, …) to bfloat16 so that the errors of each filter's weights add up to (nearly) nothing.
-
-    Neighbouring pixels are alike, so what rounding does to a depthwise filter's output is mostly the sum of the errors times the local
-    mean. Each weight, the largest first, is rounded together with the error left by those before it (error diffusion).
-    """
-    rounded = torch.empty_like(flat := weight.flatten(1))
-    error = torch.zeros_like(flat[:, :1])
-    order = flat.abs().argsort(dim=1, descending=True, stable=True)
-    for rank in range(flat.shape[1]):
-        at = order[:, rank : rank + 1]
-        wanted = flat.gather(1, at) + error
-        nearest = wanted.bfloat16().to(weight.dtype)
-        rounded.scatter_(1, at, nearest)
-        error = wanted - nearest
-    return rounded.view_as(weight)
-
-
-def _outside_autocast(forward: Callable[[torch.Tensor], torch.Tensor], device_type: str) -> Callable:
-    def run(images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device_type, enabled=False):
-            return forward(images.float())
-
-    return run
-
-
-def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the cosine of each row of `one` with that of `other`; -1 where either is zero or not finite."""
-    with np.errstate(all="ignore"):
-        x, y = one.astype(np.float64), other.astype(np.float64)
-        cosines = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    return np.nan_to_num(cosines, nan=-1)
 
 
 def pick_device(name: str) -> torch.device:
@@ -307,11 +247,3 @@ def _keep_freed_memory() -> None:
     m_trim_threshold, m_mmap_threshold = -1, -3
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, (1 << 31) - 1)
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Return whether the hardware multiplies bfloat16 itself; emulated, it would be slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    checks = (f"_is_{name}_supported" for name in ("avx512_bf16", "amx_tile"))
-    return device.type == "cpu" and any(getattr(torch.cpu, check, lambda: False)() for check in checks)

@@ -17,10 +17,13 @@ CLOSE = 1e-3  # relative difference of the outputs, of which rounding explains 1
 def folded(module: nn.Module, example: torch.Tensor) -> nn.Module:
     """Return `module` in which every batch normalisation that is a convolution's only consumer has become part of it.
 
-    Which those are shows on a run with `example`. Layers with hooks stay as they are, and where the output for `example` does not stay
-    the same (a convolution that computes its weights, say), the module itself is returned.
+    Which those are shows on a run with `example`. Layers with hooks stay as they are. Where the output for `example` does not stay
+    the same (a convolution that computes its weights, say) or the module cannot be copied, it is returned itself.
     """
-    result = copy.deepcopy(module)
+    try:
+        result = copy.deepcopy(module)
+    except (RuntimeError, TypeError, AttributeError):
+        return module
     with torch.inference_mode():
         before = result(example)
         pairs = _pairs(result, example)
@@ -28,18 +31,17 @@ def folded(module: nn.Module, example: torch.Tensor) -> nn.Module:
         weight, bias = fuse_conv_bn_weights(
             convolution.weight,
             convolution.bias,
-            norm.running_mean,
-            norm.running_var,
+            norm.running_mean,  # type: ignore[arg-type]
+            norm.running_var,  # type: ignore[arg-type]
             norm.eps,
             norm.weight,
-            norm.bias,  # type: ignore[arg-type]
+            norm.bias,
         )
         convolution.weight = weight
         convolution.bias = bias.requires_grad_(False)
         parent, _, last = name.rpartition(".")
-        setattr(
-            result.get_submodule(parent), last, getattr(norm, "act", nn.Identity())
-        )  # timm joins norm and activation
+        activation = getattr(norm, "act", nn.Identity())  # timm joins it with the normalisation
+        setattr(result.get_submodule(parent), last, activation)
     with torch.inference_mode():
         difference = (result(example) - before).norm() / before.norm().clamp_min(1e-12)
     return result if pairs and difference < CLOSE else module
