@@ -63,27 +63,28 @@ def _average(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if height % size[1] == 0 and width % size[0] == 0:
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     down, across = _area_weights(height, size[1]), _area_weights(width, size[0])
-    rows = np.empty((width, size[1], 3), np.float32)  # transposed, for the second product
+    columns = np.empty((width, size[1], 3), np.float32)  # shrunk in height, and transposed for the second product
     step = max(1, _CACHED // height)
     for left in range(0, width, step):
         block = image[:, left : left + step].astype(np.float32).reshape(height, -1)
-        rows[left : left + step] = cv2.transpose((down @ block).reshape(size[1], -1, 3))
-    means = (across @ rows.reshape(width, -1)).reshape(size[0], size[1], 3)
-    return cv2.transpose(np.rint(means).astype(np.uint8))
+        cv2.transpose((down @ block).reshape(size[1], -1, 3), dst=columns[left : left + step])
+    means = (across @ columns.reshape(width, -1)).reshape(size[0], size[1], 3)
+    return cv2.transpose(cv2.convertScaleAbs(means))  # which rounds
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=1024)
 def _area_weights(n: int, m: int) -> Any:
     """Return the sparse (m, n) float32 matrix whose row i averages the interval [i * n / m, (i + 1) * n / m] of n pixels."""
     from scipy import sparse
 
-    edges = np.linspace(0, n, m + 1)
-    first, last = np.floor(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
-    starts = np.append(0, np.cumsum(last - first))
-    rows = np.repeat(np.arange(m), last - first)
-    columns = np.arange(starts[-1]) - (starts[:-1] - first)[rows]
-    covered = np.minimum(columns + 1, edges[rows + 1]) - np.maximum(columns, edges[rows])
-    return sparse.csr_matrix(((covered * m / n).astype(np.float32), columns, starts), shape=(m, n))
+    edges = np.arange(m + 1) * (n / m)
+    first, last = edges[:-1].astype(np.int32), np.minimum(np.ceil(edges[1:]), n).astype(np.int32)
+    counts = last - first
+    starts = np.zeros(m + 1, np.int32)
+    np.cumsum(counts, out=starts[1:])
+    columns = np.arange(starts[-1], dtype=np.int32) - np.repeat(starts[:-1] - first, counts)
+    covered = np.minimum(columns + 1, np.repeat(edges[1:], counts)) - np.maximum(columns, np.repeat(edges[:-1], counts))
+    return sparse.csr_matrix(((covered * (m / n)).astype(np.float32), columns, starts), shape=(m, n))
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int], fill: str = "white") -> np.ndarray:
