@@ -16,6 +16,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -70,11 +71,12 @@ def cut(
         crops_written = cli.count(sum(written.values()), "crop")
         sys.stderr.write(f"{len(outcomes):,} of {cli.count(total, 'image')} done, {crops_written} written\n")
         threads = [thread for thread in threading.enumerate() if thread.name.startswith("cut")]
+        deadline = time.monotonic() + 0.5
         for thread in threads:
-            thread.join(timeout=0.5)
-        if any(thread.is_alive() for thread in threads):
+            thread.join(max(0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):  # a decoder that takes seconds; what it gives is not needed
             sys.stderr.write("crop.py: interrupted; run the same command again to go on\n")
-            os._exit(130)  # a decoder cannot be stopped; what it would give is not needed, and files are whole
+            os._exit(130)
         raise
     return outcomes, written
 

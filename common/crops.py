@@ -170,14 +170,15 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
     """Hold the crops folder `root` for one run that will write `paths`; yields True when an earlier run has done it all.
 
     `record` names the options and the input. Raises UserError when the folder is in use, holds files that are not of
-    crop.py, or was made with another record, unless `overwrite`, which first removes what earlier runs wrote, and only that.
+    crop.py, or has crops of another record, unless `overwrite`, which first removes what earlier runs wrote, and only that.
     """
     known = (root / RECORD).is_file()
     if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
         raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
     with files.locked(root / LOCK):
-        if overwrite:
-            _clear(root, _listed(root) if known else paths)
+        listed = _listed(root) if known else []
+        if overwrite or (known and not any((root / path).exists() for path in listed)):  # or nothing would be lost
+            _clear(root, listed if known else paths)
         same = files.claim(root / RECORD, record, overwrite=False)
         finished = same and (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
         if not finished:

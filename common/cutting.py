@@ -149,7 +149,7 @@ def cut_all(
     """Cut every planned crop on `workers` threads, an image at a time on each, and few of them started ahead.
 
     Yields, as each image is done, the image, its size or the reason why it cannot be used, and the number of crops written to
-    each root. Closed early, it stops its threads between two crops; a decoder that takes long is not waited for.
+    each root. Interrupted or closed early, it stops its threads between two crops, but waits a second at most.
     """
     import cv2
 
@@ -162,6 +162,7 @@ def cut_all(
     started: deque[tuple[Image, Future[tuple[Size, Counter[Path]]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cut")
     outcome: Size | str
+    patience = None  # seconds to wait for the threads that still work
     try:
         waiting = iter(batches.items())
         while True:
@@ -178,10 +179,13 @@ def cut_all(
                 outcome, written = str(error), Counter()
             started.popleft()
             yield image, outcome, written
+    except (KeyboardInterrupt, GeneratorExit):
+        patience = 1.0
+        raise
     finally:
         stop.set()
         pool.shutdown(wait=False, cancel_futures=True)
-        wait([job for _, job in started], timeout=1)
+        wait([job for _, job in started if not job.cancelled()], timeout=patience)
 
 
 def settle(

@@ -486,6 +486,16 @@ def test_changed_options_or_input_are_refused_until_overwrite(shelf, capsys):
     assert not (shelf / "crops" / "train" / "L1").exists()
 
 
+def test_a_run_without_any_crop_does_not_stand_in_the_way(shelf, capsys):
+    (shelf / "other").mkdir()
+    assert run(shelf, "--image_folder", shelf / "other") == 1
+    assert capsys.readouterr().out.startswith("0 crops written, 44 skipped (44 image missing), see ")
+    assert len(table(shelf / "crops" / "skipped.csv")) == 44
+    assert run(shelf) == 0
+    assert len(table(shelf / "crops" / "crops.csv")) == 44
+    assert table(shelf / "crops" / "skipped.csv") == []
+
+
 def test_a_foreign_folder_is_left_alone(shelf, capsys):
     target = shelf / "crops" / "train" / "L0" / "photo0_top.jpg"
     target.parent.mkdir(parents=True)
