@@ -25,6 +25,7 @@ from common import cli
 if TYPE_CHECKING:
     from common.crops import Manifest
     from common.embedder import Embedder
+    from common.output_set import OutputSet
 
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
 
@@ -52,12 +53,14 @@ def extract(manifest: Manifest, embedder: Embedder, names: dict[str, str], args:
         record = output.earlier(wanted, overwrite=args.overwrite)
         if record and output.is_complete() and not args.overwrite:
             cli.note(f"{output.stem}: complete already")
-            return output.found()
+            return finish(output, output.found(), args)
         images = [manifest.root / path for path in manifest.paths]
         choose(embedder, record, images, args)
         record = {**wanted, "precision": embedder.precision, "compiled": embedder.compiled}
         rows = output.open(record, embedder.dim)
         done = first = min(rows.batches * args.batch_size, len(images))
+        if first:
+            cli.note(f"{output.stem}: going on after {first:,} of {len(images):,} images")
         pace = extraction.Pace()
         options = {"batch_size": args.batch_size, "workers": args.workers, "max_pixels": args.max_pixels}
         try:
@@ -79,10 +82,13 @@ def extract(manifest: Manifest, embedder: Embedder, names: dict[str, str], args:
         f"{output.stem}: {cli.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
         f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {extraction.describe(pace, len(images) - first)}"
     )
-    if skipped and args.strict:
-        raise cli.UserError(
-            f"{output.skipped_csv}: {cli.count(len(rows.skipped), 'image')} skipped, and --strict is given"
-        )
+    return finish(output, paths, args)
+
+
+def finish(output: OutputSet, paths: list[Path], args: argparse.Namespace) -> list[Path]:
+    """Return the files of a complete set; raises UserError under --strict when images are missing from it."""
+    if args.strict and output.skipped_csv.exists():
+        raise cli.UserError(f"{output.skipped_csv}: images were skipped, and --strict is given; repair or remove them")
     return paths
 
 

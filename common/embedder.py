@@ -131,7 +131,9 @@ class Embedder:
         self._chunk: int | None = backbone.fixed_batch
         self.settled = precision != "auto"
         pooled = Pooled(backbone, options.get("layer"), options.get("pooling"), spec)
-        normalised = Normalised(pooled, backbone.preprocess).eval().requires_grad_(False)
+        normalised = Normalised(pooled, backbone.preprocess).requires_grad_(False)
+        if backbone.portable:  # exported programs refuse it
+            normalised.eval()
         self._plain: nn.Module = normalised.to(self.device)
         if self.device.type == "cpu":
             _keep_freed_memory()

@@ -38,7 +38,7 @@ RANDOM = "random"
 
 
 def load(
-    spec: str = DEFAULT,
+    spec: str | Path = DEFAULT,
     *,
     weights: str | Path | None = None,
     layer: str | None = None,
@@ -55,6 +55,7 @@ def load(
     """
     from common.embedder import Embedder
 
+    spec = str(spec)
     backbone = build(spec, weights=weights, pooling=None if layer else pooling)
     preprocess = dataclasses.replace(backbone.preprocess, resize_mode=resize_mode)
     backbone = dataclasses.replace(backbone, preprocess=preprocess)

@@ -68,7 +68,7 @@ class Preprocess:
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """Resize RGB uint8 (h, w, 3) with antialiasing, within one grey level of Pillow; the image itself where the size fits already.
+    """Resize RGB uint8 (h, w, 3) with antialiasing, within two grey levels of Pillow; the image itself where the size fits already.
 
     torch does bilinear and bicubic on uint8 with vector instructions, several times faster than Pillow, which does the others.
     """

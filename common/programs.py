@@ -52,7 +52,10 @@ def load(path: Path, weights: str | Path | None) -> Backbone:
     except Exception as error:  # the loaders raise whatever their parsers do
         raise UserError(f"{path} cannot be loaded: {shorten(error)}; export it again with this torch") from None
     given = extra["preprocess.json"]
-    described = json.loads(given) if given else {}
+    try:
+        described = dict(json.loads(given)) if given else {}
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: its preprocess.json is no JSON object; export it again") from None
     if not described:
         note(f"{path.name} says nothing of its preprocessing: {height} x {width} px, ImageNet's mean and std")
     preprocess = Preprocess.from_dict({"height": height, "width": width, **described}, str(path))

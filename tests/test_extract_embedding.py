@@ -1,0 +1,463 @@
+"""extract_embedding.py: the vectors of real photographs, kills and resumes, bad images, changed options, shards."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import extract_embedding
+from common import embeddings, extraction, output_set, sets
+from common.rows import RowFile
+
+TINY = textwrap.dedent(
+    """
+    import os, time
+    import torch
+
+    class Slow(torch.nn.Module):
+        def forward(self, x):
+            time.sleep(float(os.environ.get("SLOW", 0)))
+            return x
+
+    def make():
+        torch.manual_seed(5)
+        model = torch.nn.Sequential(
+            Slow(), torch.nn.Conv2d(3, 8, 3, stride=4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()
+        )
+        model.preprocess = {"height": 32, "width": 32, "interpolation": "bilinear"}
+        return model
+
+    def blind():  # gives nothing for dark pictures
+        class Blind(torch.nn.Module):
+            def forward(self, x):
+                return (x.mean((2, 3)) > 0) * x.mean((2, 3))
+        return Blind()
+    """
+)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """A working folder with a tiny encoder and 23 pictures in two splits of two classes."""
+    (tmp_path / "tiny_encoder.py").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "tiny_encoder", raising=False)
+    pixels = np.random.default_rng(0)
+    for number in range(23):
+        folder = tmp_path / "crops" / ("train" if number < 15 else "test") / ("a", "b")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(pixels.integers(0, 256, (40, 50, 3), np.uint8))
+        picture.save(folder / f"{number:02d}.png")
+    return tmp_path
+
+
+def run(*argv: object) -> int:
+    return extract_embedding.main(["--model", "tiny_encoder:make", "--batch_size", "4", "--quiet", *map(str, argv)])
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def same(one: Path, other: Path) -> None:
+    first, second = arrays(one), arrays(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_real_photographs_with_the_default_model(study_data, tmp_path, capsys):
+    """Every row is the image's own vector: an independent loop with timm and Pillow gives the same."""
+    import timm
+    import torch
+
+    from common import weights
+
+    status = extract_embedding.main(
+        [
+            "--data_root",
+            str(study_data / "grocery"),
+            "--splits",
+            "val",
+            "--folders",
+            "Fruit",
+            "--output_root",
+            str(tmp_path),
+        ]
+    )
+    assert status == 0
+    out = capsys.readouterr()
+    path = tmp_path / "grocery_0_val.npz"
+    assert out.out.splitlines() == [str(path)]
+    assert "of the limit" in out.err
+    one = embeddings.load(path)
+    files = sorted((study_data / "grocery" / "val" / "Fruit").rglob("*.jpg"))
+    assert sorted(one.paths) == sorted(file.relative_to(study_data / "grocery").as_posix() for file in files)
+    module = timm.create_model("tf_efficientnet_lite0")
+    module.load_state_dict(weights.embedded(module))
+    module.reset_classifier(0)
+    for row in range(0, len(one), 5):
+        picture = Image.open(study_data / "grocery" / one.paths[row]).convert("RGB").resize((224, 224), Image.BICUBIC)
+        pixels = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            expected = module.eval()(pixels)[0].double().numpy()
+        vector = one.vectors[row].astype(np.float64)
+        assert vector @ expected / np.linalg.norm(vector) / np.linalg.norm(expected) > 0.9995
+        parts = Path(one.paths[row]).parts
+        assert parts[1:-1] == tuple(name for name in one.labels[row] if name)
+    assert one.labels.shape[1] == 3  # class_0 to class_2
+    assert one.meta["precision"] in ("fp32", "bf16", "mixed")
+    assert one.meta["model"] == "tf_efficientnet_lite0"
+
+
+def test_names_ids_and_meta(work, capsys):
+    assert run("--data_root", "crops", "--company_name", "shop", "--id", "{padding}-{model}", "--normalize") == 0
+    found = sorted(path.name for path in (work / "embeddings").glob("*.npz"))
+    assert found == ["shop_0-tiny_encoder:make_test.npz", "shop_0-tiny_encoder:make_train.npz"]
+    one = embeddings.load(work / "embeddings" / found[1])
+    np.testing.assert_allclose(np.linalg.norm(one.vectors, axis=1), 1, rtol=1e-6)
+    assert len(one) == 15
+    assert one.labels[:, 0].tolist() == [Path(path).parts[1] for path in one.paths]
+    assert (one.dataset, one.id, one.split) == ("shop", "0-tiny_encoder:make", "train")
+    assert one.meta["normalized"] is True
+    assert one.meta["data_root"] == str(work / "crops")
+    from common import models
+
+    assert models.load(one.meta["model"], **one.meta["model_options"]).fingerprint == one.fingerprint
+
+
+def test_flat_folder_without_labels(work):
+    (work / "flat").mkdir()
+    for path in (work / "crops" / "test").rglob("*.png"):
+        shutil.copy(path, work / "flat")
+    assert run("--data_root", "flat") == 0
+    one = embeddings.load(work / "embeddings" / "flat_0_all.npz")
+    assert one.labels.shape == (8, 0)
+    assert one.crop_ids.tolist() == [str(number) for number in range(15, 23)]
+
+
+def test_batches_do_not_decide_the_result(work):
+    """A row is the same whatever its place, its neighbours and the number of threads."""
+    for number, options in enumerate((["--workers", "1"], ["--workers", "7"], ["--folders", "a"])):
+        assert run("--data_root", "crops", "--output_root", f"out{number}", "--precision", "fp32", *options) == 0
+    same(work / "out0" / "crops_0_train.npz", work / "out1" / "crops_0_train.npz")
+    whole, part = (embeddings.load(work / name / "crops_0_train.npz") for name in ("out0", "out2"))
+    rows = [whole.crop_ids.tolist().index(crop) for crop in part.crop_ids]
+    np.testing.assert_allclose(part.vectors, whole.vectors[rows], rtol=1e-6)
+
+
+def test_bad_images_cost_their_own_row(work, study_data, capsys):
+    assert run("--data_root", "crops", "--output_root", "before") == 0
+    for name in ("bomb.png", "empty.jpg", "text.jpg", "truncated.jpg", "good.jpg"):
+        shutil.copyfile(study_data / "broken" / "images" / name, work / "crops" / "train" / "a" / name)
+    assert run("--data_root", "crops", "--splits", "train") == 0
+    before = embeddings.load(work / "before" / "crops_0_train.npz")
+    after = embeddings.load(work / "embeddings" / "crops_0_train.npz")
+    assert len(after) == 16
+    kept = [after.crop_ids.tolist().index(crop) for crop in before.crop_ids]
+    np.testing.assert_allclose(after.vectors[kept], before.vectors, rtol=1e-6)
+    with open(work / "embeddings" / "crops_0_train_skipped.csv", newline="") as file:
+        reasons = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert reasons.keys() == {"bomb.png", "empty.jpg", "text.jpg", "truncated.jpg"}
+    assert reasons["empty.jpg"] == "image file is empty"
+    assert after.meta["skipped"] == 4
+    capsys.readouterr()
+    assert run("--data_root", "crops", "--splits", "train", "--strict", "--overwrite") == 1
+    assert "images were skipped, and --strict is given" in capsys.readouterr().err
+    assert run("--data_root", "crops", "--splits", "train", "--strict") == 1, (
+        "a finished set with skips is no success either"
+    )
+
+
+def test_a_list_of_skipped_images_goes_when_they_are_repaired(work):
+    (work / "crops" / "train" / "a" / "bad.png").write_bytes(b"x")
+    assert run("--data_root", "crops", "--splits", "train") == 0
+    (work / "crops" / "train" / "a" / "bad.png").unlink()
+    assert run("--data_root", "crops", "--splits", "train", "--overwrite") == 0
+    assert not (work / "embeddings" / "crops_0_train_skipped.csv").exists()
+
+
+def test_images_without_a_usable_vector_are_skipped(work, capsys):
+    (work / "dark").mkdir()
+    Image.new("RGB", (30, 30)).save(work / "dark" / "black.png")
+    Image.new("RGB", (30, 30), "white").save(work / "dark" / "white.png")
+    assert run("--data_root", "dark", "--model", "tiny_encoder:blind") == 0
+    one = embeddings.load(work / "embeddings" / "dark_0_all.npz")
+    assert one.paths.tolist() == ["white.png"]
+    assert "gives no finite vector" in (work / "embeddings" / "dark_0_all_skipped.csv").read_text()
+    (work / "dark" / "white.png").unlink()
+    assert run("--data_root", "dark", "--model", "tiny_encoder:blind", "--id", "x") == 1
+    assert "no image of split all gave a vector (1 the model gives no finite vector)" in capsys.readouterr().err
+
+
+def test_a_finished_set_is_not_made_again(work, capsys):
+    assert run("--data_root", "crops") == 0
+    first = capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in (work / "embeddings").glob("*.npz")}
+    assert run("--data_root", "crops", "--precision", "fp32") in (0, 1)  # 1 where auto took another precision
+    capsys.readouterr()
+    assert run("--data_root", "crops") == 0
+    assert capsys.readouterr().out == first
+    assert {path: path.stat().st_mtime_ns for path in (work / "embeddings").glob("*.npz")} == before
+    assert not list((work / "embeddings").glob(".*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--normalize"], "normalized"),
+        (["--batch_size", "5"], "batch_size"),
+        (["--resize_mode", "letterbox"], "model_options, fingerprint, preprocess"),
+        (["--layer", "1"], "model_options, fingerprint"),
+        (["--model", "tiny_encoder:blind"], "model, fingerprint"),
+        ("touch", "input"),
+        ("add", "input"),
+    ],
+)
+def test_changed_options_or_input_are_noticed(work, capsys, change, named):
+    assert run("--data_root", "crops", "--splits", "test") == 0
+    path = work / "embeddings" / "crops_0_test.npz"
+    before = path.read_bytes()
+    if change == "touch":
+        os.utime(next((work / "crops" / "test").rglob("*.png")), (1, 1))
+    elif change == "add":
+        Image.new("RGB", (9, 9)).save(work / "crops" / "test" / "a" / "new.png")
+    options = change if isinstance(change, list) else []
+    assert run("--data_root", "crops", "--splits", "test", *options) == 1
+    assert f"was made with other options or input ({named}" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert run("--data_root", "crops", "--splits", "test", *options, "--overwrite") == 0
+    assert path.read_bytes() != before
+
+
+def test_shards(work, monkeypatch, capsys):
+    assert run("--data_root", "crops", "--output_root", "whole") == 0
+    monkeypatch.setattr(output_set, "SHARD_ROWS", 4)
+    assert run("--data_root", "crops", "--output_root", "parts") == 0
+    names = sorted(path.name for path in (work / "parts").glob("*_train*.npz"))
+    assert names == [f"crops_0_train_{at:05d}-of-00004.npz" for at in range(4)]
+    (one,) = [each for each in sets.read_sets([work / "parts"]) if each.split == "train"]
+    whole = embeddings.load(work / "whole" / "crops_0_train.npz")
+    np.testing.assert_array_equal(np.concatenate(one.blocks), whole.vectors)
+    assert one.crop_ids.tolist() == whole.crop_ids.tolist()
+    capsys.readouterr()
+    assert run("--data_root", "crops", "--output_root", "parts") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    (work / "parts" / names[2]).unlink()  # a missing shard is made again
+    assert run("--data_root", "crops", "--output_root", "parts") == 0
+    assert sorted(path.name for path in (work / "parts").glob("*_train*.npz")) == names
+    monkeypatch.setattr(output_set, "SHARD_ROWS", 100)
+    assert run("--data_root", "crops", "--output_root", "parts", "--overwrite") == 0
+    assert [path.name for path in (work / "parts").glob("*_train*.npz")] == ["crops_0_train.npz"]
+
+
+def start(work: Path, *argv: object, slow: float = 0.0) -> subprocess.Popen:
+    script = Path(extract_embedding.__file__)
+    command = [sys.executable, str(script), "--data_root", "crops", "--model", "tiny_encoder:make", "--batch_size", "1"]
+    return subprocess.Popen(
+        [*command, *map(str, argv)], cwd=work, env={**os.environ, "SLOW": str(slow)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def wait_for_rows(work: Path, n: int, process: subprocess.Popen) -> None:
+    """Wait until an unfinished run has logged n batches."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        logs = list((work / "embeddings").glob(".*.partial/batches.jsonl"))
+        if sum(log.read_bytes().count(b"\n") for log in logs) >= n:
+            return
+        time.sleep(0.02)
+
+
+def kill_and_compare(work: Path, kills: int) -> None:
+    assert run("--data_root", "crops", "--batch_size", "1", "--output_root", "reference") == 0
+    chance = random.Random(0)
+    for number in range(kills):
+        process = start(work, slow=0.05)
+        wait_for_rows(work, 1 + number, process)
+        time.sleep(chance.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = start(work)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert "going on after" in error or kills > 5  # after many kills a split may be complete
+    for split in ("train", "test"):
+        same(work / "reference" / f"crops_0_{split}.npz", work / "embeddings" / f"crops_0_{split}.npz")
+    left = [path.name for path in (work / "embeddings").iterdir() if not path.name.endswith((".npz", ".lock"))]
+    assert left == []
+
+
+def test_killed_five_times_the_result_is_the_same(work):
+    kill_and_compare(work, 5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_killed_fifty_times_the_result_is_the_same(work):
+    kill_and_compare(work, 50)
+
+
+def test_rows_survive_any_cut(tmp_path):
+    """Whatever a kill or a power cut leaves of the two files, the rows read back are a prefix of those written."""
+    whole = RowFile(tmp_path / "whole", 3)
+    vectors = np.arange(30, dtype=np.float32).reshape(10, 3)
+    for at in range(0, 10, 2):
+        whole.append(vectors[at : at + 2], [(at, "bad")] if at == 4 else [])
+    chance = random.Random(1)
+    data, log = ((tmp_path / "whole" / name).read_bytes() for name in ("rows.f32", "batches.jsonl"))
+    for number in range(60):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        cut = data[: chance.randrange(len(data) + 1)]
+        if number % 3 == 0 and cut:  # pages that never reached the disk read as zeros
+            cut = cut[: len(cut) // 2] + bytes(len(cut) - len(cut) // 2)
+        (folder / "rows.f32").write_bytes(cut)
+        (folder / "batches.jsonl").write_bytes(log[: chance.randrange(len(log) + 1)])
+        rows = RowFile(folder, 3)
+        assert rows.rows == 2 * rows.batches
+        np.testing.assert_array_equal(rows.vectors, vectors[: rows.rows])
+        assert rows.skipped == ([(4, "bad")] if rows.batches > 2 else [])
+        for at in range(rows.rows, 10, 2):
+            rows.append(vectors[at : at + 2], [(at, "bad")] if at == 4 else [])
+        assert (folder / "rows.f32").read_bytes() == data
+        assert (folder / "batches.jsonl").read_bytes() == log
+
+
+def test_an_unfinished_run_keeps_its_precision(work, monkeypatch):
+    """auto must not choose anew in the middle of a set."""
+    process = start(work, "--precision", "bf16", slow=0.05)
+    wait_for_rows(work, 3, process)
+    process.kill()
+    process.wait()
+    assert run("--data_root", "crops", "--batch_size", "1") == 0
+    assert embeddings.load(work / "embeddings" / "crops_0_train.npz").meta["precision"] == "bf16"
+
+
+def test_an_unfinished_run_with_other_options_is_not_continued(work, capsys):
+    process = start(work, slow=0.05)
+    wait_for_rows(work, 2, process)
+    process.kill()
+    process.wait()
+    assert run("--data_root", "crops", "--batch_size", "1", "--normalize") == 1
+    assert "was begun with other options or input (normalized)" in capsys.readouterr().err
+    assert run("--data_root", "crops", "--batch_size", "1", "--normalize", "--overwrite") == 0
+    one = embeddings.load(work / "embeddings" / "crops_0_train.npz")
+    np.testing.assert_allclose(np.linalg.norm(one.vectors, axis=1), 1, rtol=1e-6)
+
+
+def test_interrupt_stops_within_two_seconds_with_a_summary(work):
+    process = start(work, slow=0.1)
+    wait_for_rows(work, 2, process)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert time.monotonic() - began < 2
+    assert process.returncode == 130
+    assert "of 15 images done" in error or "of 8 images done" in error
+    assert "interrupted; run the same command again to go on" in error
+    assert "Traceback" not in error
+
+
+def test_two_runs(work, capsys):
+    """A second run on the same set says so and stops; another ID beside it is welcome."""
+    (work / "embeddings").mkdir()
+    with open(work / "embeddings" / ".crops_0_train.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run("--data_root", "crops", "--splits", "train") == 1
+        assert "another run is writing" in capsys.readouterr().err
+        assert run("--data_root", "crops", "--splits", "train", "--id", "other") == 0
+    assert run("--data_root", "crops", "--splits", "train") == 0
+
+
+def test_full_disk(work):
+    """One sentence, nothing among the results, and the run can go on later."""
+    limit = "import resource,sys,runpy; resource.setrlimit(resource.RLIMIT_FSIZE,(900,900)); sys.argv=sys.argv[1:];"
+    limit += (
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    script = extract_embedding.__file__
+    argv = ["--data_root", "crops", "--model", "tiny_encoder:make", "--batch_size", "4", "--splits", "train"]
+    done = subprocess.run(
+        [sys.executable, "-c", limit, script, *argv], cwd=work, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith("extract_embedding.py: error: embeddings/.crops_0_train.partial/")
+    )
+    assert not list((work / "embeddings").glob("*.npz"))
+    assert run(*argv[:2], *argv[6:]) == 0
+    assert run(*argv[:2], *argv[6:], "--output_root", "reference") == 0
+    same(work / "reference" / "crops_0_train.npz", work / "embeddings" / "crops_0_train.npz")
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        (["--data_root", "absent"], 1, "absent: no such folder"),
+        (["--data_root", "crops", "--splits", "val"], 1, "has no split 'val'; it has: test, train"),
+        (["--data_root", "crops", "--folders", "c"], 1, "has no folder 'c'"),
+        (["--data_root", "crops", "--batch_size", "0"], 2, "0 is not from 1 to 65536"),
+        (["--data_root", "crops", "--model", "nothing_like_it"], 2, "timm has no such model"),
+        (["--data_root", "crops", "--device", "tpu"], 2, "--device tpu is not usable here"),
+        (["--data_root", "crops", "--output_root", "crops/train/a/00.png/x"], 1, "is a file, not a folder"),
+        ([], 2, "--data_root"),
+    ],
+)
+def test_mistakes_get_one_sentence(work, capsys, argv, status, message):
+    assert run(*argv) == status
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_a_damaged_finished_file_is_named(work, capsys):
+    assert run("--data_root", "crops", "--splits", "test") == 0
+    path = work / "embeddings" / "crops_0_test.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    assert run("--data_root", "crops", "--splits", "test") == 1
+    assert "crops_0_test.npz" in capsys.readouterr().err
+    assert run("--data_root", "crops", "--splits", "test", "--overwrite") == 0
+    assert len(embeddings.load(path)) == 8
+
+
+def test_help_needs_no_torch(script):
+    done = script("extract_embedding.py", "--help")
+    assert done.returncode == 0
+    assert "--resize_mode" in done.stdout
+    check = "import sys; sys.argv=['x','--help']; import extract_embedding\n"
+    check += "assert not {'torch', 'cv2', 'pandas', 'timm'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd=Path(extract_embedding.__file__).parent)
+
+
+def test_the_sample_is_spread_and_readable(work):
+    assert importlib.util.find_spec("torch")
+    from common import models
+
+    embedder = models.load("tiny_encoder:make")
+    paths = sorted((work / "crops").rglob("*.png"))
+    sample = extraction.sample(paths, embedder, n=5)
+    assert sample.shape == (5, 32, 32, 3)
+    assert len(extraction.sample([*paths[:2], work / "absent.png"], embedder)) == 2
+    assert extraction.sample([work / "absent.png"], embedder).shape == (0, 32, 32, 3)
+    assert json.dumps(embedder.preprocess.as_dict())
