@@ -38,3 +38,11 @@ def script(root):
         )
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _notes_are_said():
+    """A test that ran a script with --quiet must not silence the next one."""
+    from common import cli
+
+    cli._quiet = False

@@ -42,9 +42,10 @@ def independent_embeddings(images, split: str, padding: float):
         left, right = round(x - w * padding / 100), round(x + w + w * padding / 100)
         top, bottom = round(y - h * padding / 100), round(y + h + h * padding / 100)
         cut = picture[max(0, top) : bottom, max(0, left) : right]
-        batch.append(
-            cv2.resize(cut, (224, 224), interpolation=cv2.INTER_AREA if cut.size > 3 * 224**2 else cv2.INTER_CUBIC)
-        )
+        shrinks = cut.shape[0] * cut.shape[1] > 224 * 224
+        small = cv2.resize(cut, (224, 224), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]  # as a crops folder holds it
+        batch.append(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
         labels.append(classes[box["category_id"]])
     pixels = torch.from_numpy(np.stack(batch)[..., ::-1].copy()).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
