@@ -88,7 +88,7 @@ def take(shot: Shot, *, seed: int, width: int, height: int) -> tuple[Array, list
     picture = Picture(camera, bgr("#8f9396"))
     paint_bay(picture, shot.shelf, facings, rng)
     photo = develop(picture.pixels, shot.phone, rng)
-    wide = rng.normal(-4.5, 2)  # some people draw wide boxes, most tight ones
+    wide = rng.normal(-5, 2)  # some people draw wide boxes, most tight ones
     frame = np.array([width, height, width, height])
     drawn = []
     for facing in facings:

@@ -14,8 +14,8 @@ PYTHON=${PYTHON:-python3}
 NAME=$(basename "$DATA")
 SUITE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-run() { # one of the suite's scripts, shown before it runs
-    echo "+ $*" >&2
+run() { # one of the suite's scripts, named before it runs
+    echo "== $1" >&2
     "$PYTHON" "$SUITE/$1" "${@:2}"
 }
 

@@ -50,7 +50,7 @@ LINES = (
          (("Honey", "#e3a51c", "drop"), ("Berry", "#9a2f55", "berries"), ("Apple", "#6f9c33", "fruit"))),
     Line("Norda", "Oat Drink", "box", (84, 214, 84), "#dfeaf2", "#23443a", "hills", "#6f9fbd", (0.9, 1.0),
          (("Natural", "#7fa7c9", "drop"), ("Vanilla", "#e6c65a", "star"), ("Barista", "#7a5a43", "bean"))),
-    Line("Casa Lume", "Pasta", "bag", (116, 236, 40), "#1d3f86", "#ffffff", "strands", "#c9302c", (0.925, 1.0),
+    Line("Casa Lume", "Pasta", "bag", (116, 236, 40), "#1d3f86", "#ffffff", "strands", "#c9302c", (0.92, 1.0),
          (("Spaghetti", "#c9302c", "star"), ("Linguine", "#4d9a54", "star"), ("Bucatini", "#8a3f9c", "star"))),
     Line("Casa Lume", "Sauce", "jar", (88, 152, 88), "#f7f1df", "#8e1f1c", "tomatoes", "#3d6b35", (0.84, 1.0),
          (("Basilico", "#2f7d32", "leaf"), ("Arrabbiata", "#c2261d", "star"), ("Funghi", "#8b6b4a", "drop"))),
@@ -288,7 +288,7 @@ def front(product: Product) -> Array:
     return mould(shape, sheet.pixels)
 
 
-TINT = 0.25  # how far the picture's accent follows the flavour: at 1 the flavours are easy to tell, at 0 only band and lid differ
+TINT = 0.4  # how far the picture's accent follows the flavour: at 1 the flavours are easy to tell, at 0 only band and lid differ
 
 
 @cache
