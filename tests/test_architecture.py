@@ -28,6 +28,7 @@ LAYERS = (
     "hugging_face",
     "precision",
     "programs",
+    "zoo",
 )  # made of torch, imported by models.load alone
 FORBIDDEN_CALLS = {"print", "open", "eval", "exec", "input"}
 

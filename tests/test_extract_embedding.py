@@ -390,6 +390,7 @@ def test_two_runs(work, capsys):
 def test_full_disk(work):
     """One sentence, nothing among the results, and the run can go on later."""
     limit = "import resource,sys,runpy; resource.setrlimit(resource.RLIMIT_FSIZE,(900,900)); sys.argv=sys.argv[1:];"
+    limit += "sys.path.insert(0, __import__('os').path.dirname(sys.argv[0]));"
     limit += (
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); runpy.run_path(sys.argv[0], run_name='__main__')"
     )
