@@ -69,7 +69,8 @@ def test_the_older_scripts_commands_run_as_they_stand(root, place):
         (folder / name).symlink_to(place / "demo" / "shelf" / target)
     lines = [
         "python crop.py --json_path annotations.json --image_folder images/ --output_root cropped_images/",
-        "IFS=$'\\n'; python extract_embedding.py --data_root cropped_images/ --folders $(ls cropped_images/test) --company_name datasetX",
+        "IFS=$'\\n'; "
+        "python extract_embedding.py --data_root cropped_images/ --folders $(ls cropped_images/test) --company_name datasetX",
         "python evaluate_combo.py --train_npz embeddings/*_train.npz --test_npz embeddings/*_test.npz --company_name datasetX",
         "cp embeddings/datasetX_10_train.npz embeddings/b_0_train.npz; cp embeddings/datasetX_10_test.npz embeddings/b_0_test.npz",
         "cd embeddings && python ../greedy_combo_eval.py --train_npz 0=b_0_train.npz *X*.npz --test_npz 0=b_0_test.npz *X*.npz "
