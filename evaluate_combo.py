@@ -258,14 +258,8 @@ def run(args: argparse.Namespace) -> None:
     from common.sets import read_sides
 
     references, queries = read_sides(
-        args.train_npz,
-        args.test_npz,
-        reference_split=args.reference_split,
-        query_split=args.query_split,
-        label_level=args.label_level,
-        key=args.key,
-        company_name=args.company_name,
-        drop_invalid=args.drop_invalid,
+        [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)],
+        **{name: getattr(args, name) for name in ("label_level", "key", "company_name", "drop_invalid")},
     )
     exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
     options = {"mode": args.fusion, "k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}

@@ -8,7 +8,7 @@
 
 Writes <output_root>/<company_name>_<ID>_<split>.npz. A run that was killed goes on where it was, with the same result.
 --model takes a timm name (bare or timm/NAME), torchvision/NAME, hf/ID or hf/FOLDER, a TorchScript or torch.export file,
-a checkpoint folder of train.py, or package.module:factory. The default needs no model hub.
+a checkpoint folder, or package.module:factory. The default needs no model hub.
 """
 
 from __future__ import annotations

@@ -184,18 +184,15 @@ def run(args: argparse.Namespace) -> None:
     if args.fusion == "concat" and args.pairing == "crossed":
         raise cli.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
 
-    def evaluator_of(query_npz: list[str], query_split: str) -> Evaluator:
-        names = ("reference_split", "label_level", "key", "company_name", "drop_invalid")
-        sides = read_sides(
-            args.train_npz, query_npz, query_split=query_split, **{name: getattr(args, name) for name in names}
-        )
-        exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
-        options = {"k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}
-        return Evaluator(*sides, mode=args.fusion, exclude=exclude, **options)
-
-    test = evaluator_of(args.test_npz, args.query_split)
-    chooser = evaluator_of(args.val_npz, args.val_split) if args.val_npz else test
-    for remark in remarks(test):
+    sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
+    sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
+    names = ("label_level", "key", "company_name", "drop_invalid")
+    references, *queries = read_sides(sides, **{name: getattr(args, name) for name in names})
+    exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
+    options = {"k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}
+    evaluators = [Evaluator(references, one, mode=args.fusion, exclude=exclude, **options) for one in queries]
+    test, chooser = evaluators[0], evaluators[-1]
+    for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator)):
         cli.warn(remark)
     title = args.company_name or next(iter(test.queries.values())).dataset or "-"
     ranked = search(chooser, args)

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: {cli.count(n, 'row')} of {dim:,} dimensions from {cli.count(len(sets), 'file')}")
         if not is_csv:
             flags = "".join(flag for column, flag in ATLAS.items() if column in columns)
-            cli.note(f"look at it: python view.py {path}   or: embedding-atlas {path} --vector embedding{flags}")
+            cli.note(f"look at it: embedding-atlas {path} --vector embedding{flags}")
 
 
 def convert(sets: Sequence[EmbeddingSet], path: Path, args: argparse.Namespace) -> tuple[int, int, list[str]]:

@@ -7,7 +7,7 @@
 | torchvision/NAME | a torchvision classification model |
 | hf/ID or hf/FOLDER | a Hugging Face vision model |
 | FILE | a TorchScript or torch.export program |
-| FOLDER | a checkpoint of train.py, or a Hugging Face folder |
+| FOLDER | a checkpoint (model.safetensors and model.json), or a Hugging Face folder |
 | package.module:factory | a callable that returns a torch.nn.Module, which may have an attribute `preprocess` |
 
 Weights are never random unless asked for by `weights="random"`.
@@ -141,7 +141,7 @@ def _factory(spec: str, weights: str | Path | None) -> Backbone:
 
 
 def _checkpoint(folder: Path, weights: str | Path | None) -> Backbone:
-    """A folder of train.py: `backbone.*` of the architecture `spec`, and `projection.*` where it learnt one."""
+    """A checkpoint folder: `backbone.*` of the architecture `spec`, and `projection.*` where it learnt one."""
     import torch
 
     from common.embedder import Pooled

@@ -6,6 +6,7 @@ import numpy as np
 
 from common import metrics
 from common.combinations import Combination
+from common.embeddings import Blocks
 from common.evaluation import Evaluator, Task
 
 _BYTES = 1 << 28  # of neighbour lists held at a time
@@ -63,12 +64,12 @@ def margins(evaluator: Evaluator, combination: Combination) -> np.ndarray:
 def _margins(evaluator: Evaluator, task: Task) -> np.ndarray:
     right = np.full(len(task.query_label), np.nan, np.float32)
     other = np.full(len(task.query_label), -np.inf, np.float32)
-    matrix = task.reference[0] if len(task.reference) == 1 else np.concatenate(task.reference)
+    matrix = Blocks(task.reference)  # takes a class's rows without a copy of all
     for code in np.unique(task.reference_label):
         mine = np.flatnonzero(task.reference_label == code)
         some = Task(
             task.query,
-            [np.ascontiguousarray(matrix[mine])],
+            [matrix[mine]],
             task.query_label,
             task.reference_label[mine],
             task.query_group,

@@ -14,6 +14,8 @@ import numpy as np
 from common.cli import UserError, note, warn
 from common.embeddings import SHARD, Blocks, EmbeddingSet, load
 
+SPLIT_OF = {"--train_npz": "--reference_split", "--test_npz": "--query_split", "--val_npz": "--val_split"}
+
 
 def expand(specs: Iterable[str | Path]) -> list[tuple[str | None, Path]]:
     """Return (ID or None, file) for every `[id=]path`, folder or glob; each file once, in the order given.
@@ -109,60 +111,55 @@ def _join(sets: list[EmbeddingSet]) -> EmbeddingSet:
 
 
 def read_sides(
-    reference_specs: Sequence[str | Path],
-    query_specs: Sequence[str | Path],
+    sides: Sequence[tuple[str, Sequence[str | Path], str]],
     *,
-    reference_split: str = "train",
-    query_split: str = "test",
     label_level: int | None = None,
     key: str | None = None,
     company_name: str | None = None,
     drop_invalid: bool = False,
-) -> tuple[list[EmbeddingSet], list[EmbeddingSet]]:
-    """Return the reference sets and the query sets, every row of them labelled.
+) -> list[list[EmbeddingSet]]:
+    """Return the sets of each side, every row of them labelled; the first side are the references, the others queries.
 
-    References keep `reference_split`, queries `query_split`; sets without a split stay on the side they were named on. Sets left
-    out are named on stderr. Raises UserError when a side is empty, has one ID twice, or a set without a split is on both sides.
+    A side is (option, specs, split), such as ("--train_npz", ["*.npz"], "train"): it keeps the sets of its split and those that
+    name none. Sets left out are named on stderr. The same specs are read once. Raises UserError when a side is empty or has one
+    ID twice, and when a set without a split is both reference and query.
     """
-    sides: list[list[EmbeddingSet]] = []
-    cache: dict[tuple[str, ...], list[EmbeddingSet]] = {}
-    for specs, split, option in ((reference_specs, reference_split, "train"), (query_specs, query_split, "test")):
+    read: dict[tuple[str, ...], list[EmbeddingSet]] = {}
+    chosen = []
+    for option, specs, split in sides:
         same = tuple(map(str, specs))
-        if same not in cache:
-            cache[same] = read_sets(same, key=key, company_name=company_name, drop_invalid=drop_invalid)
-        kept = [one for one in cache[same] if one.split in ("", split)]
-        left = [one for one in cache[same] if one.split not in ("", split)]
+        if same not in read:
+            read[same] = read_sets(same, key=key, company_name=company_name, drop_invalid=drop_invalid)
+        kept = [one for one in read[same] if one.split in ("", split)]
+        left = [one for one in read[same] if one.split not in ("", split)]
         if left:
-            role = "reference" if option == "train" else "query"
-            note(
-                f"--{option}_npz: not of {role} split {split!r}, left out: {', '.join(Path(one.source).name for one in left)}"
-            )
+            names = ", ".join(Path(one.source).name for one in left)
+            note(f"{option}: not of split {split!r}, left out: {names}")
         if not kept:
             splits = ", ".join(sorted({one.split for one in left}))
-            flag = "reference" if option == "train" else "query"
             raise UserError(
-                f"--{option}_npz has no set of split {split!r}, only {splits}; change --{flag}_split, or add files"
+                f"{option} has no set of split {split!r}, only {splits}; change {SPLIT_OF[option]}, or add files"
             )
         by_id: dict[str, EmbeddingSet] = {}
         for one in kept:
             if one.id in by_id:
-                raise UserError(
-                    f"--{option}_npz has the ID {one.id!r} twice ({by_id[one.id].source} and {one.source}); name them: id=path"
-                )
+                both = f"{by_id[one.id].source} and {one.source}"
+                raise UserError(f"{option} has the ID {one.id!r} twice ({both}); name them: id=path")
             by_id[one.id] = one
-        sides.append([_labelled(one, label_level) for one in kept])
-    either = [{one.source for one in side if not one.split and not one.meta.get("named")} for side in sides]
-    if both := sorted(either[0] & either[1]):
-        raise UserError(
-            f"{both[0]} is both reference and query, and names no split; if that is meant, name it twice: id=path"
-        )
-    return sides[0], sides[1]
+        chosen.append([_labelled(one, label_level) for one in kept])
+    nameless = [{one.source for one in side if not one.split and not one.meta.get("named")} for side in chosen]
+    for queries in nameless[1:]:
+        if shared := sorted(nameless[0] & queries):
+            raise UserError(
+                f"{shared[0]} is both reference and query, and names no split; if that is meant, name it twice: id=path"
+            )
+    return chosen
 
 
 def _labelled(one: EmbeddingSet, label_level: int | None) -> EmbeddingSet:
     unlabelled = one.label(label_level) == ""
     if unlabelled.all():
-        raise UserError(f"{one.source} has no labels: there is nothing to score; view it, or search it with search.py")
+        raise UserError(f"{one.source} has no labels: there is nothing to score; look at it with npz_to_parquet.py")
     if unlabelled.any():
         warn(f"{one.source}: {unlabelled.sum():,} of {len(one):,} rows have no label and are left out")
         return one.take(~unlabelled)

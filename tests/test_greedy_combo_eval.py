@@ -216,6 +216,7 @@ def test_degenerate_studies_end_well(here, capsys, labels):
         (["--fusion", "concat"], 2, "add --pairing matched"),
         (["--baseline", "0-10"], 2, "write R/Q"),
         (["--baseline", "0/7"], 2, "no such query set"),
+        (["--query_split", "tset"], 1, "only test, train, val; change --query_split"),
     ],
 )
 def test_mistakes_get_one_sentence_and_leave_nothing(folder, here, capsys, argv, code, message):

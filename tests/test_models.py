@@ -356,6 +356,7 @@ def test_torchscript_and_exported_programs(factory, tmp_path):
     for name in ("s.pt", "e.pt2"):
         embedder = models.load(tmp_path / name)
         np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(embedder(pixels[:1]), expected[:1], rtol=1e-4, atol=1e-5)
         assert models.load(embedder.spec, **embedder.options).fingerprint == embedder.fingerprint
     fixed = models.load(tmp_path / "fixed.pt2")  # takes two images at a time and says nothing of mean and std
     assert (fixed.preprocess.height, fixed.preprocess.width) == (48, 64)
@@ -490,7 +491,7 @@ def test_resizing_equals_pillow(photos, interpolation):
         ours = resize(photos[0], *size, interpolation)
         pillow = Image.fromarray(photos[0]).resize(size[::-1], Image.Resampling[interpolation.upper()])
         difference = np.abs(ours.astype(int) - np.asarray(pillow).astype(int))
-        assert difference.max() <= 2
+        assert difference.max() <= {"bilinear": 1, "bicubic": 2, "lanczos": 0, "nearest": 0}[interpolation]
         assert difference.mean() < 0.3
 
 

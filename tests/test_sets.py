@@ -10,6 +10,10 @@ from common import embeddings, sets
 from common.cli import UserError
 
 
+def sides(references, queries):
+    return [("--train_npz", references, "train"), ("--test_npz", queries, "test")]
+
+
 @pytest.fixture
 def folder(tmp_path):
     for identity in ("0", "10"):
@@ -27,7 +31,7 @@ def test_folder_glob_and_files_give_the_same_sets(folder):
 
 
 def test_the_same_glob_on_both_sides_is_split_and_says_what_it_left_out(folder, capsys):
-    references, queries = sets.read_sides([f"{folder}/*.npz"], [f"{folder}/*.npz"])
+    references, queries = sets.read_sides(sides([f"{folder}/*.npz"], [f"{folder}/*.npz"]))
     assert [(one.id, one.split) for one in references] == [("0", "train"), ("10", "train")]
     assert [(one.id, one.split) for one in queries] == [("0", "test"), ("10", "test")]
     assert "left out: shelf_0_test.npz, shelf_10_test.npz" in capsys.readouterr().err
@@ -37,24 +41,24 @@ def test_a_file_without_split_cannot_stand_on_both_sides_by_accident(tmp_path):
     path = tmp_path / "shelf_0.npz"
     embeddings.save(path, make(id="0", split=""))
     with pytest.raises(UserError, match="id=path"):
-        sets.read_sides([path], [path])
-    references, queries = sets.read_sides([f"a={path}"], [f"a={path}"])
+        sets.read_sides(sides([path], [path]))
+    references, queries = sets.read_sides(sides([f"a={path}"], [f"a={path}"]))
     assert references[0].id == queries[0].id == "a"
 
 
 def test_one_id_twice_on_a_side_asks_for_names(folder, tmp_path):
     embeddings.save(tmp_path / "other_0_train.npz", make(id="0", dataset_name="other"))
     with pytest.raises(UserError, match=r"ID '0' twice .*id=path"):
-        sets.read_sides([folder], [folder])
+        sets.read_sides(sides([folder], [folder]))
     references, _ = sets.read_sides(
-        [folder / "shelf_0_train.npz", f"b={tmp_path / 'other_0_train.npz'}"], [folder / "shelf_0_test.npz"]
+        sides([folder / "shelf_0_train.npz", f"b={tmp_path / 'other_0_train.npz'}"], [folder / "shelf_0_test.npz"])
     )
     assert [one.id for one in references] == ["0", "b"]
 
 
 def test_a_side_without_its_split_says_which_there_are(folder):
     with pytest.raises(UserError, match="no set of split 'test', only train"):
-        sets.read_sides([folder], [folder / "shelf_0_train.npz"])
+        sets.read_sides(sides([folder], [folder / "shelf_0_train.npz"]))
 
 
 def test_shards_become_one_set_and_a_missing_one_is_an_error(tmp_path):
@@ -75,13 +79,13 @@ def test_unlabelled_rows_are_left_out_and_counted_and_none_is_an_error(tmp_path,
     one.labels[1] = ""
     embeddings.save(tmp_path / "a_0_train.npz", one)
     embeddings.save(tmp_path / "a_0_test.npz", make(4, split="test"))
-    references, _ = sets.read_sides([tmp_path], [tmp_path])
+    references, _ = sets.read_sides(sides([tmp_path], [tmp_path]))
     assert len(references[0]) == 3
     assert "1 of 4 rows have no label" in capsys.readouterr().err
     one.labels[:] = ""
     embeddings.save(tmp_path / "a_0_train.npz", one)
     with pytest.raises(UserError, match="nothing to score"):
-        sets.read_sides([tmp_path], [tmp_path])
+        sets.read_sides(sides([tmp_path], [tmp_path]))
 
 
 @pytest.mark.parametrize("missing", ["no/such.npz", "no*.npz"])
