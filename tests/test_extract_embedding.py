@@ -298,7 +298,7 @@ def kill_and_compare(work: Path, kills: int) -> None:
     process = start(work)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
-    assert "going on after" in error or kills > 5  # after many kills a split may be complete
+    assert "going on after" in error or (kills > 5 and "complete already" in error), error
     for split in ("train", "test"):
         same(work / "reference" / f"crops_0_{split}.npz", work / "embeddings" / f"crops_0_{split}.npz")
     left = [path.name for path in (work / "embeddings").iterdir() if not path.name.endswith((".npz", ".lock"))]
