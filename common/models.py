@@ -6,6 +6,7 @@
 | NAME or timm/NAME | a timm model |
 | torchvision/NAME | a torchvision classification model |
 | hf/ID or hf/FOLDER | a Hugging Face vision model |
+| siamese | a small network for 64 px and any other size, to be trained by train.py |
 | FILE | a TorchScript or torch.export program |
 | FOLDER | a checkpoint (model.safetensors and model.json), or a Hugging Face folder |
 | package.module:factory | a callable that returns a torch.nn.Module, which may have an attribute `preprocess` |
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli import UsageError, UserError, note, warn
 from common.preprocess import Preprocess
-from common.weights import DEFAULT, UNFILLED, fill, give, read, shorten
+from common.weights import DEFAULT, UNFILLED, give, shorten
 
 if TYPE_CHECKING:
     import torch
@@ -60,12 +61,12 @@ def load(
     preprocess = dataclasses.replace(backbone.preprocess, resize_mode=resize_mode)
     backbone = dataclasses.replace(backbone, preprocess=preprocess)
     options = {"layer": layer, "pooling": pooling, "resize_mode": resize_mode}
-    fingerprint = _fingerprint({**backbone.identity, **options, "preprocess": preprocess.as_dict()}, backbone.module)
+    identified = fingerprint(backbone, options)
     if weights is not None:
         options["weights"] = RANDOM if weights == RANDOM else str(Path(weights).resolve())
     kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
     spec = f"{kind}{Path(name).resolve()}" if Path(name).exists() and name != DEFAULT else spec
-    return Embedder(backbone, spec=spec, options=options, fingerprint=fingerprint, device=device, precision=precision)
+    return Embedder(backbone, spec=spec, options=options, fingerprint=identified, device=device, precision=precision)
 
 
 def build(spec: str, *, weights: str | Path | None = None, pooling: str | None = None) -> Backbone:
@@ -81,7 +82,7 @@ def build(spec: str, *, weights: str | Path | None = None, pooling: str | None =
 
 
 def _build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbone:
-    from common import programs, zoo
+    from common import checkpoint, programs, siamese, zoo
 
     path = Path(spec)
     kind, _, name = spec.partition("/")
@@ -92,7 +93,11 @@ def _build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbo
     if kind == "timm" and name:
         return zoo.timm_model(name, weights, pooling)
     if (path / "model.json").is_file():
-        return _checkpoint(path, weights)
+        if weights is not None:
+            raise UsageError(f"{path} holds its own weights; leave --weights away")
+        return checkpoint.backbone(path)
+    if spec == "siamese":
+        return siamese.model(weights)
     if (path / "config.json").is_file():
         return zoo.hugging_face_model(spec, weights, pooling)
     if path.is_file():
@@ -140,45 +145,30 @@ def _factory(spec: str, weights: str | Path | None) -> Backbone:
     return Backbone(module, preprocess, identity, prefix_tokens=int(getattr(module, "num_prefix_tokens", 0)))
 
 
-def _checkpoint(folder: Path, weights: str | Path | None) -> Backbone:
-    """A checkpoint folder: `backbone.*` of the architecture `spec`, and `projection.*` where it learnt one."""
+def architecture(spec: str, pooling: str | None = None) -> Backbone:
+    """Return the model with its weights as they were constructed, to be filled from a checkpoint."""
+    return _build(spec, UNFILLED, pooling)
+
+
+def fit_input(module: torch.nn.Module, preprocess: Preprocess) -> None:
+    """Let a transformer of timm take another input size than its own; other models need nothing."""
+    embed: Any = getattr(module, "patch_embed", None)
+    wanted = (preprocess.height, preprocess.width)
+    if hasattr(module, "set_input_size") and getattr(embed, "img_size", None) not in (None, wanted):
+        try:
+            module.set_input_size(img_size=wanted)  # type: ignore[operator]
+        except (AssertionError, ValueError, RuntimeError, TypeError) as error:
+            raise UserError(f"the model cannot take {wanted[1]} x {wanted[0]} pixels: {shorten(error)}") from None
+
+
+def fingerprint(backbone: Backbone, options: Mapping[str, Any] | None = None) -> str:
+    """Return the sha256 over canonical JSON (identity, options, preprocessing) and over every weight: name, dtype, shape, bytes."""
     import torch
 
-    from common.embedder import Pooled
-
-    if weights is not None:
-        raise UsageError(f"{folder} holds its own weights; leave --weights away")
-    try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        spec, options = about["spec"], about.get("options", {})
-        preprocess = Preprocess.from_dict(about["preprocess"], str(folder / "model.json"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder / 'model.json'} is no checkpoint's description ({shorten(error)}); train it again"
-        ) from None
-    state = read(folder / "model.safetensors")
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in state.items():
-        part, _, rest = key.partition(".")
-        parts.setdefault(part, {})[rest] = value
-    inner = _build(spec, UNFILLED, options.get("pooling"))
-    fill(inner.module, parts.get("backbone", {}), spec, str(folder))
-    modules: list[torch.nn.Module] = [Pooled(inner, options.get("layer"), options.get("pooling"), spec)]
-    if "projection" in parts:
-        dim_out, dim_in = parts["projection"]["weight"].shape
-        projection = torch.nn.Linear(dim_in, dim_out, bias="bias" in parts["projection"])
-        fill(projection, parts["projection"], spec, str(folder))
-        modules.append(projection)
-    identity = {**inner.identity, "options": options}
-    return dataclasses.replace(inner, module=torch.nn.Sequential(*modules), preprocess=preprocess, identity=identity)
-
-
-def _fingerprint(identity: Mapping[str, Any], module: torch.nn.Module) -> str:
-    """Return the sha256 over canonical JSON of `identity` and over every weight: name, dtype, shape, bytes."""
-    import torch
-
+    default = {"layer": None, "pooling": None, "resize_mode": backbone.preprocess.resize_mode}
+    identity = {**backbone.identity, **(options or default), "preprocess": backbone.preprocess.as_dict()}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(backbone.module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -14,6 +14,7 @@ def timm_model(name: str, weights: str | Path | None, pooling: str | None) -> Ba
     weights_of.go_offline_without("huggingface.co", "HF_ENDPOINT")
     import timm
 
+    name = {"xception": "legacy_xception"}.get(name, name)  # which timm would map itself, with a warning of its own
     embedded = name == weights_of.DEFAULT and weights is None
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:6] or weights_of.near(name, timm.list_models())

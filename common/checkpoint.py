@@ -1,0 +1,205 @@
+"""Checkpoints: the folder in which train.py leaves a model and from which every script takes it with `--model <folder>`.
+
+`model.safetensors` holds the weights: `backbone.*` of the architecture, then `projection.*` (--objective triplet: its output is
+the embedding) or `head.*` (--objective classifier: its outputs are logits, its input is the embedding). `model.json` says the rest,
+see FIELDS. Nothing in either runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common import files
+from common.cli import UserError
+from common.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+    from common.embedder import Backbone, Embedder
+
+WEIGHTS, ABOUT = "model.safetensors", "model.json"
+FIELDS = {
+    "format_version": "1",
+    "spec": "the architecture, as --model takes it",
+    "options": "layer and pooling, where the architecture gives no vector by itself",
+    "preprocess": "what the model wants to see",
+    "objective": "triplet or classifier",
+    "classes": "label paths class_0/class_1/…, in the order of the logits",
+    "temperature": "by which logits are divided before the softmax; null for triplet",
+    "training": "the arguments of train.py",
+    "metrics": "what was measured",
+    "fingerprint": "of the embedding model, as in the .npz files made with it",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """classifier(batch) -> logits (n, len(classes)) float32 of (n, height, width, 3) uint8, as `preprocess` returns them."""
+
+    embedder: Embedder
+    classes: list[str]
+    temperature: float
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.embedder.preprocess
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        return self.embedder(batch)
+
+    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+        """Return the calibrated confidences (n, classes) float64, each row of sum 1."""
+        return softmax(self(batch), self.temperature)
+
+
+def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Return softmax(logits / temperature) of (n, classes), float64."""
+    scaled = logits.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def save(
+    folder: Path | str,
+    *,
+    spec: str,
+    options: Mapping[str, Any],
+    preprocess: Preprocess,
+    state: Mapping[str, torch.Tensor],
+    classes: Sequence[str],
+    temperature: float | None = None,
+    training: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> str:
+    """Write a checkpoint, whole or not at all, and return its fingerprint.
+
+    state: tensors called backbone.*, and projection.* or head.*. The description is written last: without it, the folder is no
+    checkpoint. What was written is loaded once before it takes the place of an older one.
+    """
+    import safetensors.torch
+
+    from common import models
+
+    folder = Path(folder)
+    about: dict[str, Any] = {
+        "format_version": 1,
+        "spec": spec,
+        "options": dict(options),
+        "preprocess": preprocess.as_dict(),
+        "objective": "classifier" if any(key.startswith("head.") for key in state) else "triplet",
+        "classes": list(classes),
+        "temperature": temperature,
+        "training": dict(training or {}),
+        "metrics": dict(metrics or {}),
+    }
+    tensors = {
+        key: value.detach().cpu().contiguous().clone() for key, value in state.items()
+    }  # clone: none may share memory
+    about["fingerprint"] = models.fingerprint(_assemble(folder, about, tensors, ("projection",)))
+    with files.whole(folder / WEIGHTS) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={"fingerprint": about["fingerprint"]})
+        (folder / ABOUT).unlink(missing_ok=True)
+    files.write_text(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return about["fingerprint"]
+
+
+def describe(folder: Path | str) -> dict[str, Any]:
+    """Return the content of model.json (see FIELDS). Raises UserError when there is none, or one that is not a checkpoint's."""
+    path = Path(folder) / ABOUT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        sound = isinstance(about["spec"], str) and isinstance(about["preprocess"], dict)
+        sound = sound and isinstance(about.setdefault("options", {}), dict)
+        sound = sound and all(isinstance(name, str) for name in about.setdefault("classes", []))
+        sound = sound and isinstance(about.setdefault("temperature", None), (int, float, type(None)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{path} is no checkpoint's description; train the model again with train.py, or check --model")
+    return about
+
+
+def backbone(folder: Path | str) -> Backbone:
+    """Return the embedding model of a checkpoint: the architecture, and its projection where it learnt one."""
+    return _load(Path(folder), describe(folder), ("projection",))
+
+
+def load_classifier(folder: Path | str, *, device: str = "auto", precision: str = "auto") -> Classifier:
+    """Return the classifier of a checkpoint. Raises UserError for one that has none, as those of --objective triplet."""
+    from common.embedder import Embedder
+
+    folder = Path(folder)
+    about = describe(folder)
+    classes = about["classes"]
+    if about.get("objective") != "classifier" or not classes:
+        raise UserError(
+            f"{folder} holds an embedding model, not a classifier: train one with --objective classifier, or classify by "
+            "nearest neighbours"
+        )
+    whole = _load(folder, about, ("head",))
+    # The architecture has pooled already, so that the embedder takes the logits as they come.
+    embedder = Embedder(
+        whole,
+        spec=str(folder),
+        options={},
+        fingerprint=about.get("fingerprint", ""),
+        device=device,
+        precision=precision,
+    )
+    if embedder.dim != len(classes):
+        raise UserError(
+            f"{folder / ABOUT} names {len(classes)} classes, the head has {embedder.dim}; train the model again"
+        )
+    return Classifier(embedder, list(classes), float(about["temperature"] or 1.0))
+
+
+def _load(folder: Path, about: Mapping[str, Any], tops: Sequence[str]) -> Backbone:
+    from common import weights
+
+    return _assemble(folder, about, weights.read(folder / WEIGHTS), tops)
+
+
+def _assemble(
+    folder: Path, about: Mapping[str, Any], state: Mapping[str, torch.Tensor], tops: Sequence[str]
+) -> Backbone:
+    """Return the architecture filled with `backbone.*`, followed by those linear layers of `tops` that the state has."""
+    import torch
+
+    from common import models
+    from common.embedder import Pooled
+    from common.weights import fill
+
+    spec, options = about["spec"], dict(about["options"])
+    preprocess = Preprocess.from_dict(about["preprocess"], str(folder / ABOUT))
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    inner = models.architecture(spec, options.get("pooling"))
+    models.fit_input(inner.module, preprocess)
+    fill(inner.module, parts.get("backbone", {}), spec, str(folder))
+    modules: list[torch.nn.Module] = [Pooled(inner, options.get("layer"), options.get("pooling"), spec)]
+    for top in tops:
+        if top in parts:
+            weight = parts[top].get("weight")
+            if weight is None or weight.ndim != 2:
+                raise UserError(f"{folder / WEIGHTS} has no sound {top}.weight; train the model again")
+            layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in parts[top])
+            fill(layer, parts[top], spec, str(folder))
+            modules.append(layer)
+    identity = {**inner.identity, "options": options}
+    return dataclasses.replace(
+        inner,
+        module=torch.nn.Sequential(*modules),
+        preprocess=preprocess,
+        identity=identity,
+        prefix_tokens=0,
+        channels_last_output=False,
+    )
