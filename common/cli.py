@@ -6,7 +6,9 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 bad data,
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -129,16 +131,19 @@ def number(low: float, high: float = float("inf")) -> Callable[[str], float]:
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
     """Parse `argv`, run the script and return its exit code; a user's mistake becomes one sentence on stderr."""
     global _quiet
+    from common import config  # which needs this module's errors
+
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name that is no text must not end a run
     try:
-        args = parser.parse_args(_with_config(parser, list(sys.argv[1:] if argv is None else argv)))
+        args = parser.parse_args(config.applied(parser, list(sys.argv[1:] if argv is None else argv)))
     except SystemExit as end:  # argparse has printed help or its error
         return end.code if isinstance(end.code, int) else 2
     except UserError as error:
         return _fail(parser, str(error), error.exit_code)
     _quiet = args.quiet
+    atexit.register(gc.freeze)  # the interpreter's last collection over torch's objects would take two seconds
     try:
         run(args)
         sys.stdout.flush()
@@ -149,11 +154,24 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], No
     except BrokenPipeError:  # the reader, such as `head`, has gone: not an error of this side
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except ModuleNotFoundError as error:
+        return _fail(parser, f"the package {error.name} is not installed here; {_remedy(error.name)}", 1)
     except MemoryError:
         return _fail(parser, "not enough memory; choose a smaller --batch_size or fewer rows", 1)
     except OSError as error:
         return _fail(parser, os_error(error), 1)
     return 0
+
+
+def _remedy(package: str | None) -> str:
+    """Return how to install a package: by the requirements file beside the scripts that names it, or by its name."""
+    root = Path(__file__).resolve().parents[1]
+    imported_as = {"cv2": "opencv", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "umap": "umap-learn"}
+    name = imported_as.get(package or "", package or "").split(".")[0].replace("_", "-")
+    for file in ("requirements.txt", "requirements-extra.txt"):
+        if name and name in (root / file).read_text(encoding="utf-8"):
+            return f"activate its environment (source .venv/bin/activate), or run pip install -r {root / file}"
+    return f"run pip install {name}"
 
 
 def os_error(error: OSError) -> str:
@@ -178,74 +196,6 @@ def os_error(error: OSError) -> str:
 def _fail(parser: argparse.ArgumentParser, message: str, code: int) -> int:
     sys.stderr.write(f"{parser.prog}: {'' if code == 130 else 'error: '}{message}\n")
     return code
-
-
-def _with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
-    """Return `argv` with the options of --config that the command line does not give itself."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    path = first.parse_known_args(argv)[0].config
-    if path is None:
-        return argv
-    section = Path(parser.prog).stem
-    options = _read_config(path, section)
-    parsers = [parser]
-    for action in parser._actions:  # a sub-command's options belong to its own parser
-        if isinstance(action, argparse._SubParsersAction):
-            parsers += [action.choices[word] for word in argv if word in action.choices][:1]
-            elsewhere = {name for sub in action.choices.values() for name in _by_name(sub)}
-            options = {
-                key: value for key, value in options.items() if key in _by_name(*parsers) or key not in elsewhere
-            }
-    known = _by_name(*parsers)
-    extra: list[str] = []
-    for key, value in options.items():
-        if key not in known:
-            raise UsageError(f"{path}: section {section} has no option {key!r}; it knows {', '.join(sorted(known))}")
-        action = known[key]
-        if any(word.split("=")[0] in action.option_strings for word in argv) or value is None:
-            continue
-        flag = action.option_strings[0]
-        if action.nargs == 0:
-            if not isinstance(value, bool):
-                raise UsageError(f"{path}: {section}.{key} is a switch; write true or false, not {value!r}")
-            extra += [flag] if value else []
-        elif isinstance(value, list):
-            extra += [flag, *(str(item) for item in value)] if value else []
-        elif isinstance(value, dict):
-            extra += [flag, *(f"{name}={item}" for name, item in value.items())]
-        else:
-            extra += [f"{flag}={value}"]
-    return argv + extra
-
-
-def _by_name(*parsers: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    names = {
-        option.lstrip("-"): action
-        for parser in parsers
-        for action in parser._actions
-        for option in action.option_strings
-    }
-    return {name: action for name, action in names.items() if name not in ("h", "help", "config")}
-
-
-def _read_config(path: Path, section: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; check --config") from None
-    except OSError as error:
-        raise UserError(os_error(error)) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    options = (content or {}).get(section) if isinstance(content or {}, dict) else content
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise UserError(f"{path}: write the options as `{section}:` followed by `name: value` lines")
-    return {str(key): value for key, value in options.items()}
 
 
 def progress(items: Iterable[T] | None = None, *, total: int | None = None, desc: str = "", unit: str = "it") -> Any:

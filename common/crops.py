@@ -8,15 +8,16 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from common import files, trees
 from common.annotations import Object, Skipped
 from common.boxes import Padding, Region, number_text
 from common.cli import UserError
 from common.images import EXTENSIONS
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
 _ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
@@ -100,6 +101,8 @@ def read(
 
 
 def _read_manifest(root: Path) -> Manifest:
+    import numpy as np
+
     path = root / MANIFEST
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -128,6 +131,8 @@ def _read_manifest(root: Path) -> Manifest:
 
 def _levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
     """Return (n, levels) str of n lists of class names, shorter ones filled up with ""."""
+    import numpy as np
+
     levels = max(map(len, classes), default=0)
     filled = [[*names, *[""] * (levels - len(names))] for names in classes]
     return np.array(filled, dtype=str).reshape(len(classes), levels)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from common.boxes import Region
+
+if TYPE_CHECKING:
+    import numpy as np
 
 COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 BORDERS = ("clip", "reflect", "white", "black")
@@ -33,6 +34,8 @@ def cut(image: np.ndarray, region: Region, *, border: str = "clip") -> np.ndarra
 
 def _mirrored(start: int, stop: int, size: int) -> np.ndarray:
     """Return the indices start..stop-1 mirrored into 0..size-1, the edge pixel not repeated: dcb|abcd|cba."""
+    import numpy as np
+
     period = max(2 * (size - 1), 1)
     index = np.abs(np.arange(start, stop)) % period
     return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)
@@ -58,6 +61,7 @@ def _average(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     are products with a sparse matrix, which run over whole rows; OpenCV goes pixel by pixel, except at whole factors.
     """
     import cv2
+    import numpy as np
 
     height, width = image.shape[:2]
     if height % size[1] == 0 and width % size[0] == 0:
@@ -75,6 +79,7 @@ def _average(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 @functools.lru_cache(maxsize=1024)
 def _area_weights(n: int, m: int) -> Any:
     """Return the sparse (m, n) float32 matrix whose row i averages the interval [i * n / m, (i + 1) * n / m] of n pixels."""
+    import numpy as np
     from scipy import sparse
 
     edges = np.arange(m + 1) * (n / m)
@@ -89,6 +94,8 @@ def _area_weights(n: int, m: int) -> Any:
 
 def letterbox(image: np.ndarray, size: tuple[int, int], fill: str = "white") -> np.ndarray:
     """Return the image within `size` (width, height), its shape kept, centred on the colour `fill`."""
+    import numpy as np
+
     height, width = image.shape[:2]
     scale = min(size[0] / width, size[1] / height)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))

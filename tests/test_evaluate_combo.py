@@ -69,20 +69,8 @@ def test_fusion_merges_the_queries_too(folder, capsys, fusion):
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_predictions_hold_every_query_and_agree_with_the_printed_numbers(folder, capsys, tmp_path, suffix):
     path = tmp_path / f"p.{suffix}"
-    argv = (
-        "--train_npz",
-        folder,
-        "--test_npz",
-        folder,
-        "--reference_ids",
-        "0",
-        "--query_ids",
-        "0",
-        "20",
-        "--predictions",
-        path,
-    )
-    code, out, _ = run(capsys, *argv)
+    sides = ("--train_npz", folder, "--test_npz", folder, "--reference_ids", "0", "--query_ids", "0", "20")
+    code, out, _ = run(capsys, *sides, "--predictions", path)
     assert code == 0
     frame = pd.read_csv(path, dtype={"id": str}) if suffix == "csv" else pd.read_parquet(path)
     assert len(frame) == 2 * 56
@@ -114,18 +102,8 @@ def test_the_prompt_survives_typos_and_scores_each_new_id(folder, capsys, monkey
 
 
 def test_similarity_is_printed_and_drawn(folder, capsys, tmp_path):
-    argv = (
-        "--train_npz",
-        folder,
-        "--test_npz",
-        folder,
-        "--reference_ids",
-        "0",
-        "--similarity",
-        "--output_root",
-        tmp_path,
-    )
-    code, out, _ = run(capsys, *argv)
+    sides = ("--train_npz", folder, "--test_npz", folder, "--reference_ids", "0")
+    code, out, _ = run(capsys, *sides, "--similarity", "--output_root", tmp_path)
     assert code == 0
     one = study(1, split="train")[0]
     unit = one.vectors / np.linalg.norm(one.vectors, axis=1, keepdims=True)
