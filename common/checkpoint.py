@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common import files
+from common import calibration, files
 from common.cli import UserError
 from common.preprocess import Preprocess
 
@@ -56,14 +56,7 @@ class Classifier:
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
         """Return the calibrated confidences (n, classes) float64, each row of sum 1."""
-        return softmax(self(batch), self.temperature)
-
-
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Return softmax(logits / temperature) of (n, classes), float64."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+        return calibration.softmax(self(batch), self.temperature)
 
 
 def save(

@@ -1,0 +1,113 @@
+"""How good a model is: while it is trained, by one number and another that decides between equals; at the end, class by class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from common import calibration, knn, metrics, statistics
+from common.cli import UserError, count, table
+
+NEIGHBOURS = 5
+SHOWN = 30  # classes
+
+
+def retrieval(embeddings: np.ndarray, labels: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
+    """Return Recall@1 and the precision among the nearest 5, each in 0..1, by exact cosine among the rows themselves.
+
+    embeddings (n, dim), labels (n,) codes, samples (n,) codes of source images: a query's own is never among its neighbours.
+    """
+    indices = nearest(embeddings, embeddings, min(NEIGHBOURS, len(embeddings)), samples, samples)
+    right = (labels[indices] == labels[:, None]) & (indices >= 0)
+    return float(right[:, 0].mean()), float(right.mean())
+
+
+def nearest(
+    query: np.ndarray, reference: np.ndarray, k: int, query_samples: np.ndarray, reference_samples: np.ndarray
+) -> np.ndarray:
+    """Return the (n_query, k) k nearest references, -1 for none, without those of the query's own source image.
+
+    Raises UserError where a vector has no direction.
+    """
+    try:
+        return knn.search_excluding(query, reference, k, query_samples, reference_samples)[1]
+    except ValueError as error:
+        raise UserError(
+            f"the model gives a vector that is zero or not finite ({error}); choose a smaller --lr"
+        ) from None
+
+
+def classification(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Return accuracy and the mean log-likelihood (0 is best)."""
+    likelihood = -calibration.negative_log_likelihood(logits, labels)
+    return float((logits.argmax(axis=1) == labels).mean()), likelihood
+
+
+def calibrate(
+    logits: np.ndarray, labels: np.ndarray, others: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+    """Return the temperature fitted to validation data, and the calibration error before and after it, there and on `others`."""
+    temperature = calibration.fit_temperature(logits, labels)
+    errors = {}
+    for part, (values, codes) in {"val": (logits, labels), **others}.items():
+        known = codes >= 0
+        if known.any():
+            errors[part] = [
+                calibration.expected_calibration_error(calibration.softmax(values[known], t), codes[known])
+                for t in (1.0, temperature)
+            ]
+    return {"temperature": temperature, "calibration_error": errors}
+
+
+def scores(predicted: np.ndarray, labels: np.ndarray, samples: np.ndarray, classes: list[str]) -> dict[str, Any]:
+    """Return accuracy with its interval by source image, and precision, recall, F1 and number of queries of every class.
+
+    Labels of -1 are of no class: such queries are wrong and in no class's row.
+    """
+    right = predicted == labels
+    n_class = len(classes)
+    known = labels >= 0
+    counts = [np.bincount(codes, minlength=n_class) for codes in (labels[right], predicted, labels[known])]
+    found = metrics.class_scores(*counts)
+    image, place = np.unique(samples, return_inverse=True)
+    interval = statistics.accuracy_interval(
+        np.bincount(place, weights=right, minlength=len(image)), np.bincount(place, minlength=len(image))
+    )
+    columns = zip(classes, found.precision, found.recall, found.f1, found.support, strict=True)
+    return {
+        "n": len(labels),
+        "accuracy": float(right.mean()),
+        "low": interval.low,
+        "high": interval.high,
+        "images": interval.n_images,
+        "macro_f1": found.macro_f1,
+        "classes": {name: [float(p), float(r), float(f), int(n)] for name, p, r, f, n in columns},
+    }
+
+
+def describe(about: dict[str, Any]) -> str:
+    """Return what train.py prints of a finished model, from the `metrics` in its model.json."""
+    found, lines = about["metrics"], []
+    name = "Accuracy" if about["objective"] == "classifier" else "Recall@1"
+    where = {"test": "test split", "val": "validation split, by which the model was chosen"}[found["split"]]
+    lines.append(
+        f"{name} {found['accuracy']:.4f}, 95 % interval {found['low']:.4f} to {found['high']:.4f}, "
+        f"Macro-F1 {found['macro_f1']:.4f} "
+        f"({count(found['n'], 'image')} of {count(found['images'], 'source image')}, {where})"
+    )
+    if (before := found.get("before")) is not None:
+        gain = found["accuracy"] - before["accuracy"]
+        lines.append(
+            f"{name} of the model before training {before['accuracy']:.4f}; training changed it by {100 * gain:+.1f} points"
+        )
+    for part, (raw, scaled) in found.get("calibration_error", {}).items():
+        lines.append(
+            f"Expected calibration error, {part} {raw:.4f}, with temperature {about['temperature']:.3f} {scaled:.4f}"
+        )
+    rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n) for label, (p, r, f, n) in found["classes"].items() if n]
+    rows.sort(key=lambda row: (row[3], row[0]))
+    lines += ["", table(["label, worst first", "precision", "recall", "F1", "images"], rows[:SHOWN])]
+    if len(rows) > SHOWN:
+        lines.append(f"… and {len(rows) - SHOWN:,} classes with higher F1; model.json has them all")
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""A backbone with one linear layer on top, as it is trained: uint8 images in, embeddings or logits out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from common import checkpoint, linear, models
+from common.cli import UserError, batches
+from common.embedder import Backbone, Normalised, Pooled
+from common.pictures import Pictures
+from common.weights import shorten
+
+EVALUATED_AT_ONCE = 64  # images
+DROPOUT = {"head": 0.2, "projection": 0.0}
+
+
+class Network(nn.Module):
+    """(n, h, w, 3) uint8 -> (n, n_outputs); `features` stops before the top layer, `top` goes on from there.
+
+    The top layer is called "projection" or "head", as its weights are in a checkpoint; its input is dropped out while training.
+    """
+
+    def __init__(self, spec: str, backbone: Backbone, top: str, n_outputs: int, *, seed: int) -> None:
+        super().__init__()
+        self.spec, self.preprocess, self.top_name = spec, backbone.preprocess, top
+        self.architecture = backbone.module
+        self.features = features(spec, backbone)
+        self.dropout = nn.Dropout(DROPOUT[top])
+        torch.manual_seed(seed)
+        self.top = nn.Linear(self._dim(), n_outputs)
+
+    def _dim(self) -> int:
+        shape = (2, self.preprocess.height, self.preprocess.width, 3)
+        try:
+            return run(self.features.eval(), np.zeros(shape, np.uint8)).shape[1]
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the model is the user's choice
+            size = f"{self.preprocess.width} x {self.preprocess.height}"
+            raise UserError(f"{self.spec} cannot take images of {size} pixels: {shorten(error)}") from None
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.top(self.dropout(self.features(pixels)))
+
+    def regress(
+        self, features: np.ndarray, labels: np.ndarray, val_features: np.ndarray, val_labels: np.ndarray
+    ) -> list[dict[str, float]]:
+        """Make the top layer a logistic regression on features (n, dim); return strength, loss and score of those tried."""
+        weight, bias, tried = linear.fit(features, labels, val_features, val_labels)
+        self.top.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+        return [{"strength": c, "loss": cost, "score": accuracy} for c, accuracy, cost in tried]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the weights as a checkpoint names them."""
+        parts = {"backbone": self.architecture, self.top_name: self.top}
+        return {
+            f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()
+        }
+
+
+def features(spec: str, backbone: Backbone) -> nn.Module:
+    """Return the module (n, h, w, 3) uint8 -> (n, dim) of a backbone."""
+    return Normalised(Pooled(backbone, None, None, spec), backbone.preprocess).eval()
+
+
+def start(spec: str, weights: str | Path | None, image_size: int | None, seed: int) -> tuple[str, Backbone]:
+    """Return the architecture's spec, with which it can be built again, and the model that training starts from.
+
+    `siamese` and weights="random" start untrained; of a checkpoint the backbone is taken. Raises UserError or UsageError.
+    """
+    if Path(spec, checkpoint.ABOUT).is_file():
+        whole = models.build(spec, weights=weights)
+        backbone = dataclasses.replace(whole, module=whole.module[0].module)  # type: ignore[index]
+        spec = checkpoint.describe(spec)["spec"]
+    elif weights == models.RANDOM or (spec == "siamese" and weights is None):
+        torch.manual_seed(seed)
+        backbone = models.architecture(spec)
+    else:
+        backbone = models.build(spec, weights=weights)
+    if not backbone.portable:
+        raise UserError(f"{spec} is an exported program, which cannot be trained; name its architecture with --model")
+    if image_size:
+        preprocess = dataclasses.replace(backbone.preprocess, height=image_size, width=image_size, short_edge=None)
+        models.fit_input(backbone.module, preprocess)
+        backbone = dataclasses.replace(backbone, preprocess=preprocess)
+    kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
+    return f"{kind}{Path(name).resolve()}" if Path(name).is_dir() else spec, backbone
+
+
+def run(module: nn.Module, inputs: np.ndarray | Pictures) -> np.ndarray:
+    """Return what `module` makes of the inputs, in batches: (n, dim) float32."""
+    device = next(module.parameters()).device
+    parts = []
+    with torch.inference_mode():
+        for part in batches(len(inputs), EVALUATED_AT_ONCE):
+            outputs = module(torch.from_numpy(np.ascontiguousarray(inputs[part])).to(device))
+            parts.append(outputs.float().cpu().numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""Train or fine-tune an embedding model (triplet) or a classifier on crops.
+
+  python train.py --data_root crops/ --objective triplet --output trained/triplet
+  python train.py --data_root crops/ --objective classifier --output trained/classifier
+  python train.py --data_root crops/ --objective classifier --freeze_backbone --output trained/linear
+  python train.py --data_root crops/ --objective triplet --model siamese --output trained/siamese
+
+Writes a checkpoint folder, which --model of the other scripts takes, with training.csv and training.png. Only the training split is
+learnt from; the model is chosen on the validation split (part of the training split, by source image, where there is none), and the
+table printed at the end is of the test split, where there is one. A run that was killed goes on where it was, with the same result.
+--model takes what extract_embedding.py takes, and siamese: a small network for 64 px and any other size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import cli
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from common.crops import Manifest
+    from common.embedder import Backbone
+    from common.network import Network
+    from common.pictures import Pictures
+    from common.preprocess import Preprocess
+    from common.study import Study
+
+RECORD, STATE, LOCK = "train.json", ".training", ".lock"
+RESULTS = ("model.json", "model.safetensors", "training.csv", "training.png", "training.svg", "skipped.csv", RECORD)
+DECIDING = (  # what the weights depend on
+    *("objective", "model", "weights", "image_size", "embedding_dim", "freeze_backbone", "epochs", "batch_size", "lr"),
+    *("loss", "miner", "margin", "per_class", "patience", "label_level", "precision", "seed"),
+)
+
+
+def learn(
+    network: Network, study: Study, train: Pictures, val: Pictures, args: argparse.Namespace
+) -> list[dict[str, float]]:
+    """Train the network, or its top layer alone on features computed once, and return the rows of training.csv."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+    import torch
+
+    from common import judging, objectives, sampling, training
+    from common.augment import Views
+    from common.network import run as run_network
+
+    triplet, labels, val_labels = args.objective == "triplet", study.labels("train"), study.labels("val")
+
+    def groups(epoch: int) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng([args.seed, epoch])
+        if triplet:
+            return sampling.balanced_batches(labels, args.batch_size, args.per_class, rng)
+        return sampling.shuffled_batches(len(labels), args.batch_size, rng)
+
+    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number, group in enumerate(groups(epoch)):
+            yield torch.from_numpy(inputs(epoch, number, group)), torch.from_numpy(labels[group])
+
+    def validate(module: torch.nn.Module) -> tuple[float, float]:
+        outputs = run_network(module, val_inputs)
+        if triplet:
+            return judging.retrieval(outputs, val_labels, study.samples[study.val])
+        return judging.classification(outputs, val_labels)
+
+    loss = objectives.metric_loss(args.loss, args.miner, args.margin) if triplet else objectives.classifier_loss
+    options = {name: getattr(args, name) for name in ("epochs", "lr", "patience", "seed", "precision")}
+    plan = training.Plan(**options, steps=sum(1 for _ in groups(0)))
+    state_file = args.output / STATE / "epoch.pt"
+    if args.freeze_backbone:
+        known, val_inputs = (run_network(network.features, pictures) for pictures in (train, val))
+        if not triplet:
+            return network.regress(known, labels, val_inputs, val_labels)
+        inputs = lambda epoch, number, group: known[group]  # noqa: E731
+        return training.fit(network.top, batches, loss, validate, plan, new="", state_file=state_file)
+    val_inputs = val
+    with ThreadPoolExecutor(args.workers, "view") as pool:
+        inputs = Views(train, network.preprocess, seed=args.seed, pool=pool)
+        return training.fit(network, batches, loss, validate, plan, new="top.", state_file=state_file)
+
+
+def open_rows(
+    manifest: Manifest, rows: np.ndarray, preprocess: Preprocess, args: argparse.Namespace, desc: str
+) -> tuple[np.ndarray, Pictures]:
+    """Decode the images of these rows and return those that can be read; the others are named, and listed in skipped.csv."""
+    import csv
+    import io
+
+    import numpy as np
+
+    from common import files
+    from common.pictures import Pictures
+
+    paths = [manifest.root / manifest.paths[row] for row in rows]
+    found = Pictures(paths, preprocess, workers=args.workers, desc=f"reading {desc} images")
+    if found.bad:
+        path, text = args.output / "skipped.csv", io.StringIO(newline="")
+        csv.writer(text).writerows((manifest.paths[rows[place]], reason) for place, reason in sorted(found.bad.items()))
+        before = path.read_text("utf-8", "surrogateescape") if path.is_file() else "path,reason\r\n"
+        if text.getvalue() not in before:  # a run that goes on finds them again
+            files.write_text(path, before + text.getvalue())
+        first = manifest.paths[rows[min(found.bad)]]
+        cli.warn(
+            f"{cli.count(len(found.bad), 'image')} left out ({cli.tally(found.bad.values())}), such as {first}; see {path}"
+        )
+    fine = np.array([place for place in range(len(rows)) if place not in found.bad], int)
+    return rows[fine], found.take(fine)
+
+
+def prepare(manifest: Manifest, preprocess: Preprocess, args: argparse.Namespace) -> tuple[Study, Pictures, Pictures]:
+    """Return the study and the pictures of its training and validation rows; no image of the test split is opened."""
+    import numpy as np
+
+    from common import pictures, study
+
+    roomy = preprocess if args.freeze_backbone else pictures.roomier(preprocess)
+    learnt = np.array([row for row, part in enumerate(manifest.splits) if part != "test"])
+    fine, everything = open_rows(manifest, learnt, roomy, args, "")
+    divided = study.divide(manifest, np.setdiff1d(learnt, fine), args.seed)
+    train, val = (everything.take(np.searchsorted(fine, rows)) for rows in (divided.train, divided.val))
+    if roomy != preprocess:
+        _, val = open_rows(manifest, divided.val, preprocess, args, "validation")
+    return divided, train, val
+
+
+def judge(network: Network, study: Study, val: Pictures, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the metrics of the finished model: on the test split, or on the validation split where there is none."""
+    import numpy as np
+
+    from common import judging
+    from common.network import features, start
+    from common.network import run as run_network
+
+    rows, pictures = open_rows(study.manifest, study.test, network.preprocess, args, "test")
+    part = "test" if len(rows) else "val"
+    if part == "val":
+        rows, pictures = study.val, val
+    labels, samples = study.codes[rows], study.samples[rows]
+    if args.objective == "classifier":
+        val_logits = run_network(network, val)
+        logits = run_network(network, pictures) if part == "test" else val_logits
+        others = {"test": (logits, labels)} if part == "test" else {}
+        report = judging.calibrate(val_logits, study.labels("val"), others)
+        return {"split": part, **report, **judging.scores(logits.argmax(axis=1), labels, samples, study.classes)}
+    train, references = open_rows(study.manifest, study.train, network.preprocess, args, "training")
+
+    def recall(module: torch.nn.Module) -> dict[str, Any]:
+        reference, query = run_network(module, references), run_network(module, pictures)
+        nearest = judging.nearest(query, reference, 1, samples, study.samples[train])[:, 0]
+        predicted = np.where(nearest < 0, -1, study.codes[train][nearest])
+        return judging.scores(predicted, labels, samples, study.classes)
+
+    report = {"split": part, **recall(network)}
+    if args.model != "siamese" and args.weights != "random":
+        device = next(network.parameters()).device
+        before = recall(features(*start(args.model, args.weights, args.image_size, args.seed)).to(device))
+        report["before"] = {name: value for name, value in before.items() if name != "classes"}
+    return report
+
+
+def draw(path: Path, rows: list[dict[str, float]], score: str, title: str) -> None:
+    """Draw the learning curve: loss, and what the model was chosen by, the best value marked."""
+    from common import figures
+
+    across = next(iter(rows[0]))
+    best = max(rows, key=lambda row: (row["score"], row.get("tie", -row["loss"])))
+    with figures.page(path, (7.2, 3.0), title) as (figure, _):
+        for place, (name, label) in enumerate((("loss", "loss"), ("score", f"{score}, validation")), 1):
+            axes = figure.add_subplot(1, 2, place)
+            axes.plot(
+                [row[across] for row in rows], [row[name] for row in rows], "o-", color=figures.PALETTE[place - 1], ms=3
+            )
+            axes.set(xlabel=across, ylabel=label, xscale="log" if across == "strength" else "linear")
+            axes.grid(alpha=0.25, linewidth=0.5)
+            if name == "score":
+                axes.plot(best[across], best[name], "o", mfc="none", mec=figures.INK, ms=9)
+                axes.annotate(
+                    f"{best[name]:.4f}",
+                    (best[across], best[name]),
+                    xytext=(0, -14),
+                    textcoords="offset points",
+                    ha="center",
+                )
+
+
+def begin(args: argparse.Namespace, record: dict[str, Any]) -> bool:
+    """Return whether an earlier run with this record has finished; with --overwrite the folder's results are removed first."""
+    from common import files
+
+    known = (args.output / RECORD).is_file()
+    there = [name for name in RESULTS if (args.output / name).exists()]
+    if there and not known and not args.overwrite:
+        raise cli.UserError(
+            f"{args.output} holds {there[0]}, which train.py has not made; name another --output, or add --overwrite"
+        )
+    if args.overwrite:
+        shutil.rmtree(args.output / STATE, ignore_errors=True)
+        for name in RESULTS:
+            (args.output / name).unlink(missing_ok=True)
+    same = files.claim(args.output / RECORD, record, overwrite=False)
+    files.sweep(args.output)
+    return same and (args.output / "model.json").is_file()
+
+
+def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Namespace) -> None:
+    """Train and write the checkpoint folder."""
+    import pandas as pd
+
+    from common import checkpoint, files
+    from common.embedder import pick_device
+    from common.network import Network
+
+    triplet = args.objective == "triplet"
+    study, train_pictures, val_pictures = prepare(manifest, backbone.preprocess, args)
+    parts = ", ".join(f"{part} {len(getattr(study, part)):,}" for part in ("train", "val", "test"))
+    cli.note(f"{cli.count(len(study.classes), 'class', 'classes')}; images: {parts}")
+    outputs = args.embedding_dim if triplet else len(study.classes)
+    network = Network(spec, backbone, "projection" if triplet else "head", outputs, seed=args.seed).to(
+        pick_device(args.device)
+    )
+    rows = learn(network, study, train_pictures, val_pictures, args)
+    network.eval()
+    del train_pictures  # what follows reads other images
+    metrics = judge(network, study, val_pictures, args)
+    files.write_table(args.output / "training.csv", pd.DataFrame(rows))
+    name = "Recall@1" if triplet else "Accuracy"
+    draw(args.output / "training.png", rows, name, f"{args.objective}, {args.model}, {args.data_root.resolve().name}")
+    training = {name: getattr(args, name) for name in DECIDING} | {"data_root": args.data_root.resolve().name}
+    checkpoint.save(
+        args.output,
+        spec=spec,
+        options={"layer": None, "pooling": None},
+        preprocess=backbone.preprocess,
+        state=network.state(),
+        classes=study.classes,
+        temperature=metrics.pop("temperature", None),
+        training=training,
+        metrics=metrics,
+    )
+    shutil.rmtree(args.output / STATE, ignore_errors=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__, __file__)
+    add = parser.add_argument
+    add("--data_root", type=Path, required=True, help="crops folder, or folder of class folders")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="folder of the checkpoint")
+    add("--objective", choices=("triplet", "classifier"), required=True, help="an embedding model, or a classifier")
+    add("--model", default="tf_efficientnet_lite0", metavar="SPEC", help="the model to start from, see above")
+    add("--weights", metavar="FILE", help="state dict for the model, or 'random' (default: the model's own)")
+    add("--freeze_backbone", action="store_true", help="train the layer on top only, on features computed once")
+    add(
+        "--image_size",
+        type=cli.whole(8, 4096),
+        metavar="PX",
+        help="width and height of the input (default: the model's)",
+    )
+    for part, known in (("train", "train"), ("val", "val, valid or validation"), ("test", "test")):
+        add(f"--{part}_split", metavar="NAME", help=f"name of this split (default: {known}, where there is one)")
+    add("--label_level", type=cli.whole(0), metavar="L", help="label level that is learnt (default: the deepest)")
+    loop = parser.add_argument_group("training").add_argument
+    loop("--epochs", type=cli.whole(1), default=30, metavar="N", help="at most so many passes over the training split")
+    loop("--batch_size", type=cli.whole(2, 65536), default=32, metavar="N", help="images in one batch")
+    loop(
+        "--lr",
+        type=cli.number(1e-8, 10),
+        default=2e-3,
+        metavar="X",
+        help="learning rate of the new layer; the others get a tenth",
+    )
+    loop(
+        "--patience",
+        type=cli.whole(1),
+        default=10,
+        metavar="N",
+        help="stop after so many epochs without a better validation score",
+    )
+    cli.add_seed(parser)
+    metric = parser.add_argument_group("triplet only").add_argument
+    metric("--embedding_dim", type=cli.whole(2, 65536), default=128, metavar="N", help="numbers in an embedding")
+    metric("--loss", choices=("triplet", "multi_similarity", "supcon"), default="triplet", help="what is minimised")
+    metric(
+        "--miner",
+        choices=("none", "semihard", "hard", "multi_similarity"),
+        default="semihard",
+        help="which pairs of a batch count",
+    )
+    metric("--margin", type=cli.number(0, 2), default=0.2, metavar="X", help="of the triplet loss and the miners")
+    metric("--per_class", type=cli.whole(2, 65536), default=4, metavar="N", help="images of one class in a batch")
+    machine = parser.add_argument_group("machine").add_argument
+    machine(
+        "--workers", type=cli.whole(1, 1024), default=_cores(), metavar="N", help="threads that decode and vary images"
+    )
+    machine("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    machine("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
+    machine("--overwrite", action="store_true", help="replace a model trained with other options or data")
+    return parser
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(args: argparse.Namespace) -> None:
+    from common import checkpoint, files, judging, models, study
+    from common.embedder import pick_device
+    from common.network import start
+    from common.output_set import digest
+
+    device = pick_device(args.device)
+    if args.precision == "auto":
+        args.precision = "bf16" if device.type == "cuda" else "fp32"
+    splits = {part: getattr(args, f"{part}_split") for part in study.SPLITS}
+    manifest = study.read(args.data_root, splits=splits, label_level=args.label_level)
+    spec, backbone = start(args.model, args.weights, args.image_size, args.seed)
+    record = {name: getattr(args, name) for name in DECIDING}
+    record |= {"input": digest(manifest), "fingerprint": models.fingerprint(backbone)}
+    with files.locked(args.output / LOCK):
+        if begin(args, record):
+            cli.note(f"{args.output}: complete already")
+        else:
+            train(manifest, spec, backbone, args)
+    print(judging.describe(checkpoint.describe(args.output)))
+    print(f"\nwrote {args.output}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
