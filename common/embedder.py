@@ -136,7 +136,7 @@ class Embedder:
             normalised.eval()
         self._plain: nn.Module = normalised.to(self.device)
         if self.device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         self._exact: nn.Module = self._plain
         self.use("fp32")
         shape = (2, self.preprocess.height, self.preprocess.width, 3)
@@ -198,6 +198,7 @@ class Embedder:
         self.settled = True
         if not (self._portable and multiplies_bf16(self.device)):
             return
+        self.use("fp32")  # an earlier set may have been finished in another precision
         exact = self(pixels)
         for precision in ("bf16", "mixed"):
             try:
@@ -240,7 +241,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next layer: returned to the kernel and asked for again, it cost half the time."""
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -11,7 +11,7 @@ from torch import nn
 
 from common import checkpoint, linear, models
 from common.cli import UserError, batches
-from common.embedder import Backbone, Normalised, Pooled
+from common.embedder import Backbone, Normalised, Pooled, keep_freed_memory
 from common.pictures import Pictures
 from common.weights import shorten
 
@@ -33,6 +33,8 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(DROPOUT[top])
         torch.manual_seed(seed)
         self.top = nn.Linear(self._dim(), n_outputs)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # with it and
+        keep_freed_memory()  # this, an epoch takes half the time on a CPU
 
     def _dim(self) -> int:
         shape = (2, self.preprocess.height, self.preprocess.width, 3)

@@ -26,6 +26,7 @@ LAYERS = (
     "embedder",
     "folding",
     "hugging_face",
+    "network",
     "precision",
     "programs",
     "zoo",

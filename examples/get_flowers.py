@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Fetch the 102 Flowers data set (8,189 photographs, 345 MB) into class folders, in its official splits.
+
+  python examples/get_flowers.py --output_root flowers
+  python examples/get_flowers.py --output_root flowers --source downloads/
+  python train.py --data_root flowers --objective triplet --output trained/flowers
+
+Writes train/, val/ and test/ with a folder for each flower. Run again after an interruption, it goes on.
+Nilsback and Zisserman 2008, "Automated Flower Classification over a Large Number of Classes".
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import cli, files
+
+URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
+SPLITS = ("train", "val", "test")
+STAGING, LOCK = ".download", ".lock"
+
+
+def fetch(folder: Path, source: str) -> dict[str, list[tuple[Path, str]]]:
+    """Download into `folder` what is not there and return, by split, each image's file and the flower's name."""
+    from torchvision.datasets import Flowers102
+
+    class Flowers(Flowers102):
+        _download_url_prefix = Path(source).resolve().as_uri() + "/" if Path(source).is_dir() else source
+
+    found = {}
+    try:
+        for split in SPLITS:
+            flowers = Flowers(folder, split, download=True)
+            names = [Flowers.classes[label].replace(" ", "_") for label in flowers._labels]
+            found[split] = list(zip(flowers._image_files, names, strict=True))
+    except OSError as error:  # urllib's errors are, and a full disk's
+        if error.errno is not None and not isinstance(error, (ConnectionError, TimeoutError)) and error.filename:
+            raise
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        wanted = ", ".join(name for name, _ in Flowers102._file_dict.values())
+        raise cli.UserError(
+            f"{source} is out of reach ({reason}); name a folder that holds {wanted} with --source"
+        ) from None
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise cli.UserError(
+            f"{source} gave files that are not the data set's ({error}); run the same command again"
+        ) from None
+    return found
+
+
+def place(found: dict[str, list[tuple[Path, str]]], root: Path) -> None:
+    """Put every image into `root/<split>/<flower>/`; the staged file is linked where the file system can, else copied."""
+    for split, images in found.items():
+        for source, name in cli.progress(images, desc=split, unit="image"):
+            target = root / split / name / source.name
+            if target.exists():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, target)
+            except FileNotFoundError:
+                raise cli.UserError(f"{source.name} is not in the archive; run the same command again") from None
+            except OSError:
+                files.write_bytes(target, source.read_bytes(), sync=False)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__, __file__)
+    parser.add_argument("--output_root", type=Path, default=Path("flowers"), help="folder for train/, val/ and test/")
+    parser.add_argument("--source", default=URL, metavar="URL|FOLDER", help="where the three files are taken from")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    staging = args.output_root / STAGING
+    socket.setdefaulttimeout(30)  # seconds without a byte
+    with files.locked(args.output_root / LOCK):
+        if staging.exists() or not all((args.output_root / split).is_dir() for split in SPLITS):
+            found = fetch(staging, args.source)
+            place(found, args.output_root)
+            shutil.rmtree(staging)
+    for split in SPLITS:
+        folders = [path for path in (args.output_root / split).iterdir() if path.is_dir()]
+        n = sum(1 for folder in folders for _ in folder.iterdir())
+        print(f"{args.output_root / split}: {cli.count(n, 'image')} of {cli.count(len(folders), 'flower')}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
