@@ -126,7 +126,7 @@ def prepare(manifest: Manifest, preprocess: Preprocess, args: argparse.Namespace
 
     roomy = preprocess if args.freeze_backbone else pictures.roomier(preprocess)
     learnt = np.array([row for row, part in enumerate(manifest.splits) if part != "test"])
-    fine, everything = open_rows(manifest, learnt, roomy, args, "")
+    fine, everything = open_rows(manifest, learnt, roomy, args, "training and validation")
     divided = study.divide(manifest, np.setdiff1d(learnt, fine), args.seed)
     train, val = (everything.take(np.searchsorted(fine, rows)) for rows in (divided.train, divided.val))
     if roomy != preprocess:
