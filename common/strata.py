@@ -1,0 +1,34 @@
+"""A sample in which every class keeps its share, for viewers that cannot take all rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def sample(codes: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+    """Return at most `n` rising row numbers (int64) of `codes` (rows,) int, stratified by code; all rows where there are no more.
+
+    Every class gets its share of `n`, rounded by the largest remainder, and at least one row as long as there are not more classes
+    than `n`; then `n` classes, drawn at random, get one each.
+    """
+    if len(codes) <= n:
+        return np.arange(len(codes))
+    rng = np.random.default_rng(seed)
+    _, classes, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    if len(sizes) > n:
+        wanted = np.zeros(len(sizes), np.int64)
+        wanted[rng.permutation(len(sizes))[:n]] = 1
+    else:
+        share = sizes * (n / len(codes))
+        wanted = np.maximum(1, np.floor(share).astype(np.int64))
+        while (
+            over := int(wanted.sum()) - n
+        ) > 0:  # the ones that were rounded up to a row, at the largest classes' cost
+            richest = np.argsort(-(wanted - share) * (wanted > 1), kind="stable")[:over]
+            wanted[richest[wanted[richest] > 1]] -= 1
+        more = np.argsort(-np.where(wanted < sizes, share - wanted, -np.inf), kind="stable")[: n - int(wanted.sum())]
+        wanted[more] += 1
+    order = rng.permutation(len(codes))
+    order = order[np.argsort(classes[order], kind="stable")]  # class by class, at random within
+    rank = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[rank < np.repeat(wanted, sizes)])
