@@ -2,7 +2,7 @@
 """Turn crops into embeddings with any PyTorch model: one .npz for each split.
 
   python extract_embedding.py --data_root cropped_images/
-  python extract_embedding.py --data_root crops/pad_10/ --company_name shelf --id '{padding}' --splits train test
+  python extract_embedding.py --data_root crops/pad_* --company_name shelf --splits train test
   python extract_embedding.py --data_root photos/ --model torchvision/resnet50 --weights resnet50.safetensors --layer layer3
   python extract_embedding.py --data_root crops/ --model my_package.models:make_encoder --batch_size 32
 
@@ -117,7 +117,8 @@ def choose(embedder: Embedder, record: dict[str, Any] | None, images: Sequence[P
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
-    add("--data_root", type=Path, required=True, help="crops folder, folder of class folders, or folder of images")
+    text = "crops folders, folders of class folders, or folders of images"
+    add("--data_root", type=Path, nargs="+", required=True, metavar="DIR", help=text)
     add("--folders", nargs="+", metavar="NAME", help="class folders to take (default: all)")
     add("--splits", nargs="+", metavar="NAME", help="splits to take (default: all)")
     add("--company_name", metavar="NAME", help="the data set's name (default: the data root's name)")
@@ -159,10 +160,31 @@ def file_name(text: str) -> str:
     return text.replace("/", "__").replace("\0", "")
 
 
-def run(args: argparse.Namespace) -> None:
-    from common import crops, models
+def named(args: argparse.Namespace) -> list[tuple[Manifest, dict[str, str]]]:
+    """Return each split of each data root with its set's names; raises UsageError where two sets would share a file."""
+    from common import crops
 
-    manifest = crops.read(args.data_root, folders=args.folders, splits=args.splits)
+    model = Path(args.model).stem if Path(args.model).exists() else args.model
+    parts, roots = [], {}
+    for root in dict.fromkeys(args.data_root):
+        manifest = crops.read(root, folders=args.folders, splits=args.splits)
+        identity = args.id or "{padding}"
+        identity = identity.replace("{padding}", manifest.padding or "0").replace("{model}", model)
+        for split in dict.fromkeys(manifest.splits):
+            names = {"dataset_name": args.company_name or root.resolve().name, "id": identity, "split": split}
+            other = roots.setdefault(tuple(names.values()), root)
+            if other != root:
+                raise cli.UsageError(
+                    f"{other} and {root} both make the set {'_'.join(names.values())}; embed them with two --id"
+                )
+            parts.append((manifest.take([row for row, own in enumerate(manifest.splits) if own == split]), names))
+    return parts
+
+
+def run(args: argparse.Namespace) -> None:
+    from common import models
+
+    parts = named(args)
     embedder = models.load(
         args.model,
         weights=args.weights,
@@ -172,16 +194,9 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         precision=args.precision,
     )
-    model = Path(args.model).stem if Path(args.model).exists() else args.model
-    name = args.id or "{padding}"
-    names = {
-        "dataset_name": args.company_name or args.data_root.resolve().name,
-        "id": name.replace("{padding}", manifest.padding or "0").replace("{model}", model),
-    }
-    args.n_images = len(manifest)
-    for split in dict.fromkeys(manifest.splits):
-        part = manifest.take([row for row, own in enumerate(manifest.splits) if own == split])
-        for path in extract(part, embedder, {**names, "split": split}, args):
+    args.n_images = sum(len(manifest) for manifest, _ in parts)
+    for manifest, names in parts:
+        for path in extract(manifest, embedder, names, args):
             print(path, flush=True)
 
 

@@ -13,7 +13,6 @@ import io
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -35,12 +34,6 @@ from common.boxes import Padding, place  # noqa: E402
 PADDINGS = (0, 5, 10, 20)
 SIZE = (224, 224)
 CORES = len(os.sched_getaffinity(0))
-
-MEASURED = """
-import re, sys, time, crop
-assert crop.main(sys.argv[1:]) == 0
-print(time.process_time(), int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024)
-"""
 
 
 def draw(folder: Path, n: int, width: int = 4000, height: int = 3000, seed: int = 0) -> None:
@@ -127,34 +120,6 @@ class Limit:
         return [pixels.squash(pixels.cut(image, region), SIZE) for region in regions]
 
 
-def growth(folder: Path) -> list[dict]:
-    """Return the time per image and the peak memory at 4 and 16 times the images, relative to a quarter of them."""
-    source = sorted((folder / "images").iterdir())[:8]
-    objects = json.loads((folder / "annotations.json").read_text())
-    seconds, peaks = [], []
-    for n in (8, 32, 128):
-        with tempfile.TemporaryDirectory() as name:
-            target = Path(name)
-            (target / "images").mkdir()
-            for i in range(n):
-                (target / "images" / f"{i}.jpg").hardlink_to(source[i % len(source)])
-            content = {str(i): objects[source[i % len(source)].stem] for i in range(n)}
-            (target / "annotations.json").write_text(json.dumps(content))
-            command = [sys.executable, "-c", MEASURED, *arguments(target, target / "out")]
-            done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-            used, peak = map(float, done.stdout.split()[-2:])
-            seconds.append(used / n)
-            peaks.append(peak)
-    return [
-        bench.figure(
-            "crop: processor time per image, 128 images / 32", seconds[2] / seconds[1], 1.1, unit="x", at_most=True
-        ),
-        bench.figure(
-            f"crop: peak memory ({peaks[2]:.0f} MB), 128 images / 32", peaks[2] / peaks[1], 1.1, unit="x", at_most=True
-        ),
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=16, help="12-megapixel JPEGs (default: %(default)s)")
@@ -176,7 +141,6 @@ def main() -> None:
             reach={"four passes of an OpenCV loop": 2.3, "decode + resize + encode": 0.9},
             repeats=args.repeats,
         )
-        rows += growth(folder)
     bench.report("crop", rows)
 
 

@@ -26,9 +26,9 @@ read -ra paddings <<<"$PADDINGS"
 run crop.py --json_path "${annotations[@]}" --image_folder "$DATA/images" \
     --padding_percent "${paddings[@]}" --output_root "$OUT/crops/pad_{padding}"
 
-for padding in "${paddings[@]}"; do
-    run extract_embedding.py --data_root "$OUT/crops/pad_$padding" --company_name "$NAME" --output_root "$OUT/embeddings"
-done
+folders=()
+for padding in "${paddings[@]}"; do folders+=("$OUT/crops/pad_$padding"); done
+run extract_embedding.py --data_root "${folders[@]}" --company_name "$NAME" --output_root "$OUT/embeddings"
 
 sets=()
 for padding in "${paddings[@]}"; do sets+=("$OUT/embeddings/${NAME}_${padding}"_*.npz); done

@@ -432,6 +432,33 @@ def test_mistakes_get_one_sentence(work, capsys, argv, status, message):
     assert "Traceback" not in error
 
 
+def test_several_data_roots_make_the_sets_that_each_alone_makes(work, capsys):
+    """crops.csv gives each folder its padding; one model serves both."""
+    for padding in ("0", "10"):
+        shutil.copytree(work / "crops", work / f"pad_{padding}")
+        with open(work / f"pad_{padding}" / "crops.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["path", "split", "sample_id", "crop_id", "class_0", "padding"])
+            for path in sorted((work / "crops").rglob("*.png")):
+                split, label, _ = path.relative_to(work / "crops").parts
+                rows.writerow([path.relative_to(work / "crops"), split, path.stem, path.stem, label, padding])
+    assert run("--data_root", "pad_0", "pad_10", "--company_name", "d") == 0
+    names = [Path(line).name for line in capsys.readouterr().out.split()]
+    assert sorted(names) == ["d_0_test.npz", "d_0_train.npz", "d_10_test.npz", "d_10_train.npz"]
+    for padding in ("0", "10"):
+        argv = ("--company_name", "d", "--output_root", "alone")
+        assert run("--data_root", f"pad_{padding}", *argv) == 0
+        for split in ("train", "test"):
+            same(work / "embeddings" / f"d_{padding}_{split}.npz", work / "alone" / f"d_{padding}_{split}.npz")
+
+
+def test_two_data_roots_of_one_set_are_refused_before_any_work(work, capsys):
+    shutil.copytree(work / "crops", work / "more")
+    assert run("--data_root", "crops", "more", "--company_name", "d") == 2
+    assert "both make the set d_0_" in capsys.readouterr().err
+    assert not (work / "embeddings").exists()
+
+
 def test_a_damaged_finished_file_is_named(work, capsys):
     assert run("--data_root", "crops", "--splits", "test") == 0
     path = work / "embeddings" / "crops_0_test.npz"
