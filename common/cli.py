@@ -251,3 +251,8 @@ def batches(n: int, size: int) -> Iterator[slice]:
     """Yield slices that cover range(n) in steps of `size`."""
     for start in range(0, n, size):
         yield slice(start, min(start + size, n))
+
+
+def one_line(value: object) -> str:
+    """Return `value` as a field of a TSV: tabs, line ends and backslashes are escaped."""
+    return str(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
