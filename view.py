@@ -11,7 +11,9 @@ Reads the Parquet files of npz_to_parquet.py and answers to this machine only; t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -359,7 +361,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--index", metavar="URI", help="index of search.py to search pictures in: a file index.db, or http://host:19530"
     )
-    add("--collection", metavar="NAME", default="embeddings", help="the index's collection")
+    add("--collection", metavar="NAME", help="the index's name there (default: the only one)")
     add(
         "--model",
         metavar="SPEC",
@@ -368,16 +370,35 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def opened(uri: str, name: str | None, files: Sequence[Points]) -> Iterator[Any]:
+    """Yield an index of search.py. Raises UserError where there is none, or where another model made it than the first file."""
+    from common.indexing import Index
+    from common.vector_store import Store
+
+    with Store(uri, token=os.environ.get("MILVUS_TOKEN", "")) as store:
+        names = [one for one in store.names() if "__" not in one]
+        if name is None and len(names) != 1:
+            raise cli.UsageError(f"{uri} has the collections {', '.join(names) or 'none'}; name one with --collection")
+        index = Index(store, name or names[0])
+        models = [model.get("fingerprint") for model in (index.model, files[0].model)]
+        if all(models) and models[0] != models[1]:
+            raise cli.UserError(
+                f"{index.source} and {files[0].path} come from different models; name files of one model"
+            )
+        yield index
+
+
 def run(args: argparse.Namespace) -> None:
     from common import local_server
     from common.explorer import Explorer
     from common.points import Points
 
-    listening = local_server.bind(args.host, args.port)
-    with listening:
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(local_server.bind(args.host, args.port))
         files = [Points(path) for path in args.files]
-        view = Explorer(files, model=args.model)
-        app = make_app(view, args.host)
+        index = stack.enter_context(opened(args.index, args.collection, files)) if args.index else None
+        app = make_app(Explorer(files, model=args.model, index=index), args.host)
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
         cli.note(f"{cli.count(sum(one.n for one in files), 'row')}; Ctrl-C ends")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import threading
 from collections import OrderedDict
@@ -149,8 +150,8 @@ class Points:
         found = np.zeros(self.n, bool)
         for column in ("crop_id", "sample_id", "source_file"):
             if column in self.columns:
-                hit = pc.match_substring(self._texts(column), text, ignore_case=True)
-                found |= hit.to_numpy(zero_copy_only=False).astype(bool)
+                values = pc.cast(self._table[column], "string")
+                found |= pc.fill_null(pc.match_substring(values, text, ignore_case=True), False).to_numpy()
         return found
 
     def row(self, row: int) -> dict[str, Any]:
@@ -365,7 +366,4 @@ def _is_plain(kind: Any) -> bool:
 
 def _natural(text: str) -> tuple[int, float, str]:
     """Sort numbers by value, before texts."""
-    try:
-        return (0, float(text), text)
-    except ValueError:
-        return (1, 0.0, text)
+    return (0, float(text), text) if re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII) else (1, 0.0, text)

@@ -102,12 +102,12 @@
       for (let i = 0; i < n; i++) {
         const u = a * x[i] + b * z[i], w = a * z[i] - b * x[i];
         const v = c * y[i] - d * w, far = c * w + d * y[i];
-        const s = 0.85 * half * 3.2 / (3.2 + far);
+        const s = 0.62 * half * 3.2 / (3.2 + far);
         px[i] = cx + u * s; py[i] = cy - v * s;
         depth[i] = Math.max(0, Math.min(255, 128 + far * 85));
       }
       this.project = (p) => {
-        const u = a * p[0] + b * p[2], w = a * p[2] - b * p[0], s = 0.85 * half * 3.2 / (3.2 + c * w + d * p[1]);
+        const u = a * p[0] + b * p[2], w = a * p[2] - b * p[0], s = 0.62 * half * 3.2 / (3.2 + c * w + d * p[1]);
         return [cx + u * s, cy - (c * p[1] - d * w) * s];
       };
     }
