@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from common.embedder import Backbone
     from common.network import Network
     from common.pictures import Pictures
-    from common.preprocess import Preprocess
     from common.study import Study
 
 RECORD, STATE, LOCK = "train.json", ".training", ".lock"
@@ -90,113 +89,12 @@ def learn(
         return training.fit(network, batches, loss, validate, plan, new="top.", state_file=state_file)
 
 
-def open_rows(
-    manifest: Manifest, rows: np.ndarray, preprocess: Preprocess, args: argparse.Namespace, desc: str
-) -> tuple[np.ndarray, Pictures]:
-    """Decode the images of these rows and return those that can be read; the others are named, and listed in skipped.csv."""
-    import csv
-    import io
-
-    import numpy as np
-
-    from common import files
-    from common.pictures import Pictures
-
-    paths = [manifest.root / manifest.paths[row] for row in rows]
-    found = Pictures(paths, preprocess, workers=args.workers, desc=f"reading {desc} images")
-    if found.bad:
-        path, text = args.output / "skipped.csv", io.StringIO(newline="")
-        csv.writer(text).writerows((manifest.paths[rows[place]], reason) for place, reason in sorted(found.bad.items()))
-        before = path.read_text("utf-8", "surrogateescape") if path.is_file() else "path,reason\r\n"
-        if text.getvalue() not in before:  # a run that goes on finds them again
-            files.write_text(path, before + text.getvalue())
-        first = manifest.paths[rows[min(found.bad)]]
-        cli.warn(
-            f"{cli.count(len(found.bad), 'image')} left out ({cli.tally(found.bad.values())}), such as {first}; see {path}"
-        )
-    fine = np.array([place for place in range(len(rows)) if place not in found.bad], int)
-    return rows[fine], found.take(fine)
-
-
-def prepare(manifest: Manifest, preprocess: Preprocess, args: argparse.Namespace) -> tuple[Study, Pictures, Pictures]:
-    """Return the study and the pictures of its training and validation rows; no image of the test split is opened."""
-    import numpy as np
-
-    from common import pictures, study
-
-    roomy = preprocess if args.freeze_backbone else pictures.roomier(preprocess)
-    learnt = np.array([row for row, part in enumerate(manifest.splits) if part != "test"])
-    fine, everything = open_rows(manifest, learnt, roomy, args, "training and validation")
-    divided = study.divide(manifest, np.setdiff1d(learnt, fine), args.seed)
-    train, val = (everything.take(np.searchsorted(fine, rows)) for rows in (divided.train, divided.val))
-    if roomy != preprocess:
-        _, val = open_rows(manifest, divided.val, preprocess, args, "validation")
-    return divided, train, val
-
-
-def judge(network: Network, study: Study, val: Pictures, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the metrics of the finished model: on the test split, or on the validation split where there is none."""
-    import numpy as np
-
-    from common import judging
-    from common.network import features, start
-    from common.network import run as run_network
-
-    rows, pictures = open_rows(study.manifest, study.test, network.preprocess, args, "test")
-    part = "test" if len(rows) else "val"
-    if part == "val":
-        rows, pictures = study.val, val
-    labels, samples = study.codes[rows], study.samples[rows]
-    if args.objective == "classifier":
-        val_logits = run_network(network, val)
-        logits = run_network(network, pictures) if part == "test" else val_logits
-        others = {"test": (logits, labels)} if part == "test" else {}
-        report = judging.calibrate(val_logits, study.labels("val"), others)
-        return {"split": part, **report, **judging.scores(logits.argmax(axis=1), labels, samples, study.classes)}
-    train, references = open_rows(study.manifest, study.train, network.preprocess, args, "training")
-
-    def recall(module: torch.nn.Module) -> dict[str, Any]:
-        reference, query = run_network(module, references), run_network(module, pictures)
-        nearest = judging.nearest(query, reference, 1, samples, study.samples[train])[:, 0]
-        predicted = np.where(nearest < 0, -1, study.codes[train][nearest])
-        return judging.scores(predicted, labels, samples, study.classes)
-
-    report = {"split": part, **recall(network)}
-    if args.model != "siamese" and args.weights != "random":
-        device = next(network.parameters()).device
-        before = recall(features(*start(args.model, args.weights, args.image_size, args.seed)).to(device))
-        report["before"] = {name: value for name, value in before.items() if name != "classes"}
-    return report
-
-
-def draw(path: Path, rows: list[dict[str, float]], score: str, title: str) -> None:
-    """Draw the learning curve: loss, and what the model was chosen by, the best value marked."""
-    from common import figures
-
-    across = next(iter(rows[0]))
-    best = max(rows, key=lambda row: (row["score"], row.get("tie", -row["loss"])))
-    with figures.page(path, (7.2, 3.0), title) as (figure, _):
-        for place, (name, label) in enumerate((("loss", "loss"), ("score", f"{score}, validation")), 1):
-            axes = figure.add_subplot(1, 2, place)
-            axes.plot(
-                [row[across] for row in rows], [row[name] for row in rows], "o-", color=figures.PALETTE[place - 1], ms=3
-            )
-            axes.set(xlabel=across, ylabel=label, xscale="log" if across == "strength" else "linear")
-            axes.grid(alpha=0.25, linewidth=0.5)
-            if name == "score":
-                axes.plot(best[across], best[name], "o", mfc="none", mec=figures.INK, ms=9)
-                axes.annotate(
-                    f"{best[name]:.4f}",
-                    (best[across], best[name]),
-                    xytext=(0, -14),
-                    textcoords="offset points",
-                    ha="center",
-                )
-
-
 def begin(args: argparse.Namespace, record: dict[str, Any]) -> bool:
     """Return whether an earlier run with this record has finished; with --overwrite the folder's results are removed first."""
     from common import files
+
+    def finished() -> bool:
+        return (args.output / "model.json").is_file()
 
     known = (args.output / RECORD).is_file()
     there = [name for name in RESULTS if (args.output / name).exists()]
@@ -204,38 +102,53 @@ def begin(args: argparse.Namespace, record: dict[str, Any]) -> bool:
         raise cli.UserError(
             f"{args.output} holds {there[0]}, which train.py has not made; name another --output, or add --overwrite"
         )
-    if args.overwrite:
+    try:
+        same = files.claim(args.output / RECORD, record, overwrite=False)
+    except cli.UserError:
+        if not args.overwrite:
+            raise
+        same = False
+    if args.overwrite and not (same and not finished()):  # an unfinished run with this record goes on
         shutil.rmtree(args.output / STATE, ignore_errors=True)
         for name in RESULTS:
             (args.output / name).unlink(missing_ok=True)
-    same = files.claim(args.output / RECORD, record, overwrite=False)
+        same = files.claim(args.output / RECORD, record, overwrite=False)
     files.sweep(args.output)
-    return same and (args.output / "model.json").is_file()
+    return same and finished()
 
 
 def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Namespace) -> None:
     """Train and write the checkpoint folder."""
     import pandas as pd
 
-    from common import checkpoint, files
+    from common import checkpoint, curve, files, judging, study
     from common.embedder import pick_device
-    from common.network import Network
+    from common.network import Network, features, start
+    from common.pictures import Reader
 
     triplet = args.objective == "triplet"
-    study, train_pictures, val_pictures = prepare(manifest, backbone.preprocess, args)
-    parts = ", ".join(f"{part} {len(getattr(study, part)):,}" for part in ("train", "val", "test"))
-    cli.note(f"{cli.count(len(study.classes), 'class', 'classes')}; images: {parts}")
-    outputs = args.embedding_dim if triplet else len(study.classes)
-    network = Network(spec, backbone, "projection" if triplet else "head", outputs, seed=args.seed).to(
-        pick_device(args.device)
+    reader = Reader(manifest, backbone.preprocess, workers=args.workers, skipped=args.output / "skipped.csv")
+    divided, train_pictures, val_pictures = study.prepare(
+        manifest, reader, vary=not args.freeze_backbone, seed=args.seed
     )
-    rows = learn(network, study, train_pictures, val_pictures, args)
-    network.eval()
+    parts = ", ".join(f"{part} {len(getattr(divided, part)):,}" for part in study.SPLITS)
+    cli.note(f"{cli.count(len(divided.classes), 'class', 'classes')}; images: {parts}")
+    outputs = args.embedding_dim if triplet else len(divided.classes)
+    device = pick_device(args.device)
+    network = Network(spec, backbone, "projection" if triplet else "head", outputs, seed=args.seed).to(device)
+    rows = learn(network, divided, train_pictures, val_pictures, args)
     del train_pictures  # what follows reads other images
-    metrics = judge(network, study, val_pictures, args)
+    if triplet:
+        untrained = args.model == "siamese" or args.weights == "random"
+        again = None if untrained else start(args.model, args.weights, args.image_size, args.seed)
+        metrics = judging.judge_embedding(
+            network, features(*again).to(device) if again else None, divided, val_pictures, reader
+        )
+    else:
+        metrics = judging.judge_classifier(network, divided, val_pictures, reader)
     files.write_table(args.output / "training.csv", pd.DataFrame(rows))
-    name = "Recall@1" if triplet else "Accuracy"
-    draw(args.output / "training.png", rows, name, f"{args.objective}, {args.model}, {args.data_root.resolve().name}")
+    title = f"{args.objective}, {args.model}, {args.data_root.resolve().name}"
+    curve.draw(args.output / "training.png", rows, "Recall@1" if triplet else "Accuracy", title)
     training = {name: getattr(args, name) for name in DECIDING} | {"data_root": args.data_root.resolve().name}
     checkpoint.save(
         args.output,
@@ -243,7 +156,7 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
         options={"layer": None, "pooling": None},
         preprocess=backbone.preprocess,
         state=network.state(),
-        classes=study.classes,
+        classes=divided.classes,
         temperature=metrics.pop("temperature", None),
         training=training,
         metrics=metrics,

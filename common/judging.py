@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common import calibration, knn, metrics, statistics
 from common.cli import UserError, count, table
+from common.pictures import Pictures, Reader
+from common.study import Study
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from common.network import Network
 
 NEIGHBOURS = 5
 SHOWN = 30  # classes
@@ -84,6 +91,47 @@ def scores(predicted: np.ndarray, labels: np.ndarray, samples: np.ndarray, class
         "macro_f1": found.macro_f1,
         "classes": {name: [float(p), float(r), float(f), int(n)] for name, p, r, f, n in columns},
     }
+
+
+def judge_classifier(network: Network, study: Study, val: Pictures, reader: Reader) -> dict[str, Any]:
+    """Return the metrics and the temperature of a trained classifier; `val` are the pictures of the validation rows."""
+    from common.network import run
+
+    part, rows, pictures = _judged(study, val, reader)
+    labels, val_logits = study.codes[rows], run(network, val)
+    logits = run(network, pictures) if part == "test" else val_logits
+    report = calibrate(val_logits, study.labels("val"), {"test": (logits, labels)} if part == "test" else {})
+    return {"split": part, **report, **scores(logits.argmax(axis=1), labels, study.samples[rows], study.classes)}
+
+
+def judge_embedding(
+    network: Network, before: nn.Module | None, study: Study, val: Pictures, reader: Reader
+) -> dict[str, Any]:
+    """Return the metrics of a trained embedding model, the training rows being the references; and of `before`, untrained."""
+    from common.network import run
+
+    part, rows, queries = _judged(study, val, reader)
+    reference_rows, references = reader(study.train, "training")
+
+    def judge(module: nn.Module) -> dict[str, Any]:
+        samples = study.samples[rows], study.samples[reference_rows]
+        found = nearest(run(module, queries), run(module, references), 1, *samples)[:, 0]
+        predicted = np.where(found < 0, -1, study.codes[reference_rows][found])
+        return scores(predicted, study.codes[rows], samples[0], study.classes)
+
+    report = {"split": part, **judge(network)}
+    if before is not None:
+        report["before"] = {name: value for name, value in judge(before).items() if name != "classes"}
+    return report
+
+
+def _judged(study: Study, val: Pictures, reader: Reader) -> tuple[str, np.ndarray, Pictures]:
+    """Return what a model is judged on: the test split, or the validation split where nothing of it can be read."""
+    if len(study.test):
+        rows, pictures = reader(study.test, "test")
+        if len(rows):
+            return "test", rows, pictures
+    return "val", study.val, val
 
 
 def describe(about: dict[str, Any]) -> str:

@@ -93,8 +93,9 @@ def start(spec: str, weights: str | Path | None, image_size: int | None, seed: i
 
 
 def run(module: nn.Module, inputs: np.ndarray | Pictures) -> np.ndarray:
-    """Return what `module` makes of the inputs, in batches: (n, dim) float32."""
+    """Return what `module`, set to evaluation, makes of the inputs, in batches: (n, dim) float32."""
     device = next(module.parameters()).device
+    module.eval()
     parts = []
     with torch.inference_mode():
         for part in batches(len(inputs), EVALUATED_AT_ONCE):

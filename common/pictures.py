@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import images
-from common.cli import UserError, note, progress
+from common import files, images
+from common.cli import UserError, count, note, progress, tally, warn
+from common.crops import Manifest
 from common.preprocess import Preprocess
 
 MEMORY_SHARE = 0.25  # of the machine's memory
@@ -77,9 +80,34 @@ class Pictures:
             raise UserError(f"{self.paths[place]}: {error}, since this run began; run it again") from None
 
 
-def roomier(preprocess: Preprocess, factor: float = 8 / 7) -> Preprocess:
-    """Return the preprocessing of images from which random views are cut: larger by `factor`."""
-    return replace(preprocess, height=round(preprocess.height * factor), width=round(preprocess.width * factor))
+class Reader:
+    """reader(rows, desc) -> the rows whose images can be read, and their pictures.
+
+    The others are named on stderr and listed in `skipped`, a CSV.
+    """
+
+    def __init__(self, manifest: Manifest, preprocess: Preprocess, *, workers: int, skipped: Path) -> None:
+        self.manifest, self.preprocess, self._workers, self._skipped = manifest, preprocess, workers, skipped
+
+    def __call__(self, rows: np.ndarray, desc: str, factor: float = 1.0) -> tuple[np.ndarray, Pictures]:
+        """`factor` enlarges the pictures, so that random views can be cut from them."""
+        height, width = (round(size * factor) for size in (self.preprocess.height, self.preprocess.width))
+        larger = replace(self.preprocess, height=height, width=width)
+        paths = [self.manifest.root / self.manifest.paths[row] for row in rows]
+        found = Pictures(paths, larger, workers=self._workers, desc=f"reading {desc} images")
+        if found.bad:
+            self._name([(self.manifest.paths[rows[place]], reason) for place, reason in sorted(found.bad.items())])
+        fine = np.setdiff1d(np.arange(len(rows)), list(found.bad))
+        return rows[fine], found.take(fine)
+
+    def _name(self, bad: list[tuple[str, str]]) -> None:
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(bad)
+        before = self._skipped.read_text("utf-8", "surrogateescape") if self._skipped.is_file() else "path,reason\r\n"
+        if text.getvalue() not in before:  # a run that goes on finds them again
+            files.write_text(self._skipped, before + text.getvalue())
+        reasons = tally(reason for _, reason in bad)
+        warn(f"{count(len(bad), 'image')} left out ({reasons}), such as {bad[0][0]}; see {self._skipped}")
 
 
 def _memory() -> int:

@@ -11,9 +11,11 @@ import numpy as np
 from common import crops, sampling
 from common.cli import UserError, count, note, warn
 from common.embeddings import EmbeddingSet
+from common.pictures import Pictures, Reader
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 HELD_OUT = 0.2  # share of every class for validation, where no split is
+ROOM = 8 / 7  # times the input size: 256 px for views of 224
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,20 @@ def _names(manifest: crops.Manifest, splits: dict[str, str | None]) -> dict[str,
             raise UserError(f"{manifest.root} has no split train; name it with --train_split: {', '.join(there)}")
         names[there[0]] = "train"
     return names
+
+
+def prepare(manifest: crops.Manifest, reader: Reader, *, vary: bool, seed: int) -> tuple[Study, Pictures, Pictures]:
+    """Return the study and the pictures of its training and validation rows; no image of the test split is opened.
+
+    vary: random views will be cut from the training pictures, which are larger then.
+    """
+    learnt = np.flatnonzero(np.array(manifest.splits) != "test")
+    fine, everything = reader(learnt, "training and validation", ROOM if vary else 1.0)
+    study = divide(manifest, np.setdiff1d(learnt, fine), seed)
+    train, val = (everything.take(np.searchsorted(fine, rows)) for rows in (study.train, study.val))
+    if vary:
+        _, val = reader(study.val, "validation")
+    return study, train, val
 
 
 def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> Study:

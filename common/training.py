@@ -119,7 +119,7 @@ def fit(
                     bar.update()
                 if not math.isfinite(total):
                     raise UserError("the training loss is not finite any more; choose a smaller --lr")
-                score, tie = validate(averaged.module.eval())
+                score, tie = validate(averaged.module)
                 rate = plan.lr * plan.rate(len(history) * plan.steps + plan.steps - 1)
                 seconds = time.perf_counter() - started
                 history.append(Epoch(len(history) + 1, rate, total / plan.steps, score, tie, seconds))
