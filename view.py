@@ -80,10 +80,8 @@ def make_app(view: Explorer, host: str) -> Any:
         title="Embeddings",
         update_title="",
     )
-    app.index_string = (
-        app.index_string.replace("{%css%}", '<link rel="stylesheet" href="report.css">{%css%}')
-        .replace("<html>", '<html lang="en">')
-        .replace("{%metas%}", '<meta name="viewport" content="width=device-width, initial-scale=1">{%metas%}')
+    app.index_string = app.index_string.replace("{%css%}", '<link rel="stylesheet" href="report.css">{%css%}').replace(
+        "<html>", '<html lang="en">'
     )
     local_server.guard(app.server, host)
 

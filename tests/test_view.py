@@ -344,6 +344,38 @@ def test_an_upload_finds_its_like_and_their_vote(tmp_path):
     assert answer.votes == f"{votes.count(best)} of 5 neighbours"
 
 
+def test_an_upload_is_searched_in_an_index(tmp_path):
+    """A real Milvus Lite index of rows 0-11 and of one crop that the Parquet does not have."""
+    pytest.importorskip("milvus_lite")
+    import search
+    from common import embeddings
+    from common.embeddings import EmbeddingSet
+
+    colours = np.random.default_rng(0).integers(0, 256, (N, 3))
+    vectors = np.pad(colours + 1, [(0, 0), (0, DIM - 3)]).astype(np.float32)
+    frame = make(tmp_path / "i.parquet", embedding=list(vectors))
+    crops = np.array([*frame["crop_id"][:12], "elsewhere"])
+    labels = np.array([["brand", LABELS[row % 4]] for row in range(13)])
+    meta = {"dataset_name": "drawn", "split": "train", "id": "0", "model": "tiny", "fingerprint": "f"}
+    one = EmbeddingSet(vectors[:13], labels, crops, crops, np.full(13, ""), meta)
+    embeddings.save(tmp_path / "drawn_0_train.npz", one)
+    uri = str(tmp_path / "index.db")
+    argv = ["build", "--npz", str(tmp_path / "drawn_0_train.npz"), "--uri", uri, "--collection", "drawn"]
+    assert search.main([*argv, "--index_type", "FLAT"]) == 0
+    points = Points(tmp_path / "i.parquet")
+    with view.opened(uri, None, [points]) as index:
+        explorer = Explorer([points], index=index)
+        explorer._embedder = Colour()
+        assert next(iter(explorer.references())) == "index"
+        answer = explorer.look_up(encoded(tuple(colours[5].tolist())), "index", 1)
+        assert (answer.near[0].row, answer.label) == (5, "brand/beige")
+        assert answer.near[0].similarity == pytest.approx(1, abs=1e-4)
+        answer = explorer.look_up(encoded(tuple(colours[12].tolist())), "index", 1)
+        assert (answer.near[0].row, answer.near[0].name) == (None, "elsewhere")
+    with pytest.raises(UserError, match="no such index"), view.opened(str(tmp_path / "no.db"), None, [points]):
+        pass
+
+
 def test_an_upload_of_too_many_pixels_is_refused_before_it_is_decoded(drawn):
     import zlib
 
