@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from common.crops import Manifest
     from common.embedder import Backbone
     from common.network import Network
-    from common.pictures import Pictures
+    from common.pictures import Pictures, Reader
     from common.study import Study
 
 RECORD, STATE, LOCK = "train.json", ".training", ".lock"
@@ -43,7 +43,7 @@ DECIDING = (  # what the weights depend on
 
 
 def learn(
-    network: Network, study: Study, train: Pictures, val: Pictures, args: argparse.Namespace
+    network: Network, study: Study, train: Pictures, val: Pictures, reader: Reader, args: argparse.Namespace
 ) -> list[dict[str, float]]:
     """Train the network, or its top layer alone on features computed once, and return the rows of training.csv."""
     from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +56,10 @@ def learn(
     from common.network import run as run_network
 
     triplet, labels, val_labels = args.objective == "triplet", study.labels("train"), study.labels("val")
+    val_samples = study.samples[study.val]
+    alone = triplet and judging.answerable(val_labels, val_samples) < 0.5
+    if alone:
+        cli.note("most validation images have no other of their class: their references are the training split")
 
     def groups(epoch: int) -> Iterator[np.ndarray]:
         rng = np.random.default_rng([args.seed, epoch])
@@ -69,9 +73,10 @@ def learn(
 
     def validate(module: torch.nn.Module) -> tuple[float, float]:
         outputs = run_network(module, val_inputs)
-        if triplet:
-            return judging.retrieval(outputs, val_labels, study.samples[study.val])
-        return judging.classification(outputs, val_labels)
+        if not triplet:
+            return judging.classification(outputs, val_labels)
+        references = (run_network(module, reference_inputs), labels, study.samples[study.train]) if alone else None
+        return judging.retrieval((outputs, val_labels, val_samples), references)
 
     loss = objectives.metric_loss(args.loss, args.miner, args.margin) if triplet else objectives.classifier_loss
     options = {name: getattr(args, name) for name in ("epochs", "lr", "patience", "seed", "precision")}
@@ -81,9 +86,9 @@ def learn(
         known, val_inputs = (run_network(network.features, pictures) for pictures in (train, val))
         if not triplet:
             return network.regress(known, labels, val_inputs, val_labels)
-        inputs = lambda epoch, number, group: known[group]  # noqa: E731
+        reference_inputs, inputs = known, lambda epoch, number, group: known[group]
         return training.fit(network.top, batches, loss, validate, plan, new="", state_file=state_file)
-    val_inputs = val
+    val_inputs, reference_inputs = val, reader(study.train, "reference")[1] if alone else val
     with ThreadPoolExecutor(args.workers, "view") as pool:
         inputs = Views(train, network.preprocess, seed=args.seed, pool=pool)
         return training.fit(network, batches, loss, validate, plan, new="top.", state_file=state_file)
@@ -136,7 +141,7 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
     outputs = args.embedding_dim if triplet else len(divided.classes)
     device = pick_device(args.device)
     network = Network(spec, backbone, "projection" if triplet else "head", outputs, seed=args.seed).to(device)
-    rows = learn(network, divided, train_pictures, val_pictures, args)
+    rows = learn(network, divided, train_pictures, val_pictures, reader, args)
     del train_pictures  # what follows reads other images
     if triplet:
         untrained = args.model == "siamese" or args.weights == "random"

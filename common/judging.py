@@ -20,14 +20,27 @@ NEIGHBOURS = 5
 SHOWN = 30  # classes
 
 
-def retrieval(embeddings: np.ndarray, labels: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
-    """Return Recall@1 and the precision among the nearest 5, each in 0..1, by exact cosine among the rows themselves.
+Rows = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # embeddings (n, dim), labels (n,) codes, samples (n,) codes of source images
 
-    embeddings (n, dim), labels (n,) codes, samples (n,) codes of source images: a query's own is never among its neighbours.
+
+def retrieval(query: Rows, reference: Rows | None = None) -> tuple[float, float]:
+    """Return Recall@1 and the precision among the nearest 5, each in 0..1, by exact cosine.
+
+    Without references the queries are each other's. A query's own source image is never among its neighbours.
     """
-    indices = nearest(embeddings, embeddings, min(NEIGHBOURS, len(embeddings)), samples, samples)
-    right = (labels[indices] == labels[:, None]) & (indices >= 0)
+    embeddings, labels, samples = query
+    vectors, reference_labels, reference_samples = reference or query
+    indices = nearest(embeddings, vectors, min(NEIGHBOURS, len(vectors)), samples, reference_samples)
+    right = (reference_labels[indices] == labels[:, None]) & (indices >= 0)
     return float(right[:, 0].mean()), float(right.mean())
+
+
+def answerable(labels: np.ndarray, samples: np.ndarray) -> float:
+    """Return the share of the rows (n,) whose label another source image has too."""
+    pairs = np.unique(np.column_stack([labels, samples]), axis=0)
+    return float((np.bincount(pairs[:, 0])[labels] > 1).mean())
 
 
 def nearest(

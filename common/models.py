@@ -92,12 +92,12 @@ def _build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbo
         return zoo.torchvision_model(name, weights)
     if kind == "timm" and name:
         return zoo.timm_model(name, weights, pooling)
+    if spec == siamese.SPEC:  # ./siamese is a folder of that name
+        return siamese.model(weights)
     if (path / "model.json").is_file():
         if weights is not None:
             raise UsageError(f"{path} holds its own weights; leave --weights away")
         return checkpoint.backbone(path)
-    if spec == "siamese":
-        return siamese.model(weights)
     if (path / "config.json").is_file():
         return zoo.hugging_face_model(spec, weights, pooling)
     if path.is_file():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import checkpoint, linear, models
+from common import checkpoint, linear, models, siamese
 from common.cli import UserError, batches
 from common.embedder import Backbone, Normalised, Pooled, keep_freed_memory
 from common.pictures import Pictures
@@ -73,11 +73,11 @@ def start(spec: str, weights: str | Path | None, image_size: int | None, seed: i
 
     `siamese` and weights="random" start untrained; of a checkpoint the backbone is taken. Raises UserError or UsageError.
     """
-    if Path(spec, checkpoint.ABOUT).is_file():
+    if spec != siamese.SPEC and Path(spec, checkpoint.ABOUT).is_file():
         whole = models.build(spec, weights=weights)
         backbone = dataclasses.replace(whole, module=whole.module[0].module)  # type: ignore[index]
         spec = checkpoint.describe(spec)["spec"]
-    elif weights == models.RANDOM or (spec == "siamese" and weights is None):
+    elif weights == models.RANDOM or (spec == siamese.SPEC and weights is None):
         torch.manual_seed(seed)
         backbone = models.architecture(spec)
     else:
@@ -89,7 +89,7 @@ def start(spec: str, weights: str | Path | None, image_size: int | None, seed: i
         models.fit_input(backbone.module, preprocess)
         backbone = dataclasses.replace(backbone, preprocess=preprocess)
     kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
-    return f"{kind}{Path(name).resolve()}" if Path(name).is_dir() else spec, backbone
+    return f"{kind}{Path(name).resolve()}" if Path(name, "config.json").is_file() else spec, backbone
 
 
 def run(module: nn.Module, inputs: np.ndarray | Pictures) -> np.ndarray:

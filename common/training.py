@@ -61,6 +61,9 @@ class Epoch:
     tie: float
     seconds: float
 
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4f}, validation score {self.score:.4f}, {self.seconds:.1f} s"
+
     @property
     def rank(self) -> tuple[float, float]:
         return self.score, self.tie
@@ -125,6 +128,8 @@ def fit(
                 history.append(Epoch(len(history) + 1, rate, total / plan.steps, score, tie, seconds))
                 if max(history, key=lambda epoch: epoch.rank) is history[-1]:
                     best = {name: value.detach().clone() for name, value in averaged.module.state_dict().items()}
+                if bar.disable:  # no terminal: a log
+                    note(f"epoch {len(history)} of {plan.epochs}: {history[-1]}")
                 bar.set_postfix(loss=f"{history[-1].loss:.3f}", score=f"{score:.4f}")
                 _write(state_file, network, averaged, optimizer, best, history)
     except KeyboardInterrupt:

@@ -274,6 +274,28 @@ def test_ctrl_c_ends_within_two_seconds_and_says_how_far(photographs, tmp_path, 
     assert "Traceback" not in err
 
 
+def test_an_overwriting_run_that_was_killed_goes_on_too(photographs, tmp_path, monkeypatch, capsys):
+    class Killed(BaseException):
+        pass
+
+    write = training._write
+
+    def write_and_die(*args: object) -> None:
+        write(*args)
+        raise Killed
+
+    options = (*SIAMESE, "--epochs", "2", "--overwrite")
+    monkeypatch.setattr(training, "_write", write_and_die)
+    with pytest.raises(Killed):
+        run(photographs, tmp_path / "t", *options)
+    monkeypatch.undo()
+    argv = ["--data_root", str(photographs), "--output", str(tmp_path / "t"), *options]
+    assert train.main(argv) == 0
+    assert "going on after epoch 1 of 2" in capsys.readouterr().err
+    assert train.main(argv) == 0
+    assert "going on" not in capsys.readouterr().err  # finished: trained anew, as asked
+
+
 def test_another_runs_folder_is_noticed(siamese, photographs, tmp_path, capsys):
     folder = Path(shutil.copytree(siamese, tmp_path / "t"))
     assert "lr 0.002 -> 0.5" in mistake(capsys, run(photographs, folder, *SIAMESE, "--lr", "0.5"))
@@ -305,6 +327,16 @@ def test_without_a_validation_split_whole_source_images_are_held_out(photographs
     out, err = capsys.readouterr()
     assert "no validation split: 8 images of the training split held out, by source image" in err
     assert "validation split, by which the model was chosen" in out
+
+
+def test_single_validation_images_are_compared_with_the_training_split(copied, tmp_path, capsys):
+    for name in CLASSES:
+        for path in sorted((copied / "val" / name).iterdir())[1:]:
+            path.unlink()
+    options = ("--objective", "triplet", "--freeze_backbone", "--image_size", "64", "--epochs", "2")
+    assert train.main(["--data_root", str(copied), "--output", str(tmp_path / "t"), *options]) == 0
+    assert "their references are the training split" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "t" / "training.csv").score.max() >= 0.5
 
 
 def test_unknown_and_missing_labels(copied, tmp_path, capsys):

@@ -103,13 +103,17 @@ def test_an_unreadable_state_starts_anew(tmp_path, capsys):
 def test_recall_leaves_out_the_query_and_its_own_photo():
     vectors = np.array([[1, 0], [1, 0.01], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
     labels, own = np.array([0, 1, 0, 1, 1]), np.arange(5)
-    assert judging.retrieval(vectors, labels, own)[0] == pytest.approx(
+    assert judging.retrieval((vectors, labels, own))[0] == pytest.approx(
         2 / 5
     )  # rows 3 and 4 find each other, no other does
     photos = np.array([0, 0, 1, 2, 3])  # rows 0 and 1 are one photo: row 0 then finds row 2
-    assert judging.retrieval(vectors, labels, photos)[0] == pytest.approx(3 / 5)
+    assert judging.retrieval((vectors, labels, photos))[0] == pytest.approx(3 / 5)
+    query = vectors[:1], labels[:1], np.array([9])
+    assert judging.retrieval(query, (vectors, labels, own)) == (1, pytest.approx(2 / 5))  # itself, under another name
     with pytest.raises(UserError, match="zero or not finite"):
-        judging.retrieval(vectors * 0, labels, own)
+        judging.retrieval((vectors * 0, labels, own))
+    assert judging.answerable(labels, own) == 1
+    assert judging.answerable(np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 3])) == pytest.approx(2 / 5)
 
 
 def test_scores_by_hand():
