@@ -26,7 +26,7 @@ from common import cli
 
 if TYPE_CHECKING:
     from common.gallery import NpzGallery
-    from common.indexing import Index
+    from common.index import Index
 
 INDEX_TYPES, METRICS = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW"), ("COSINE", "IP", "L2")
 RERANKINGS = ("none", "query_expansion", "k_reciprocal", "geometric")
@@ -58,7 +58,7 @@ def build(args: argparse.Namespace) -> None:
 def query(args: argparse.Namespace) -> None:
     """Print the nearest rows of each query image."""
     from common import query_images
-    from common.retrieval import Queries, retrieve
+    from common.retrieval import Queries, retrieve, true_labels
 
     pictures = query_images.find(args.query)
     where = {name: values for name in ("label", "split", "dataset") if (values := getattr(args, name))}
@@ -108,131 +108,73 @@ def query(args: argparse.Namespace) -> None:
         cli.note(f"wrote {args.plot}")
 
 
-def true_labels(gallery: Any, pictures: Sequence[Path], given: Sequence[str] | None) -> list[str | None]:
-    """Return each picture's own label, None where unknown: as given, else the longest end of its folder's path that is a label."""
-    if given:
-        if len(given) not in (1, len(pictures)):
-            raise cli.UsageError(f"--true_label needs one label, or one for each of the {len(pictures)} images")
-        return [*(given * len(pictures) if len(given) == 1 else given)]
-    ends = []
-    for picture in pictures:
-        folders = picture.resolve().parts[1:-1][-6:]
-        ends.append(["/".join(folders[at:]) for at in range(len(folders))])
-    known = gallery.label_counts({end for one in ends for end in one})
-    return [next((end for end in one if end in known), None) for one in ends]
-
-
 def evaluate(args: argparse.Namespace) -> None:
     """Print how good and how fast the search is, and what each re-ranking gains."""
     import numpy as np
 
-    from common import retrieval, statistics
-    from common.gallery import Items, NpzGallery, one_model
+    from common import retrieval_scores as scoring
+    from common.gallery import NpzGallery, one_model, same_model
     from common.metrics import RECALL_AT
+    from common.retrieval import labelled, retrieve
     from common.sets import read_sets
+    from common.statistics import accuracy_interval
 
-    sets = [one for one in read_sets(args.query_npz, key=args.key, drop_invalid=args.drop_invalid)]
-    items = [item for one in sets for item in map(Items(one, args.data_root).__getitem__, range(len(one)))]
-    labelled = [row for row, item in enumerate(items) if item.label]
-    if not labelled:
-        raise cli.UserError(f"{sets[0].source} has no labels: there is nothing to score; name labelled queries")
-    if len(labelled) < len(items):
-        cli.warn(f"{len(items) - len(labelled):,} of {len(items):,} queries have no label and are left out")
-    vectors = np.concatenate([np.asarray(one.vectors) for one in sets])
-    queries = retrieval.Queries(vectors, [item.path for item in items], items).take(labelled)
-    items = [items[row] for row in labelled]
+    sets = read_sets(args.query_npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
+    queries, items = labelled(sets, args.data_root)
+    methods = ["none", *(name for name in dict.fromkeys(args.rerank) if name != "none")]
     with gallery_of(args) as gallery:
-        same_model(one_model(sets), sets[0].dim, gallery, sets[0].source)
-        relevant = gallery.label_counts({item.label for item in items})
-        n_relevant = np.array([relevant.get(item.label, 0) for item in items])
-        n_relevant = n_relevant - np.minimum(
-            gallery.own_counts(items, same_sample=args.exclude_same_sample), n_relevant
-        )
-        labels = [item.label for item in items]
-        methods = ["none", *(name for name in dict.fromkeys(args.rerank) if name != "none")]
-        rows, gains, plain, first = [], [], None, None
+        same_model(one_model(sets), sets[0], gallery)
+        n_relevant = scoring.relevant(gallery, items, same_sample=args.exclude_same_sample)
+        found, scores, rows = {}, {}, []
         for method in methods:
-            options = {"method": method, "candidates": args.candidates}
+            options = {"method": method, "candidates": args.candidates, "same_sample": args.exclude_same_sample}
+            found[method] = []
             with cli.progress(total=len(queries), desc=method, unit="query") as bar:
-                found = []
                 for part in cli.batches(len(queries), 256):
                     some = queries.take(range(part.start, part.stop))
-                    found += retrieval.retrieve(
-                        gallery, some, retrieval.TOP, same_sample=args.exclude_same_sample, **options
-                    )
+                    found[method] += retrieve(gallery, some, scoring.TOP, **options)
                     bar.update(len(some))
-            scores = retrieval.score(labels, found, n_relevant)
-            seconds = 1e3 * retrieval.latency(gallery, queries, retrieval.TOP, **options)
+            scores[method] = scoring.score([item.label for item in items], found[method], n_relevant)
             row = [method]
-            for values in (scores.recalled[:, 0], scores.f1):
-                interval = statistics.accuracy_interval(*retrieval.by_image(values, items))
+            for values in scores[method].measures.values():
+                interval = accuracy_interval(*scoring.by_image(values, items))
                 row += [f"{values.mean():.4f}", f"{interval.low:.4f} to {interval.high:.4f}"]
-            row += [f"{value:.4f}" for value in scores.recalled[:, 1:].mean(axis=0)]
-            rows.append([*row, *(f"{np.percentile(seconds, q):.1f}" for q in (50, 95))])
-            if plain is None:
-                plain, first = scores, found
-            else:
-                for name, new, old in (
-                    ("Recall@1", scores.recalled[:, 0], plain.recalled[:, 0]),
-                    ("F1 of the top 10", scores.f1, plain.f1),
-                ):
-                    gain = retrieval.gain(new, old, items)
-                    gains.append(
-                        [
-                            method,
-                            name,
-                            f"{gain.difference[0]:+.4f}",
-                            f"{gain.low[0]:+.4f} to {gain.high[0]:+.4f}",
-                            f"{gain.p[0]:.4f}",
-                        ]
-                    )
+            row += [f"{value:.4f}" for value in scores[method].recalled[:, 1:].mean(axis=0)]
+            seconds = scoring.latency(gallery, queries, **options)
+            rows.append([*row, *(f"{1e3 * np.percentile(seconds, q):.1f}" for q in (50, 95))])
         print(
-            f"{gallery.source}: {len(gallery):,} rows, {cli.count(len(queries), 'query', 'queries')}, the query never in its own results"
+            f"{gallery.source}: {len(gallery):,} rows, {cli.count(len(queries), 'query', 'queries')}, none among its own results"
         )
         if unknown := int((n_relevant == 0).sum()):
-            print(f"{unknown:,} queries have a label that no row but their own has; they count as wrong")
-        header = [
-            "re-ranking",
-            "Recall@1",
-            "95 % interval",
-            "F1@10",
-            "95 % interval",
-            *(f"Recall@{k}" for k in RECALL_AT[1:]),
-        ]
-        print("\n" + cli.table([*header, "p50 ms", "p95 ms"], rows))
+            print(f"{unknown:,} queries have a label that no other row has; they count as wrong")
+        header = ["Recall@1", "95 % interval", "F1@10", "95 % interval", *(f"Recall@{k}" for k in RECALL_AT[1:])]
+        print("\n" + cli.table(["re-ranking", *header, "p50 ms", "p95 ms"], rows))
+        gains = []
+        for method in methods[1:]:
+            for name, values in scores[method].measures.items():
+                gain = scoring.gain(values, scores["none"].measures[name], items)
+                interval = f"{gain.low[0]:+.4f} to {gain.high[0]:+.4f}"
+                gains.append([method, name, f"{gain.difference[0]:+.4f}", interval, f"{gain.p[0]:.4f}"])
         if gains:
             print("\nGain over no re-ranking, paired by query, interval by source image\n")
             print(cli.table(["re-ranking", "measure", "gain", "95 % interval", "p"], gains))
         if args.uri and args.npz:
-            exact_gallery = NpzGallery(read_sets(args.npz, key=args.key))
-            exact = retrieval.retrieve(exact_gallery, queries, retrieval.TOP)
-            print(
-                f"\nRecall of the index against exact search over --npz: {retrieval.agreement(first, exact):.4f} of the top 10"
-            )
-        elif args.uri and gallery.about["index_type"] != "FLAT":
-            cli.note("add --npz with the files the index was built from to measure its recall against exact search")
-
-
-def same_model(model: dict[str, Any], dim: int, gallery: Any, source: str) -> None:
-    """Raise UserError when query vectors were not made by the gallery's model; say so where that is unknown."""
-    ours, theirs = model.get("fingerprint"), gallery.model.get("fingerprint")
-    if dim != gallery.dim or (ours and theirs and ours != theirs):
-        raise cli.UserError(
-            f"{source} ({model.get('model', 'unknown model')}, {dim} dimensions) and {gallery.source} "
-            f"({gallery.model.get('model', 'unknown model')}, {gallery.dim}) come from different models; extract both with one"
-        )
-    if not ours or not theirs:
-        cli.warn("not all vectors say which model made them; they are compared unchecked")
+            exact = retrieve(NpzGallery(read_sets(args.npz, key=args.key)), queries, scoring.TOP)
+            share = scoring.agreement(found["none"], exact)
+            print(f"\nRecall of the index against exact search over --npz: {share:.4f} of the top {scoring.TOP}")
 
 
 def info(args: argparse.Namespace) -> None:
     """Print what an index holds, or what one of N rows would need."""
     if args.plan:
-        show_plans(args.plan, args.pca or args.dim)
+        from common.index_plan import table
+
+        print(table(args.plan, args.pca or args.dim))
     if not args.uri:
         if not args.plan:
             raise cli.UsageError("give --uri to describe an index, or --plan N to plan one")
         return
+    from common.indexing import describe
     from common.vector_store import Store
 
     with Store(args.uri, token=token()) as store:
@@ -240,52 +182,7 @@ def info(args: argparse.Namespace) -> None:
         if not names:
             print(f"{args.uri}: no collections")
         for name in names:
-            describe(store, name)
-
-
-def describe(store: Any, name: str) -> None:
-    """Print what one collection holds."""
-    from common.indexing import missing
-
-    try:
-        about = store.about(name)
-    except cli.UserError:
-        print(f"{name}: not made by search.py")
-        return
-    if about is None:
-        raise missing(store, name)
-    if name.endswith("__building"):
-        print(f"{name}: not complete, run the same search.py build again")
-        return
-    store.load(name)
-    params = " ".join(f"{key}={value}" for key, value in about["index_params"].items())
-    model = about["model"]
-    print(
-        f"{name}: {store.count(name):,} rows of {about['dim']} numbers, {about['index_type']} {params} {about['metric']}".rstrip()
-    )
-    print(f"  model {model.get('model', 'unknown')}, fingerprint {model.get('fingerprint', 'unknown')[:12]}")
-    if about["pca"]:
-        print(f"  PCA from {about['source_dim']} dimensions")
-    for dataset, split, variant, rows, _ in about["sets"]:
-        print(f"  {dataset or '-'}, split {split or '-'}, ID {variant}: {rows:,} rows")
-    if about.get("growing"):
-        print("  an update was interrupted; run the same search.py build again")
-
-
-def show_plans(counts: Sequence[int], dim: int) -> None:
-    """Print the table of index types for each number of rows."""
-    from common.index_plan import MEMORY, plans, size
-
-    rows = []
-    for n in counts:
-        for plan in plans(n, dim):
-            both = (
-                " ".join(f"{k}={v}" for k, v in each.items()) or "-" for each in (plan.index_params, plan.search_params)
-            )
-            mark = "suggested" if plan.suggested else ""
-            rows.append([f"{n:,}", plan.index_type, *both, size(plan.memory), size(plan.disk), plan.nodes, mark])
-    print(f"{dim} dimensions; memory and disk computed from the index layouts, nodes of {size(MEMORY)}\n")
-    print(cli.table(["rows", "index", "--index_params", "--search_params", "memory", "disk", "nodes", ""], rows))
+            print("\n".join(describe(store, name)))
 
 
 def delete(args: argparse.Namespace) -> None:
@@ -301,7 +198,7 @@ def delete(args: argparse.Namespace) -> None:
 def gallery_of(args: argparse.Namespace) -> Iterator[NpzGallery | Index]:
     """Yield what is searched: the index where --uri is given, else the files of --npz."""
     if args.uri:
-        from common.indexing import Index
+        from common.index import Index
         from common.vector_store import Store
 
         if not args.collection:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common import knn
-from common.cli import UserError
+from common.cli import UserError, warn
 from common.embeddings import Blocks, EmbeddingSet
 
 MODEL_FIELDS = (
@@ -92,6 +92,18 @@ def one_model(sets: Sequence[EmbeddingSet]) -> dict[str, Any]:
                 "models or preprocessing; search sets of one model"
             )
     return {name: first.meta[name] for name in MODEL_FIELDS if name in first.meta}
+
+
+def same_model(model: Mapping[str, Any], queries: EmbeddingSet, gallery: Any) -> None:
+    """Raise UserError when the query vectors were not made by the gallery's model; say so where that is unknown."""
+    ours, theirs = model.get("fingerprint"), gallery.model.get("fingerprint")
+    if queries.dim != gallery.dim or (ours and theirs and ours != theirs):
+        raise UserError(
+            f"{queries.source} ({model.get('model', 'unknown model')}, {queries.dim} dimensions) and {gallery.source} "
+            f"({gallery.model.get('model', 'unknown model')}, {gallery.dim}) come from different models; extract both with one"
+        )
+    if not ours or not theirs:
+        warn("not all vectors say which model made them; they are compared unchecked")
 
 
 class NpzGallery:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common import cli
 from common.indexing import default_params, search_params
 from common.vector_store import INDEX_PARAMS
 
@@ -62,3 +64,19 @@ def size(n_bytes: float) -> str:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:,.1f} TiB"
+
+
+def table(counts: Sequence[int], dim: int) -> str:
+    """Return the table of index types for each number of rows."""
+    rows = []
+    for n in counts:
+        for plan in plans(n, dim):
+            both = (
+                " ".join(f"{key}={value}" for key, value in each.items()) or "-"
+                for each in (plan.index_params, plan.search_params)
+            )
+            mark = "suggested" if plan.suggested else ""
+            rows.append([f"{n:,}", plan.index_type, *both, size(plan.memory), size(plan.disk), plan.nodes, mark])
+    header = ["rows", "index", "--index_params", "--search_params", "memory", "disk", "nodes", ""]
+    about = f"{dim} dimensions; memory and disk computed from the index layouts, nodes of {size(MEMORY)}"
+    return f"{about}\n\n{cli.table(header, rows)}"

@@ -1,4 +1,4 @@
-"""An index of embedding sets in a vector store: building it, whole or not at all, and searching it like a gallery."""
+"""An index of embedding sets in a vector store: built whole or not at all, brought up to date, described, deleted."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import hashlib
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from common import knn
-from common.cli import UserError, warn
-from common.embeddings import Blocks, EmbeddingSet
-from common.gallery import Hit, Item, Items, one_model
+from common.cli import UserError
+from common.compression import pca_recall, principal, unit
+from common.embeddings import EmbeddingSet
+from common.gallery import Item, Items, one_model
 from common.vector_store import INDEX_PARAMS, Store
 
 FORMAT = 1
 FLUSH = 100_000  # rows between two points at which a killed build goes on
-MOST = 16_384  # rows that Milvus returns for a query at most
 _FIXED = ("format", "dim", "metric", "index_type", "index_params", "pca", "source_dim", "fingerprint")
 
 
@@ -46,47 +45,6 @@ def search_params(index_type: str, index_params: Mapping[str, int], k: int) -> d
     if index_type.startswith("IVF"):
         return {"nprobe": max(min(16, index_params["nlist"]), index_params["nlist"] // 16)}
     return {}
-
-
-def principal(sets: Sequence[EmbeddingSet], n: int, *, seed: int = 0, rows: int = 50_000) -> np.ndarray:
-    """Return (n, dim) float32 orthonormal directions that keep most of the unit vectors' length, from a sample of `rows`.
-
-    Not centred: the product of two projections is then as near to the cosine as n numbers can bring it (Eckart & Young 1936).
-    """
-    total, dim = sum(map(len, sets)), sets[0].dim
-    if not 1 <= n <= min(dim, total):
-        raise UserError(f"--pca {n} is not from 1 to {min(dim, total)}, the number of dimensions and of rows")
-    chosen = np.sort(np.random.default_rng(seed).choice(total, min(rows, total), replace=False))
-    moments = np.zeros((dim, dim))
-    start = 0
-    for one in sets:
-        mine = chosen[(chosen >= start) & (chosen < start + len(one))] - start
-        for at in range(0, len(mine), 8192):
-            part = unit(one.vectors[mine[at : at + 8192]]).astype(np.float64)
-            moments += part.T @ part
-        start += len(one)
-    directions = np.linalg.eigh(moments)[1][:, ::-1][:, :n].T
-    signs = np.sign(directions[np.arange(n), np.abs(directions).argmax(1)])  # or equal data might give mirrored axes
-    return np.ascontiguousarray(directions * signs[:, None], np.float32)
-
-
-def pca_recall(sets: Sequence[EmbeddingSet], directions: np.ndarray, *, k: int = 10, rows: int = 100_000) -> float:
-    """Return which share of the true k nearest rows of 200 the projection still finds, in 0..1, among a sample of `rows`."""
-    matrix = Blocks([block for one in sets for block in one.blocks])
-    reference = matrix[np.sort(np.random.default_rng(0).choice(len(matrix), min(rows, len(matrix)), replace=False))]
-    k = min(k, len(reference) - 1)
-    if k < 1:
-        return 1.0
-    own = np.arange(len(reference))
-    some = own[:: max(1, len(own) // 200)][:200]
-    short = unit(reference) @ directions.T
-    both = [knn.search_excluding(of[some], of, k, some, own)[1] for of in (reference, short)]
-    return float(np.mean([len(np.intersect1d(true, found)) / k for true, found in zip(*both, strict=True)]))
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 rows of length 1."""
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
 
 
 def prepared(vectors: np.ndarray, about: Mapping[str, Any], directions: np.ndarray | None) -> np.ndarray:
@@ -165,7 +123,7 @@ def build(
     if known is not None:
         _same(store, name, known, wanted)
         about = known
-        directions = _directions(store, about)
+        directions = directions_of(store, about)
     else:
         target = f"{name}__building"
         half = store.about(target)
@@ -252,7 +210,8 @@ def _keep_axes(store: Store, name: str, directions: np.ndarray | None) -> str | 
     return axes
 
 
-def _directions(store: Store, about: Mapping[str, Any]) -> np.ndarray | None:
+def directions_of(store: Store, about: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the PCA of an index, (dim, source_dim) float32, None where it has none."""
     if not about.get("axes"):
         return None
     directions = store.matrix(about["axes"], about["dim"])
@@ -278,6 +237,32 @@ def delete(store: Store, name: str) -> int:
     return rows
 
 
+def describe(store: Store, name: str) -> list[str]:
+    """Return lines that say what one collection holds. Raises UserError when there is none of this name."""
+    try:
+        about = store.about(name)
+    except UserError:
+        return [f"{name}: not made by search.py"]
+    if about is None:
+        raise missing(store, name)
+    if name.endswith("__building"):
+        return [f"{name}: not complete, run the same search.py build again"]
+    store.load(name)
+    kind = " ".join([about["index_type"], *(f"{key}={value}" for key, value in about["index_params"].items())])
+    model = about["model"]
+    lines = [
+        f"{name}: {store.count(name):,} rows of {about['dim']} numbers, {kind} {about['metric']}",
+        f"  model {model.get('model', 'unknown')}, fingerprint {model.get('fingerprint', 'unknown')[:12]}",
+    ]
+    if about["pca"]:
+        lines.append(f"  PCA from {about['source_dim']} dimensions")
+    for dataset, split, variant, rows, _ in about["sets"]:
+        lines.append(f"  {dataset or '-'}, split {split or '-'}, ID {variant}: {rows:,} rows")
+    if about.get("growing"):
+        lines.append("  an update was interrupted; run the same search.py build again")
+    return lines
+
+
 def missing(store: Store, name: str) -> UserError:
     """Return the error for an index that is not there."""
     names = store.names()
@@ -287,80 +272,3 @@ def missing(store: Store, name: str) -> UserError:
     return UserError(
         f"{store.uri} has no index {name!r}, only: {there}; check --collection, or make it with search.py build"
     )
-
-
-class Index:
-    """A finished index, searched as a gallery is (see gallery.NpzGallery). `params` are Milvus's search parameters."""
-
-    def __init__(self, store: Store, name: str, *, params: Mapping[str, int] | None = None) -> None:
-        about = store.about(name)
-        if about is None or "sets" not in about:
-            raise missing(store, name)
-        self.store, self.name, self.about = store, name, about
-        self.model, self.metric, self.dim = about["model"], about["metric"], about["source_dim"]
-        self.n_views, self.source = max(1, len(about["sets"])), f"{store.uri} {name}"
-        self._params = dict(params or {})
-        if about.get("growing"):
-            warn(f"{self.source}: an update of this index was interrupted; run the same search.py build again")
-        store.load(name)
-        self._directions = _directions(store, about)
-        self._rows: int | None = None
-
-    def __len__(self) -> int:
-        if self._rows is None:
-            self._rows = self.store.count(self.name)
-        return self._rows
-
-    def search(
-        self,
-        queries: np.ndarray,
-        k: int,
-        where: Mapping[str, Sequence[str]] | None = None,
-        *,
-        vectors: bool = False,
-        ready: bool = False,
-    ) -> list[list[Hit]]:
-        """Return for each row of (n, dim) up to k nearest rows that pass the filters; their vectors as the index holds them.
-
-        `ready`: the queries are what `prepared` returns.
-
-        Under a filter an approximate index may lose rows on its way (a graph of which most nodes are barred): where fewer than
-        k come back although more pass, the search is widened until they do.
-        """
-        where = where or {}
-        kind, k = self.about["index_type"], min(k, MOST)
-        params = {**search_params(kind, self.about["index_params"], k), **self._params}
-        these = queries if ready else self.prepared(queries)
-        found = []
-        for at in range(0, len(these), 100):
-            found += self.store.search(self.name, these[at : at + 100], k, where, params, vectors=vectors)
-        short = [at for at, hits in enumerate(found) if len(hits) < k]
-        if short and kind != "FLAT":
-            there = min(k, self.store.count(self.name, where))
-            name = "ef" if kind == "HNSW" else "nprobe"
-            most = min(32_768, len(self)) if kind == "HNSW" else self.about["index_params"]["nlist"]
-            while (short := [at for at in short if len(found[at]) < there]) and params[name] < most:
-                params[name] = min(most, 8 * params[name])
-                again = self.store.search(self.name, these[short], k, where, params, vectors=vectors)
-                for at, hits in zip(short, again, strict=True):
-                    found[at] = hits
-        return found
-
-    def prepared(self, queries: np.ndarray) -> np.ndarray:
-        """Return the queries as the vectors of hits are: projected where the index has a PCA."""
-        return prepared(queries, self.about, self._directions)
-
-    def label_counts(self, labels: Iterable[str]) -> dict[str, int]:
-        """Return how many rows have exactly each of these labels; those without any are left out."""
-        counts = {label: self.store.count(self.name, {"exactly": [label]}) for label in set(labels) if label}
-        return {label: count for label, count in counts.items() if count}
-
-    def own_counts(self, queries: Sequence[Item], *, same_sample: bool = False) -> np.ndarray:
-        """Return (n,) how many rows are the query's own crop, at any ID."""
-        if same_sample:
-            raise UserError(f"{self.source}: an index does not count the rows of a source image; evaluate over --npz")
-        sets = {tuple(entry[:3]) for entry in self.about["sets"]}
-        keys = [
-            [key_of(one._replace(id=i)) for d, s, i in sets if (d, s) == (one.dataset, one.split)] for one in queries
-        ]
-        return np.array([self.store.count_keys(self.name, mine) for mine in keys], int)

@@ -1,26 +1,29 @@
-"""Searching as a user means it: the query left out of its own results, re-ranked where asked for, and what that is worth."""
+"""Searching as a user means it: the query left out of its own results, and re-ranked where asked for."""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Mapping, Sequence
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from common import images, reranking, statistics
-from common.gallery import Hit, Item
-from common.metrics import RECALL_AT
+from common import images, reranking
+from common.cli import UsageError, UserError, warn
+from common.embeddings import EmbeddingSet
+from common.gallery import Hit, Item, Items
 
-TOP = 10  # results that F1 is of
 EXPAND_BY = 10  # rows that a query is moved towards
 CANDIDATES = {"none": 0, "query_expansion": EXPAND_BY, "k_reciprocal": 200, "geometric": 30}
 
 
 class Gallery(Protocol):
-    """gallery.NpzGallery or indexing.Index."""
+    """gallery.NpzGallery or index.Index."""
 
     n_views: int
 
@@ -35,7 +38,7 @@ class Gallery(Protocol):
         ready: bool = False,
     ) -> list[list[Hit]]: ...
     def prepared(self, queries: np.ndarray) -> np.ndarray: ...
-    def label_counts(self, labels: Sequence[str]) -> dict[str, int]: ...
+    def label_counts(self, labels: Iterable[str]) -> dict[str, int]: ...
     def own_counts(self, queries: Sequence[Item], *, same_sample: bool = False) -> np.ndarray: ...
 
 
@@ -131,76 +134,40 @@ def _verified(picture: str, hits: list[Hit]) -> list[Hit]:
     query = _points(picture)
     if query is None:
         return hits
-    agreeing = []
-    for hit in hits:
-        points = _points(hit.item.path)
-        agreeing.append(0 if points is None else reranking.inliers(query, points))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        others = pool.map(_points, [hit.item.path for hit in hits])
+        agreeing = [0 if points is None else reranking.inliers(query, points) for points in others]
     return [hits[at] for at in np.argsort(-np.array(agreeing), kind="stable")]
 
 
+@functools.lru_cache(maxsize=512)  # half a megabyte each; candidates come back from query to query
 def _points(picture: str) -> reranking.Points | None:
     with contextlib.suppress(images.ImageError):
         return reranking.Points(images.decode(picture)) if picture else None
     return None
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Per query, arrays (n,) or (n, levels) in 0..1.
-
-    recalled (n, 3): a result of the query's label among the first 1, 5, 10. f1: of the first 10 results, see below.
-    n_relevant: rows of the query's label that are not its own.
-    """
-
-    recalled: np.ndarray
-    f1: np.ndarray
-    n_relevant: np.ndarray
-
-
-def score(labels: Sequence[str], results: Sequence[Sequence[Hit]], n_relevant: np.ndarray) -> Scores:
-    """Return the scores of the first TOP results of each query.
-
-    F1 = 2 right / (shown + relevant): the harmonic mean of precision (right / shown, at most TOP) and recall (right / relevant);
-    with many relevant rows it cannot come near 1. A query whose label no row has scores 0 and counts.
-    """
-    right = np.zeros((len(labels), TOP), bool)
-    for at, (label, hits) in enumerate(zip(labels, results, strict=True)):
-        right[at, : len(hits)] = [hit.item.label == label for hit in hits[:TOP]]
-    shown = np.array([min(TOP, len(hits)) for hits in results])
-    recalled = np.stack([right[:, :k].any(axis=1) for k in RECALL_AT], axis=1)
-    f1 = np.where(n_relevant > 0, 2 * right.sum(axis=1) / np.maximum(shown + n_relevant, 1), 0.0)
-    return Scores(recalled.astype(float), f1, n_relevant)
+def labelled(sets: Sequence[EmbeddingSet], data_root: str | None) -> tuple[Queries, list[Item]]:
+    """Return the rows that have a label as queries, and what each is. Raises UserError when none has."""
+    items = [rows[row] for rows in (Items(one, data_root) for one in sets) for row in range(len(rows))]
+    vectors = np.concatenate([np.asarray(one.vectors) for one in sets])
+    kept = [row for row, item in enumerate(items) if item.label]
+    if not kept:
+        raise UserError(f"{sets[0].source} has no labels: there is nothing to score; name labelled queries")
+    if len(kept) < len(items):
+        warn(f"{len(items) - len(kept):,} of {len(items):,} queries have no label and are left out")
+    return Queries(vectors, [item.path for item in items], items).take(kept), [items[row] for row in kept]
 
 
-def by_image(values: np.ndarray, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the totals (n_image,) of per-query values (n,) by source image, and the number of queries of each image."""
-    codes = np.unique(["\0".join(item.sample) for item in items], return_inverse=True)[1]
-    return np.bincount(codes, values), np.bincount(codes)
-
-
-def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> statistics.PairedComparison:
-    """Return the paired difference of per-query values (n,), by source image."""
-    difference, size = by_image(new - old, items)
-    return statistics.paired_comparison(difference[None], size)
-
-
-def latency(
-    gallery: Gallery, queries: Queries, k: int, *, method: str = "none", candidates: int | None = None, n: int = 50
-) -> np.ndarray:
-    """Return the seconds of up to n single queries, evenly spaced, the first of which was run before to warm up."""
-    rows = np.unique(np.linspace(0, len(queries) - 1, min(n, len(queries))).astype(int)).tolist()
-    seconds = []
-    for row in [rows[0], *rows]:
-        started = time.perf_counter()
-        retrieve(gallery, queries.take([row]), k, method=method, candidates=candidates)
-        seconds.append(time.perf_counter() - started)
-    return np.array(seconds[1:])
-
-
-def agreement(found: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> float:
-    """Return which share of the exact results was found, in 0..1."""
-    shares = []
-    for hits, true in zip(found, exact, strict=True):
-        wanted = {(hit.item.crop, hit.item.id) for hit in true}
-        shares.append(sum((hit.item.crop, hit.item.id) in wanted for hit in hits) / max(1, len(true)))
-    return float(np.mean(shares))
+def true_labels(gallery: Gallery, pictures: Sequence[Path], given: Sequence[str] | None) -> list[str | None]:
+    """Return each picture's own label, None where unknown: as given, else the longest end of its folder's path that is a label."""
+    if given:
+        if len(given) not in (1, len(pictures)):
+            raise UsageError(f"--true_label needs one label, or one for each of the {len(pictures)} images")
+        return [*(given * len(pictures) if len(given) == 1 else given)]
+    ends = []
+    for picture in pictures:
+        folders = picture.resolve().parts[1:-1][-6:]
+        ends.append(["/".join(folders[at:]) for at in range(len(folders))])
+    known = gallery.label_counts({end for one in ends for end in one})
+    return [next((end for end in one if end in known), None) for one in ends]

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Search in 100,000 rows x 128, warm, features apart: exactly over .npz files, and through Milvus Lite.
+
+python benchmarks/search.py
+python benchmarks/search.py --rows 20000 --index_types HNSW
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import bench  # noqa: E402
+import numpy as np  # noqa: E402
+
+from common import embeddings, indexing, retrieval_scores  # noqa: E402
+from common.gallery import NpzGallery  # noqa: E402
+from common.index import Index  # noqa: E402
+from common.sets import read_sets, read_shards  # noqa: E402
+from common.vector_store import Store  # noqa: E402
+
+BATCH, K = 100, 10
+
+
+def clustered(n: int, dim: int, seed: int) -> np.ndarray:
+    """Return (n, dim) float32 around one centre per 100 rows."""
+    centres = np.random.default_rng(0).standard_normal((1000, dim), dtype=np.float32)
+    rng = np.random.default_rng(seed)
+    return centres[rng.integers(0, len(centres), n)] + 0.5 * rng.standard_normal((n, dim), dtype=np.float32)
+
+
+def write(folder: Path, rows: np.ndarray) -> list[Path]:
+    """Write the rows as two sets and return their files."""
+    paths = []
+    for number, part in enumerate(np.array_split(rows, 2)):
+        names = np.array([f"photo_{number}_{row}" for row in range(len(part))])
+        labels = np.array([[f"class_{row % 100}"] for row in range(len(part))])
+        meta = {"dataset_name": "bench", "id": str(number), "split": "train", "fingerprint": "f"}
+        paths.append(folder / f"bench_{number}_train.npz")
+        files = np.char.add(names, ".jpg")
+        embeddings.save(paths[-1], embeddings.EmbeddingSet(part, labels, names, names, files, meta))
+    return paths
+
+
+def timed(gallery: NpzGallery | Index, queries: np.ndarray, repeats: int) -> tuple[float, float]:
+    """Return the median milliseconds of a query, alone and in batches of BATCH."""
+
+    def run(some: np.ndarray) -> float:
+        started = time.perf_counter()
+        gallery.search(some, K)
+        return 1e3 * (time.perf_counter() - started) / len(some)
+
+    run(queries[:1]), run(queries[:BATCH])
+    alone = [run(queries[row : row + 1]) for row in range(5 * repeats)]
+    return median(alone), median(run(queries[:BATCH]) for _ in range(repeats))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=100_000, help="rows searched (100000)")
+    parser.add_argument("--dim", type=int, default=128, help="dimensions (128)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, at least 5 (5)")
+    parser.add_argument(
+        "--index_types", nargs="+", default=["HNSW", "IVF_FLAT", "IVF_SQ8", "FLAT"], help="indexes (all four)"
+    )
+    args = parser.parse_args()
+    import faiss
+
+    rows, queries = clustered(args.rows, args.dim, 1), clustered(BATCH, args.dim, 2)
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = write(folder, rows)
+        exact = NpzGallery(read_sets(files))
+        unit, unit_queries = rows.copy(), queries.copy()
+        faiss.normalize_L2(unit)
+        faiss.normalize_L2(unit_queries)
+        flat = faiss.IndexFlatIP(args.dim)
+        flat.add(unit)
+        exact.search(queries[:1], K)
+        figures += bench.compare(
+            "exact over npz, one query",
+            lambda: exact.search(queries[:1], K),
+            peers={"faiss, rows normalised and in memory": lambda: flat.search(unit_queries[:1], K)},
+            repeats=4 * args.repeats,
+        )
+        figures += bench.compare(
+            f"exact over npz, {BATCH} queries",
+            lambda: exact.search(queries, K),
+            peers={"faiss, rows normalised and in memory": lambda: flat.search(unit_queries, K)},
+            repeats=args.repeats,
+        )
+        alone, batch = timed(exact, queries, args.repeats)
+        figures.append(bench.figure("exact over npz, one query", alone, 15, unit="ms", at_most=True))
+        figures.append(bench.figure(f"exact over npz, a query of {BATCH}", batch, unit="ms"))
+        truth = exact.search(queries, K)
+        for kind in args.index_types:
+            approximate = kind != "FLAT"
+            uri = str(folder / f"{kind}.db")
+            started = time.perf_counter()
+            with Store(uri, create=True) as store:
+                indexing.build(store, "bench", read_shards(files), index_type=kind)
+            figures.append(bench.figure(f"{kind}, build", time.perf_counter() - started, unit="s"))
+            with Store(uri) as store:
+                started = time.perf_counter()
+                index = Index(store, "bench")
+                index.search(queries[:1], K)
+                figures.append(bench.figure(f"{kind}, open and first query", time.perf_counter() - started, unit="s"))
+                alone, batch = timed(index, queries, args.repeats)
+                recall = retrieval_scores.agreement(index.search(queries, K), truth)
+            figures.append(
+                bench.figure(f"{kind}, one query", alone, 50 if approximate else None, unit="ms", at_most=True)
+            )
+            figures.append(
+                bench.figure(f"{kind}, a query of {BATCH}", batch, 3 if approximate else None, unit="ms", at_most=True)
+            )
+            figures.append(bench.figure(f"{kind}, recall of the exact {K}", recall, 0.9 if approximate else 0.999))
+    bench.report(
+        "search",
+        figures,
+        notes=[
+            f"{args.rows:,} rows x {args.dim}, {K} results with labels and paths, features apart, the process warm; medians.",
+            "Milvus Lite 3 is Python: whatever the index, every query goes once through the keys of all rows.",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

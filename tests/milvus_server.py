@@ -1,0 +1,87 @@
+"""A real Milvus server for the tests: its PyPI package in an environment that is kept between runs, its data in a folder that goes.
+
+As a script of that environment: starts the server with its data in the folder given, prints its port, ends with standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGES = ("milvus==2.3.5", "setuptools<81")  # the package looks for pkg_resources
+HEALTH_PORT = 9091  # the one that cannot be chosen
+
+
+class Unavailable(Exception):
+    """Why there can be no server here."""
+
+
+def environment() -> Path:
+    """Return the folder of the environment, made where there is none."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "padding-study-milvus-2.3.5"
+    if not (cache / "complete").is_file():
+        shutil.rmtree(cache, ignore_errors=True)
+        python = str(cache / "venv" / "bin" / "python")
+        for command in (
+            [sys.executable, "-m", "venv", str(cache / "venv")],
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PACKAGES],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+            if done.returncode:
+                raise Unavailable(f"{PACKAGES[0]} cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
+        (cache / "complete").touch()
+    return cache
+
+
+@contextlib.contextmanager
+def running() -> Iterator[str]:
+    """Yield the URI of a server that ends with the block. Raises Unavailable."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", HEALTH_PORT)) == 0:
+            raise Unavailable(f"port {HEALTH_PORT} is taken")
+    cache = environment()
+    (cache / "bin").mkdir(exist_ok=True)
+    data = Path(tempfile.mkdtemp(prefix="milvus-"))
+    (data / "bin").symlink_to(cache / "bin")  # 400 MB that it unpacks, once
+    command = [str(cache / "venv" / "bin" / "python"), __file__, str(data)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        if not port:
+            assert process.stderr is not None
+            raise Unavailable(f"the server does not start: {process.stderr.read().strip().splitlines()[-1:]}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def main(folder: str) -> None:
+    from milvus import MilvusServer
+
+    server = MilvusServer(data_dir=folder)
+    try:
+        server.start()
+        print(server.listen_port, flush=True)
+        sys.stdin.read()
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
