@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -214,6 +215,7 @@ class Embedder:
         if not self._portable or self._chunk:
             return None
         plain, started = self(pixels), time.perf_counter()
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found" is no news here
         try:
             self._run = torch.compile(self._module, dynamic=False)
             close = cosines(self(pixels), plain).min() >= MIN_COSINE

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -121,7 +123,7 @@ def read_sides(
     """Return the sets of each side, every row of them labelled; the first side are the references, the others queries.
 
     A side is (option, specs, split), such as ("--train_npz", ["*.npz"], "train"): it keeps the sets of its split and those that
-    name none. Sets left out are named on stderr. The same specs are read once. Raises UserError when a side is empty or has one
+    name none, IDs in their natural order unless `id=path` gives one. Sets left out are named on stderr. The same specs are read once. Raises UserError when a side is empty or has one
     ID twice, and when a set without a split is both reference and query.
     """
     read: dict[tuple[str, ...], list[EmbeddingSet]] = {}
@@ -146,6 +148,8 @@ def read_sides(
                 both = f"{by_id[one.id].source} and {one.source}"
                 raise UserError(f"{option} has the ID {one.id!r} twice ({both}); name them: id=path")
             by_id[one.id] = one
+        if not any(one.meta.get("named") for one in kept):  # a shell sorts 0 10 20 5
+            kept = sorted(kept, key=lambda one: natural(one.id))
         chosen.append([_labelled(one, label_level) for one in kept])
     nameless = [{one.source for one in side if not one.split and not one.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:
@@ -154,6 +158,12 @@ def read_sides(
                 f"{shared[0]} is both reference and query, and names no split; if that is meant, name it twice: id=path"
             )
     return chosen
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """Return a sorting key by which 5 comes before 10, and 10 before 10-vit."""
+    parts = enumerate(re.split(r"(\d+(?:\.\d+)?)", text))  # every second one is a number
+    return [(float(part), "") if at % 2 else (math.inf, part) for at, part in parts if part]
 
 
 def _labelled(one: EmbeddingSet, label_level: int | None) -> EmbeddingSet:

@@ -94,3 +94,26 @@ def test_a_wrong_path_is_named(missing, tmp_path):
         sets.read_sets([tmp_path / missing])
     with pytest.raises(UserError, match=r"no \.npz files in this folder"):
         sets.read_sets([tmp_path])
+
+
+def test_ids_come_in_natural_order():
+    assert sorted(["20", "5", "10-vit", "7.5", "10", "w5h3", "all"], key=sets.natural) == [
+        "5",
+        "7.5",
+        "10",
+        "10-vit",
+        "20",
+        "all",
+        "w5h3",
+    ]
+
+
+def test_sides_are_in_natural_order_unless_the_user_names_them(tmp_path):
+    for identity in ("0", "10", "5"):
+        embeddings.save(tmp_path / f"d_{identity}_train.npz", make(4, id=identity, split="train"))
+    files = sorted(tmp_path.glob("*.npz"))  # as a shell lists them
+    (references,) = sets.read_sides([("--train_npz", files, "train")])
+    assert [one.id for one in references] == ["0", "5", "10"]
+    named = [f"b={files[0]}", f"a={files[1]}"]
+    (references,) = sets.read_sides([("--train_npz", named, "train")])
+    assert [one.id for one in references] == ["b", "a"]
