@@ -371,7 +371,7 @@ def build_parser() -> argparse.ArgumentParser:
 @contextlib.contextmanager
 def opened(uri: str, name: str | None, files: Sequence[Points]) -> Iterator[Any]:
     """Yield an index of search.py. Raises UserError where there is none, or where another model made it than the first file."""
-    from common.indexing import Index
+    from common.index import Index
     from common.vector_store import Store
 
     with Store(uri, token=os.environ.get("MILVUS_TOKEN", "")) as store:
