@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -46,7 +48,8 @@ def listed_tiles(view: Explorer, file: int, rows: Sequence[int]) -> list[Any]:
         told = view.files[file].row(row)
         name = str(told["label"]).rsplit("/", 1)[-1]
         lines = [str(told.get("crop_id") or f"row {row}").rsplit("/", 1)[-1], *variant(told)]
-        found.append(view_page.tile(file, row, int(view.keys[file][row]), name, lines, told.get("correct")))
+        key, pictured = int(view.keys[file][row]), view.files[file].is_pictured(row)
+        found.append(view_page.tile(file, row, key, name, lines, told.get("correct"), pictured=pictured))
     return found
 
 
@@ -62,7 +65,8 @@ def near_tiles(view: Explorer, file: int, near: Sequence[Near], label: str | Non
             found.append(view_page.bare_tile(name, [*lines, one.name]))
             continue
         lines += variant(view.files[file].row(one.row))
-        found.append(view_page.tile(file, one.row, int(view.keys[file][one.row]), name, lines, right))
+        key, pictured = int(view.keys[file][one.row]), view.files[file].is_pictured(one.row)
+        found.append(view_page.tile(file, one.row, key, name, lines, right, pictured=pictured))
     return found
 
 
@@ -242,8 +246,13 @@ def _connect(app: Any, view: Explorer) -> None:
         ClientsideFunction("view", "mark"), Output("marked", "children"), Input("near", "data"), Input("focus", "data")
     )
 
+    @app.callback(Output("chosen", "children"), Input("focus", "data"), prevent_initial_call=True)
+    def choose(focus: Any) -> Any:
+        file, row = view.place(focus["file"], focus["row"])
+        points = view.files[file]
+        return view_page.detail(file, row, points.row(row), pictured=points.is_pictured(row))
+
     @app.callback(
-        Output("chosen", "children"),
         Output("near-box", "hidden"),
         Output("near-said", "children"),
         Output("neighbours", "children"),
@@ -252,19 +261,19 @@ def _connect(app: Any, view: Explorer) -> None:
         Input("scope", "value"),
         prevent_initial_call=True,
     )
-    def choose(focus: Any, scope: str) -> Any:
+    def surround(focus: Any, scope: str) -> Any:
         if not focus:
             return no_update
         file, row = view.place(focus["file"], focus["row"])
-        told = view.files[file].row(row)
+        label = view.files[file].row(row)["label"]
         try:
             near, said = view.near(file, row, scope)
         except cli.UserError as error:
             near, said = [], str(error)
         marks = [{"file": file, "row": one.row, "key": int(view.keys[file][one.row])} for one in near]
-        same = sum(one.label == told["label"] for one in near)
+        same = sum(one.label == label for one in near)
         said = f"{same} of {len(near)} have its label. {said}" if near else said
-        return view_page.detail(file, row, told), False, said, near_tiles(view, file, near, told["label"]), marks
+        return False, said, near_tiles(view, file, near, label), marks
 
     def listed(selection: Any, a: str, chosen: scenes.Filters) -> tuple[int, np.ndarray, bool]:
         """Return (file, rows, selected): the lasso's rows, else those that pass."""
@@ -400,6 +409,9 @@ def run(args: argparse.Namespace) -> None:
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
         cli.note(f"{cli.count(sum(one.n for one in files), 'row')}; Ctrl-C ends")
+        threading.Thread(
+            target=importlib.import_module, args=["torch"], daemon=True
+        ).start()  # the first click needs it
         local_server.serve(app.server, listening)
 
 

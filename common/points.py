@@ -257,6 +257,10 @@ class Points:
         similarities, rows = found[0][0], found[1][0]
         return similarities[rows >= 0], rows[rows >= 0]
 
+    def is_pictured(self, row: int) -> bool:
+        """Return whether the file has a row's picture, or tells where it is."""
+        return self.has_pictures or ("source_file" in self.columns and self._table["source_file"][row].is_valid)
+
     def picture(self, row: int, size: int, *, prefer_source: bool = False) -> bytes | None:
         """Return a row's picture as JPEG, PNG or WebP: its `image`, or its source file made small; None where there is none."""
         makers = [self._stored_picture, self._source_picture]

@@ -20,9 +20,10 @@ LIMITS = {
 }  # points that a map of so many dimensions draws in well under 100 ms without a graphics card
 GROUPS = 15  # colours at a time, the last for all OTHER classes
 BINS = 7
-SYMBOLS = 8  # of map.js and view.css; the ring and the cross stand for roles where there are some
+SYMBOLS = (0, 1, 2, 3, 4, 5, 7)  # of map.js and view.css, for classes
+REST = 6  # the ring: what is OTHER, not scored, or has no value; it is drawn below the rest
+ROLES = {"right": ("#0068a5", 0), "wrong": ("#b54400", 5), "not scored": ("#8a94a0", REST)}
 RAMP = ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743", "#fde725")  # viridis
-ROLES = {"right": ("#0068a5", 0), "wrong": ("#b54400", 5), "not scored": ("#8a94a0", 6)}
 OTHER = "OTHER"
 GROUND = {"light": "#fbfcfd", "dark": "#12161a"}  # of the maps
 CONTRAST = 3.0  # at least, between a symbol and its ground (WCAG 2.1, 1.4.11)
@@ -30,7 +31,7 @@ CONTRAST = 3.0  # at least, between a symbol and its ground (WCAG 2.1, 1.4.11)
 
 @dataclass(frozen=True)
 class Group:
-    """An entry of the legend: its name, number of points, colour on light and on dark ground, symbol 0 to SYMBOLS - 1."""
+    """An entry of the legend: its name, number of points, colour on light and on dark ground, symbol 0 to 7."""
 
     name: str
     count: int
@@ -103,7 +104,7 @@ def _binned(values: list[np.ndarray]) -> tuple[list[Group], list[np.ndarray]]:
         light, dark = (on(RAMP[round(at * (BINS - 1) / max(1, len(edges) - 2))], ground) for ground in GROUND)
         groups.append(Group(f"{low:.3g} to {high:.3g}", int(counts[at]), light, dark, at % 6))
     if counts[-1]:
-        groups.append(Group("(none)", int(counts[-1]), on("#8a94a0", "light"), on("#8a94a0", "dark"), 6))
+        groups.append(Group("(none)", int(counts[-1]), on("#8a94a0", "light"), on("#8a94a0", "dark"), REST))
     return groups, [part.astype(np.uint8) for part in bins]
 
 
@@ -126,12 +127,12 @@ def _named(parts: Sequence[tuple[Points, np.ndarray]], column: str) -> tuple[lis
     colors = label_colors(sorted(known), shown) if known - set(ROLES) else {}
     groups = []
     for at, name in enumerate(shown):
-        color, symbol = ROLES[name] if known <= set(ROLES) else (colors[name], at % SYMBOLS)
+        color, symbol = ROLES[name] if known <= set(ROLES) else (colors[name], SYMBOLS[at % len(SYMBOLS)])
         groups.append(Group(name, counts[name], on(color, "light"), on(color, "dark"), symbol))
     if len(counts) > len(shown):
         left = len(counts) - len(shown)
         rest = sum(counts.values()) - sum(counts[name] for name in shown)
-        groups.append(Group(f"{OTHER} ({left:,} more)", rest, on("#9aa3ad", "light"), on("#77828e", "dark"), 6))
+        groups.append(Group(f"{OTHER} ({left:,} more)", rest, on("#9aa3ad", "light"), on("#77828e", "dark"), REST))
     places = {name: at for at, name in enumerate(shown)}
     lookup = [np.array([places.get(name, len(shown)) for name in names], np.uint8) for _, names in coded]
     return groups, [table[codes] for (codes, _), table in zip(coded, lookup, strict=True)]
@@ -147,7 +148,9 @@ def scene(
     half = np.full(3, half.max()) if dimensions == 3 else half  # what is turned must not be stretched
     scaled = ((places[rows] - (low + high) / 2) / np.where(half == 0, 1, half)).astype(np.float32)
     axes = {axis: _base64(values) for axis, values in zip("xyz", scaled.T, strict=False)}
-    palette = [{"light": one.light, "dark": one.dark, "symbol": one.symbol} for one in legend]
+    palette = [
+        {"light": one.light, "dark": one.dark, "symbol": one.symbol, "rear": one.symbol == REST} for one in legend
+    ]
     arrays: Mapping[str, np.ndarray] = {"rows": rows.astype(np.int32), "keys": keys[rows], "groups": groups}
     return {
         **{name: _base64(values) for name, values in arrays.items()},

@@ -258,12 +258,15 @@ def _upload_panel(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping
     )
 
 
-def tile(file: int, row: int, key: int, name: str, lines: Sequence[str], right: bool | None = None) -> Any:
+def tile(
+    file: int, row: int, key: int, name: str, lines: Sequence[str], right: bool | None = None, *, pictured: bool = True
+) -> Any:
     """Return a picture that opens its point when pressed; `right` adds a frame and a sign."""
     from dash import html
 
     role = {None: "", True: " right", False: " wrong"}[right]
-    frame: list[Any] = [html.Img(src=f"picture/{file}/{row}", alt="")]
+    none = html.Span("no picture", className="missing")
+    frame: list[Any] = [html.Img(src=f"picture/{file}/{row}", alt="") if pictured else none]
     if right is not None:
         frame.append(
             html.Span(
@@ -295,7 +298,7 @@ def empty_detail() -> list[Any]:
     return [html.H2("No point chosen"), html.P(text, className="empty")]
 
 
-def detail(file: int, row: int, told: Mapping[str, Any]) -> list[Any]:
+def detail(file: int, row: int, told: Mapping[str, Any], *, pictured: bool) -> list[Any]:
     """Return the chosen point: picture, verdict, facts."""
     from dash import html
 
@@ -305,15 +308,13 @@ def detail(file: int, row: int, told: Mapping[str, Any]) -> list[Any]:
         margin = f", margin {told['margin']:.3f}" if isinstance(told.get("margin"), float) else ""
         text = "✓ predicted right" if right else f"✗ predicted {told.get('predicted') or 'otherwise'}"
         verdict = [html.P([html.B(text, className="up" if right else "down"), margin], className="verdict")]
+    source = f"picture/{file}/{row}/large"
+    picture = [html.Img(src=source, alt=f"picture of {told['label']}", className="picture")] if pictured else []
     left = ("label", "correct", "predicted", "margin", "projection_x", "projection_y", "projection_z")
     facts = [(name, value) for name, value in told.items() if name not in left and not name.startswith("class_")]
     return [
         html.H2(told["label"]),
-        html.Img(
-            src=f"picture/{file}/{row}/large",
-            alt=f"picture of {told['label']}; there is none where this text stands",
-            className="picture",
-        ),
+        *picture,
         *verdict,
         html.Dl(
             [html.Div([html.Dt(name.replace("_", " ")), html.Dd(str(value))]) for name, value in facts],

@@ -124,11 +124,12 @@
       const radius = ratio * (this.n > 20000 ? 2.2 : this.n > 5000 ? 2.9 : this.n > 1500 ? 3.8 : 5) * Math.min(1.8, Math.max(1, Math.sqrt(this.scale)));
       const sprites = this.sprites(radius, stride, back);
       const {px, py, groups, keys, depth} = this, visible = shared.visible, selected = shared.selected;
-      for (const pass of selected ? [0, 1] : [1]) {  // those that are not selected lie below
-        const order = this.order();
+      const order = this.order(), rear = this.scene.palette.map((group) => group.rear);
+      for (const [pass, back] of [[0, true], [0, false], [1, true], [1, false]]) {  // what is not selected, and OTHER, lies below
+        if (pass === 0 && !selected) continue;
         for (let at = 0; at < this.n; at++) {
           const i = order ? order[at] : at, group = groups[i];
-          if (visible && !visible[group]) continue;
+          if (rear[group] !== back || visible && !visible[group]) continue;
           if (selected && selected.has(keys[i]) !== (pass === 1)) continue;
           const gx = Math.round(px[i]) + PAD, gy = Math.round(py[i]) + PAD;
           if (gx < PAD / 2 || gy < PAD / 2 || gx >= stride - PAD / 2 || gy >= rows - PAD / 2) continue;
