@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common import fusion, knn, metrics
+from common import comparability, fusion, knn, metrics
 from common.cli import UsageError, UserError
 from common.combinations import Combination
 from common.decisions import Cost, Decisions, Tally
@@ -55,10 +55,10 @@ class Evaluator:
         self.queries = {one.id: one for one in queries}
         self.mode, self.k, self.vote_weights, self.exclude = mode, k, vote_weights, exclude
         self.depth = max(k, *metrics.RECALL_AT)
-        _check(references, queries, mode, k)
+        comparability.check(references, queries, mode, k)
         everything = [*references, *queries]
-        self.classes, labels = _code([one.label(label_level) for one in everything])
-        self.crops, crops = _code(_crop_names(references, queries))
+        self.classes, labels = comparability.code([one.label(label_level) for one in everything])
+        self.crops, crops = comparability.code(comparability.crop_names(references, queries))
         samples = [fusion.sample_keys(one) for one in everything]
         self.without_samples = [one.source for one, key in zip(everything, samples, strict=True) if (key == "").any()]
         # Without the source image a crop is its own cluster; the prefix keeps it apart from images of the same name.
@@ -66,7 +66,7 @@ class Evaluator:
             np.where(key == "", np.char.add("crop ", self.crops[crop]), key)
             for key, crop in zip(samples, crops, strict=True)
         ]
-        self.images, images = _code(named)
+        self.images, images = comparability.code(named)
         n = len(references)
         self.reference_label = dict(zip(self.references, labels[:n], strict=True))
         self.query_label = dict(zip(self.queries, labels[n:], strict=True))
@@ -297,59 +297,6 @@ _REASON = {
 def _joined(parts: list[Decisions], name: str, width: int) -> np.ndarray:
     arrays = [getattr(part, name) for part in parts]
     return np.concatenate([array[:, :width] for array in arrays] if arrays[0].ndim == 2 else arrays)
-
-
-def _code(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the sorted distinct texts and, per input array, the int64 code of each entry."""
-    values, codes = np.unique(np.concatenate(texts), return_inverse=True)
-    return values, np.split(codes.ravel().astype(np.int64), np.cumsum([len(one) for one in texts])[:-1])
-
-
-def _crop_names(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet]) -> list[np.ndarray]:
-    """Return the join keys of every set's crops; where crop_ids are missing, a row is known by side and number.
-
-    Then rows of the same number are the same crop if all query sets are of one length, which is how older files are laid out.
-    """
-    names = []
-    for side, sets in (("reference", references), ("query", queries)):
-        aligned = len({len(one) for one in sets}) == 1
-        for one in sets:
-            key = fusion.crop_keys(one)
-            number = np.char.add(f"{side} {'' if aligned else one.id} row ", np.arange(len(one)).astype(str))
-            names.append(np.where(key == "", number, key))
-    return names
-
-
-def _check(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], mode: str, k: int) -> None:
-    everything = [*references, *queries]
-    first = everything[0]
-    if mode in ("stack", "mean"):
-        for one in everything[1:]:
-            if one.dim != first.dim:
-                raise UserError(
-                    f"{first.source} has {first.dim} dimensions, {one.source} {one.dim}; compare sets of one model"
-                )
-            if one.fingerprint and first.fingerprint and one.fingerprint != first.fingerprint:
-                raise UserError(
-                    f"{first.source} ({first.meta.get('model')}) and {one.source} ({one.meta.get('model')}) come from different "
-                    f"models or preprocessing; extract them with the same options, or use --fusion concat or vote"
-                )
-            first = first if first.fingerprint else one
-    else:
-        for query in queries:
-            for reference in references:
-                same = query.fingerprint == reference.fingerprint or "" in (query.fingerprint, reference.fingerprint)
-                if (query.id == reference.id or (mode == "vote" and same)) and query.dim != reference.dim:
-                    raise UserError(
-                        f"{query.source} has {query.dim} dimensions, {reference.source} {reference.dim}; compare sets of one model"
-                    )
-                if mode == "concat" and query.id == reference.id and not same:
-                    raise UserError(
-                        f"{query.source} and {reference.source} have one ID and different models; name them apart: id=path"
-                    )
-    for one in references:
-        if k > len(one):
-            raise UserError(f"--k {k} is larger than the {len(one)} references of {one.source}; choose a smaller --k")
 
 
 def remarks(evaluator: Evaluator) -> list[str]:
