@@ -95,31 +95,29 @@ def learn(
 
 
 def begin(args: argparse.Namespace, record: dict[str, Any]) -> bool:
-    """Return whether an earlier run with this record has finished; with --overwrite the folder's results are removed first."""
+    """Return whether an earlier run with this record has finished. With --overwrite, results of other runs are removed first."""
     from common import files
 
-    def finished() -> bool:
-        return (args.output / "model.json").is_file()
-
-    known = (args.output / RECORD).is_file()
+    path, begun = args.output / RECORD, args.output / STATE / "epoch.pt"
     there = [name for name in RESULTS if (args.output / name).exists()]
-    if there and not known and not args.overwrite:
+    if there and not path.is_file() and not args.overwrite:
         raise cli.UserError(
             f"{args.output} holds {there[0]}, which train.py has not made; name another --output, or add --overwrite"
         )
+    finished = "model.json" in there
     try:
-        same = files.claim(args.output / RECORD, record, overwrite=False)
+        same = files.claim(path, record, overwrite=not finished and not begun.is_file())
     except cli.UserError:
         if not args.overwrite:
             raise
         same = False
-    if args.overwrite and not (same and not finished()):  # an unfinished run with this record goes on
+    if args.overwrite and (finished or not same):  # an unfinished run with this record goes on
         shutil.rmtree(args.output / STATE, ignore_errors=True)
         for name in RESULTS:
             (args.output / name).unlink(missing_ok=True)
-        same = files.claim(args.output / RECORD, record, overwrite=False)
+        finished = same = files.claim(path, record, overwrite=False)
     files.sweep(args.output)
-    return same and finished()
+    return same and finished
 
 
 def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Namespace) -> None:

@@ -191,6 +191,6 @@ def _read(path: Path, device: torch.device) -> dict[str, Any] | None:
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         return None
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, pickle.UnpicklingError):
         note(f"{path} cannot be read: training starts anew")
         return None

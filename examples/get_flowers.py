@@ -12,6 +12,7 @@ Nilsback and Zisserman 2008, "Automated Flower Classification over a Large Numbe
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import socket
@@ -28,30 +29,35 @@ STAGING, LOCK = ".download", ".lock"
 
 
 def fetch(folder: Path, source: str) -> dict[str, list[tuple[Path, str]]]:
-    """Download into `folder` what is not there and return, by split, each image's file and the flower's name."""
+    """Bring the data set into `folder` and return, by split, each image's file and the flower's name."""
     from torchvision.datasets import Flowers102
+    from torchvision.datasets.utils import check_integrity
 
     class Flowers(Flowers102):
-        _download_url_prefix = Path(source).resolve().as_uri() + "/" if Path(source).is_dir() else source
+        _download_url_prefix = source
 
+    known = dict(Flowers102._file_dict.values())
+    if Path(source).is_dir():
+        for name, checksum in known.items():
+            if not check_integrity(Path(source, name), checksum):
+                raise cli.UserError(f"{Path(source, name)} is missing or damaged; fetch it from {URL}")
+            with files.whole(folder / "flowers-102" / name) as temporary:
+                shutil.copyfile(Path(source, name), temporary)
     found = {}
     try:
         for split in SPLITS:
             flowers = Flowers(folder, split, download=True)
             names = [Flowers.classes[label].replace(" ", "_") for label in flowers._labels]
             found[split] = list(zip(flowers._image_files, names, strict=True))
-    except OSError as error:  # urllib's errors are, and a full disk's
-        if error.errno is not None and not isinstance(error, (ConnectionError, TimeoutError)) and error.filename:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         reason = " ".join(str(getattr(error, "reason", error)).split())
-        wanted = ", ".join(name for name, _ in Flowers102._file_dict.values())
         raise cli.UserError(
-            f"{source} is out of reach ({reason}); name a folder that holds {wanted} with --source"
+            f"{source} is out of reach ({reason}); --source names a folder that holds {', '.join(known)}"
         ) from None
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise cli.UserError(
-            f"{source} gave files that are not the data set's ({error}); run the same command again"
-        ) from None
+    except (RuntimeError, ValueError) as error:  # a wrong checksum, or no address
+        raise cli.UserError(f"{source} did not give the data set ({error}); run the same command again") from None
     return found
 
 
