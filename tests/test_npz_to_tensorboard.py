@@ -168,7 +168,7 @@ def test_the_projector_shows_the_points(tensorboard):
         browser = driver.chromium.launch(executable_path=chromium, args=flags)
         page = browser.new_page(viewport={"width": 1500, "height": 950})
         page.goto(f"{tensorboard}/#projector")
-        frame = page.frame_locator("iframe")
+        frame = page.frame_locator("iframe").frame_locator("iframe")  # the plugin, and its page
         frame.get_by_text("Points: 60").wait_for(timeout=120_000)
         assert "Dimension: 16" in frame.locator("body").inner_text()
         if folder := os.environ.get("SCREENSHOTS"):
