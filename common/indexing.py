@@ -105,10 +105,7 @@ def build(
     if known is None and pca is not None:
         directions = principal(sets, pca)
         recall = pca_recall(sets, directions)
-    if known is not None:
-        params = dict(index_params or known["index_params"])
-    else:
-        params = dict(index_params or default_params(index_type, n))
+    params = {**(known["index_params"] if known else default_params(index_type, n)), **(index_params or {})}
     wanted = {
         "format": FORMAT,
         "source_dim": sets[0].dim,
@@ -144,6 +141,7 @@ def build(
                 advance(size)
                 continue
             going_on = about.get("growing") == version
+            unfinished = about.get("growing") is not None and not going_on  # it may have left rows of other files
             done = about["done"] if going_on else 0
             advance(done)
             if target == name and not going_on:
@@ -166,7 +164,7 @@ def build(
                         store.describe(target, about)
                 seen += len(one)
             others = [old for old in about["sets"] if old[:3] != entry[:3]]
-            if len(others) < len(about["sets"]) or target == name:
+            if len(others) < len(about["sets"]) or unfinished:
                 store.flush(target)
                 store.load(target)
                 store.remove_older(target, first, version)
@@ -206,6 +204,7 @@ def _keep_axes(store: Store, name: str, directions: np.ndarray | None) -> str | 
         store.create(axes, directions.shape[1], {"format": FORMAT, "axes": len(directions)})
     empty = Item("", "", "", "", "", "", "")
     store.upsert(axes, [f"{at:08d}" for at in range(len(directions))], directions, [empty] * len(directions))
+    store.flush(axes)
     store.finish(axes, "FLAT", {}, "IP")
     return axes
 

@@ -164,7 +164,7 @@ def true_labels(gallery: Gallery, pictures: Sequence[Path], given: Sequence[str]
     if given:
         if len(given) not in (1, len(pictures)):
             raise UsageError(f"--true_label needs one label, or one for each of the {len(pictures)} images")
-        return [*(given * len(pictures) if len(given) == 1 else given)]
+        return [*given] * (len(pictures) // len(given))
     ends = []
     for picture in pictures:
         folders = picture.resolve().parts[1:-1][-6:]

@@ -139,8 +139,7 @@ class Store:
             self._client.delete(name, filter=f"{expression(where)} and version != {_quoted(version)}", timeout=SECONDS)
 
     def finish(self, name: str, index_type: str, params: Mapping[str, int], metric: str) -> None:
-        """Write everything to the disk, build the index where there is none, and load it."""
-        self.flush(name)
+        """Build the index where there is none, and load it."""
         with self._told(name):
             if not self._client.list_indexes(name, field_name="vector", timeout=SECONDS):
                 index = self._client.prepare_index_params()

@@ -63,6 +63,7 @@ def test_batches_change_nothing(photos, capsys):
 def test_neighbours_vote_by_similarity(photos, capsys, tmp_path):
     argv = ["--data_root", str(photos), "--output_root", str(tmp_path), "--splits", "train", "--company_name", "f"]
     assert extract_embedding.main([*argv, "--precision", "fp32", "--quiet"]) == 0
+    capsys.readouterr()
     npz = tmp_path / "f_0_train.npz"
     code, out, _ = run(
         capsys, "--image", photos / "test", "--reference_npz", npz, "--k", 4, "--top_k", 3, "--format", "json"

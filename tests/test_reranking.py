@@ -61,14 +61,14 @@ def test_k_reciprocal_is_the_published_formula(n, k1, k2):
     assert ours == pytest.approx(zhong(rows[0], rows[1:], k1, k2, 0.3), abs=1e-5)
 
 
-def test_k_reciprocal_prefers_shared_neighbours():
-    """The query is at the rim of a dense cluster; a lone point is nearer to it than any of the cluster, and goes last."""
-    rng = np.random.default_rng(0)
-    cluster = np.array([1.0, 0.0, 0.0]) + 0.05 * rng.standard_normal((30, 3))
-    query, lone = np.array([1.0, 0.16, 0.0]), np.array([1.0, 0.24, 0.02])
-    candidates = np.concatenate([lone[None], cluster]).astype(np.float32)
-    distance = reranking.k_reciprocal(query.astype(np.float32), candidates, k1=10, k2=3, weight=0.0)
-    assert np.median(distance[1:]) < distance[0]
+def test_a_neighbour_that_has_nearer_ones_of_its_own_goes_behind():
+    """On a circle, in degrees: the query's nearest is at 0, and has three of its own cluster nearer than the query."""
+    degrees = np.array([6.0, 0, -1, -2, -3, -4, 13, 14.5, 16])
+    points = np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1).astype(np.float32)
+    distance = reranking.k_reciprocal(points[0], points[1:], k1=3, k2=1, weight=0.0)
+    assert int(np.argmax(points[1:] @ points[0])) == 0
+    assert distance[0] == pytest.approx(1)  # nothing shared
+    assert (distance[5:] < 0.9).all()
 
 
 def test_k_reciprocal_memory_is_linear_in_candidates():

@@ -93,7 +93,7 @@ def crops(results):
     return [[hit.item.crop_id for hit in hits] for hits in results]
 
 
-@pytest.mark.parametrize("index_type", ["FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW"])
+@pytest.mark.parametrize("index_type", ["FLAT", "IVF_SQ8", "HNSW"])
 def test_an_index_finds_what_brute_force_finds(uri, name, npz, index_type):
     build(uri, name, npz, index_type=index_type)
     queries = clustered(40, seed=1)[0]
@@ -116,9 +116,13 @@ def test_an_index_finds_what_brute_force_finds(uri, name, npz, index_type):
 
 def test_index_parameters_reach_the_index(uri, name, npz):
     build(uri, name, npz, index_type="IVF_FLAT", index_params={"nlist": 12})
+    queries, rows = clustered(40, seed=1)[0], clustered()[0]
     with Store(uri) as store:
+        found = Index(store, name, params={"nprobe": 12}).search(queries, 10)  # all lists: nothing can be missed
+        assert crops(found) == [[f"crop_{row}" for row in mine] for mine in brute(queries, rows, 10)]
         kept = store._client.describe_index(name, index_name="vector")
-    assert json.loads(kept["params"])["nlist"] == 12 if "params" in kept else int(kept["nlist"]) == 12
+    inner = kept.get("params", kept)  # Lite keeps them together
+    assert int((json.loads(inner) if isinstance(inner, str) else inner)["nlist"]) == 12
 
 
 def test_building_twice_changes_nothing_and_changed_files_replace_their_rows(uri, name, npz, tmp_path):
@@ -225,11 +229,12 @@ def test_the_script_on_an_index(uri, name, npz, tmp_path, capsys):
     )
     assert f"{name}: 600 rows put in" in capsys.readouterr().out
     assert search.main(["info", *here]) == 0
-    assert "600 rows of 16 numbers, HNSW M=8 COSINE" in capsys.readouterr().out
+    assert "600 rows of 16 numbers, HNSW M=8 efConstruction=200 COSINE" in capsys.readouterr().out
     assert search.main(["evaluate", "--query_npz", str(queries), *here, "--npz", str(npz), "--quiet"]) == 0
     out = capsys.readouterr().out
     right = codes == clustered()[1][brute(vectors, clustered()[0], 1)[:, 0]]
-    assert f"none  {'':>0}" in out or f"{right.mean():.4f}" in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("none"))
+    assert float(row[1]) == pytest.approx(right.mean(), abs=0.02)
     assert float(out.split("exact search over --npz: ")[1].split()[0]) > 0.9
     assert search.main(["delete", *here]) == 0
     assert "deleted, 600 rows" in capsys.readouterr().out
@@ -302,7 +307,7 @@ def test_keys_are_stable_and_of_128_bits(npz):
     keys = [indexing.key_of(gallery.item(row)) for row in range(N)]
     assert len(set(keys)) == N
     assert all(len(key) == 32 for key in keys)
-    assert keys[0] == "KEY"
+    assert keys[0] == "ba0b2338b5352fee2e7b8c918a6fa660"
     twin = gallery.item(0)._replace(dataset="set", split="", crop_id="traincrop_0")
     assert indexing.key_of(twin) != keys[0]
 
