@@ -15,7 +15,7 @@
   const DEPTHS = 4, ZOOM = 1.25, NEAR = 14, PAD = 36;  // PAD: pixels around the picture, so that a symbol at its edge needs no clipping
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const maps = {};
-  const shared = {visible: null, hidden: new Set(), names: [], focus: null, near: [], selected: null};  // selected: a Set of keys, the same crops on both maps
+  const shared = {visible: null, hidden: new Set(), names: [], focus: null, near: [], selected: null};  // selected: {rows, keys} of crops, and the map where they were
   const decode = (text, Type) => new Type(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
   const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   const mix = (a, b, share) => a.map((v, at) => Math.round(v + (b[at] - v) * share));
@@ -121,16 +121,16 @@
       if (!this.pixels || this.pixels.width !== stride || this.pixels.height !== rows) this.pixels = new ImageData(stride, rows);
       const buffer = new Uint32Array(this.pixels.data.buffer);
       buffer.fill(pack(back));
-      const radius = ratio * (this.n > 20000 ? 2.2 : this.n > 5000 ? 2.9 : this.n > 1500 ? 3.8 : 5) * Math.min(1.8, Math.max(1, Math.sqrt(this.scale)));
+      const radius = ratio * (this.box.clientWidth < 450 ? 0.8 : 1) * (this.n > 20000 ? 2.2 : this.n > 5000 ? 2.9 : this.n > 1500 ? 3.8 : 5) * Math.min(1.8, Math.max(1, Math.sqrt(this.scale)));
       const sprites = this.sprites(radius, stride, back);
-      const {px, py, groups, keys, depth} = this, visible = shared.visible, selected = shared.selected;
+      const {px, py, groups, depth} = this, visible = shared.visible, selected = shared.selected;
       const order = this.order(), rear = this.scene.palette.map((group) => group.rear);
       for (const [pass, back] of [[0, true], [0, false], [1, true], [1, false]]) {  // what is not selected, and OTHER, lies below
         if (pass === 0 && !selected) continue;
         for (let at = 0; at < this.n; at++) {
           const i = order ? order[at] : at, group = groups[i];
           if (rear[group] !== back || visible && !visible[group]) continue;
-          if (selected && selected.has(keys[i]) !== (pass === 1)) continue;
+          if (selected && this.chosen(i) !== (pass === 1)) continue;
           const gx = Math.round(px[i]) + PAD, gy = Math.round(py[i]) + PAD;
           if (gx < PAD / 2 || gy < PAD / 2 || gx >= stride - PAD / 2 || gy >= rows - PAD / 2) continue;
           const sprite = sprites[(group * DEPTHS + (depth[i] * DEPTHS >> 8)) * 2 + pass];
@@ -225,6 +225,12 @@
       return i >= 0 && this.drawn(i) ? i : -1;
     }
 
+    // Is the point selected: the row itself, or on another map the same crop?
+    chosen(i) {
+      const {map, file, rows, keys} = shared.selected;
+      return map === this.box.id && file === this.scene.file ? rows.has(this.rows[i]) : keys.has(this.keys[i]);
+    }
+
     drawn(i) { return !shared.visible || shared.visible[this.groups[i]]; }
 
     spot(event) {
@@ -302,7 +308,7 @@
       else if (key === "0") this.reset();
       else if (key === "n" || key === "p") this.step(key === "n" ? 1 : -1);
       else if (key === "Enter" && this.at >= 0) this.choose(this.at);
-      else if (key === "Escape") { select(null); this.hover(-1); }
+      else if (key === "Escape") { select(null, []); this.hover(-1); }
       else return;
       event.preventDefault();
       this.redraw();
@@ -311,7 +317,7 @@
     step(by) {
       for (let tried = 0, i = this.at; tried < this.n; tried++) {
         i = (i + by + this.n) % this.n;
-        if (this.drawn(i) && (!shared.selected || shared.selected.has(this.keys[i]))) return this.hover(i);
+        if (this.drawn(i) && (!shared.selected || this.chosen(i))) return this.hover(i);
       }
     }
 
@@ -361,13 +367,14 @@
         }
         if (odd) inside.add(i);
       }
-      select([...inside].map((i) => this.keys[i]), this.scene.file, [...inside].map((i) => this.rows[i]));
+      select(this, [...inside]);
     }
   }
 
-  function select(keys, file, rows) {
-    shared.selected = keys && keys.length ? new Set(keys) : null;
-    tell("selection", shared.selected ? {file, rows} : {file: null, rows: []});
+  function select(map, points) {
+    const rows = points.map((i) => map.rows[i]), file = map && map.scene.file;
+    shared.selected = points.length ? {map: map.box.id, file, rows: new Set(rows), keys: new Set(points.map((i) => map.keys[i]))} : null;
+    tell("selection", {file, rows});
     redrawAll();
   }
 
@@ -414,7 +421,7 @@
     else if (act === "zoom-in") centre(ZOOM);
     else if (act === "zoom-out") centre(1 / ZOOM);
     else if (act === "zoom-reset") Object.values(maps).forEach((map) => map.reset());
-    else if (act === "clear") select(null);
+    else if (act === "clear") select(null, []);
     else if (act === "legend-all" || act === "legend-none") { shared.hidden = new Set(act === "legend-all" ? [] : shared.names); show(); }
     else if (act === "tab-map" || act === "tab-upload") tab(act);
   });
