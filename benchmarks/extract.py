@@ -26,6 +26,7 @@ import torch  # noqa: E402
 from common import extraction, images, models  # noqa: E402
 from common.embedder import Embedder  # noqa: E402
 from common.precision import cosines, multiplies_bf16  # noqa: E402
+from common.preprocess import Preprocess  # noqa: E402
 
 MODELS = ("tf_efficientnet_lite0", "resnet50", "vit_small_patch16_224")
 BATCH = 64
@@ -87,10 +88,9 @@ class Limit:
 class Crops(torch.utils.data.Dataset):
     """The usual data set: PIL and torchvision's transforms."""
 
-    def __init__(self, paths: list[Path], embedder: Embedder) -> None:
+    def __init__(self, paths: list[Path], own: Preprocess) -> None:
         from torchvision import transforms
 
-        own = embedder.preprocess
         steps = [
             transforms.Resize((own.height, own.width)),
             transforms.ToTensor(),
@@ -109,7 +109,7 @@ class Crops(torch.utils.data.Dataset):
 
 def plain(paths: list[Path], embedder: Embedder, module: torch.nn.Module) -> None:
     """The usual loop: DataLoader with a worker a core, fp32, no gradients."""
-    loader = torch.utils.data.DataLoader(Crops(paths, embedder), BATCH, num_workers=CORES)
+    loader = torch.utils.data.DataLoader(Crops(paths, embedder.preprocess), BATCH, num_workers=CORES)
     with torch.no_grad():
         for batch in loader:
             module(batch.to(embedder.device)).cpu().numpy()

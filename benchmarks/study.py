@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,11 @@ class Plain:
         """Decode, slice, resize and write each object."""
         import cv2
 
-        folder, paths = self.out / f"pad_{padding}", []
+        folder, paths, last = self.out / f"pad_{padding}", [], ""
         folder.mkdir(parents=True, exist_ok=True)
         images = {path.stem: path for path in (self.shelf / "images").iterdir()}
         for item in self.objects:
-            if not paths or item.image != last:
+            if item.image != last:
                 picture, last = cv2.imread(str(images[item.image])), item.image
             box, p = item.box, float(padding) / 100
             left, right = round(box.left - box.width * p), round(box.right + box.width * p)
@@ -82,7 +83,8 @@ class Plain:
     def embed(self, paths: list[Path]) -> np.ndarray:
         from extract import Crops
 
-        loader = self.torch.utils.data.DataLoader(Crops(paths, Size), 64, num_workers=CORES)
+        size = types.SimpleNamespace(height=224, width=224, mean=(0.5,) * 3, std=(0.5,) * 3)  # of the default model
+        loader = self.torch.utils.data.DataLoader(Crops(paths, size), 64, num_workers=CORES)
         with self.torch.no_grad():
             return np.concatenate([self.model(batch).numpy() for batch in loader])
 
@@ -96,7 +98,10 @@ class Plain:
                 gallery = np.concatenate([sets[r][train] for r in one.reference_ids])
                 labels = np.tile(self.labels[train], len(one.reference_ids))
                 knn = KNeighborsClassifier(1, metric="cosine", algorithm="brute").fit(gallery, labels)
-                knn.score(np.concatenate([sets[q][query] for q in one.query_ids]), np.tile(self.labels[query], len(one.query_ids)))
+                knn.score(
+                    np.concatenate([sets[q][query] for q in one.query_ids]),
+                    np.tile(self.labels[query], len(one.query_ids)),
+                )
 
     def explore(self, sets: dict[str, np.ndarray]) -> None:
         """One Parquet file with a map."""
@@ -111,14 +116,6 @@ class Plain:
         sets = {padding: self.embed(self.crop(padding)) for padding in PADDINGS}
         self.evaluate(sets, enumerate_combinations(PADDINGS, PADDINGS, 1, 2, "crossed"))
         self.explore(sets)
-
-
-class Size:
-    """What extract.Crops asks of an embedder: the default model's input."""
-
-    class preprocess:  # noqa: N801
-        height = width = 224
-        mean = std = (0.5, 0.5, 0.5)
 
 
 def main() -> None:

@@ -123,8 +123,8 @@ def read_sides(
     """Return the sets of each side, every row of them labelled; the first side are the references, the others queries.
 
     A side is (option, specs, split), such as ("--train_npz", ["*.npz"], "train"): it keeps the sets of its split and those that
-    name none, IDs in their natural order unless `id=path` gives one. Sets left out are named on stderr. The same specs are read once. Raises UserError when a side is empty or has one
-    ID twice, and when a set without a split is both reference and query.
+    name none, IDs in their natural order unless `id=path` gives one. Sets left out are named on stderr. The same specs are read
+    once. Raises UserError when a side is empty or has one ID twice, and when a set without a split is both reference and query.
     """
     read: dict[tuple[str, ...], list[EmbeddingSet]] = {}
     chosen = []
