@@ -50,6 +50,7 @@ def test_the_readmes_commands_run_in_order(root, place):
         "evaluate_combo",
         "greedy_combo_eval",
         "npz_to_parquet",
+        "npz_to_tensorboard",
     ]
     for line in lines:
         done = shell(line, root, place)
