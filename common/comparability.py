@@ -27,8 +27,10 @@ def crop_names(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSe
         aligned = len({len(one) for one in sets}) == 1
         for one in sets:
             key = fusion.crop_keys(one)
-            number = np.char.add(f"{side} {'' if aligned else one.id} row ", np.arange(len(one)).astype(str))
-            names.append(np.where(key == "", number, key))
+            if (key == "").any():
+                number = np.char.add(f"{side} {'' if aligned else one.id} row ", np.arange(len(one)).astype(str))
+                key = np.where(key == "", number, key)
+            names.append(key)
     return names
 
 

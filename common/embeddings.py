@@ -15,6 +15,7 @@ import numpy as np
 
 from common import files, npz
 from common.cli import UserError, warn
+from common.pages import release
 
 FORMAT_VERSION = 1
 SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
@@ -242,7 +243,7 @@ def _sound_rows(vectors: np.ndarray) -> np.ndarray:
             if not (np.isfinite(norms) & (norms > 0)).all():  # or too large or too small to be squared in float32
                 norms = np.einsum("ij,ij->i", *2 * (rows.astype(np.float64),))
         sound[at : at + step] = np.isfinite(norms) & (norms > 0)
-        npz.release(vectors)
+        release(vectors)
     return sound
 
 

@@ -63,7 +63,7 @@ class Evaluator:
         self.without_samples = [one.source for one, key in zip(everything, samples, strict=True) if (key == "").any()]
         # Without the source image a crop is its own cluster; the prefix keeps it apart from images of the same name.
         named = [
-            np.where(key == "", np.char.add("crop ", self.crops[crop]), key)
+            np.where(key == "", np.char.add("crop ", self.crops[crop]), key) if (key == "").any() else key
             for key, crop in zip(samples, crops, strict=True)
         ]
         self.images, images = comparability.code(named)

@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from common.pages import release
+
 if TYPE_CHECKING:
     import torch
 
@@ -279,6 +281,7 @@ def _fill(space: _Rows, shards: list[np.ndarray], name: str, start: int, stop: i
             if into.coarse.data_ptr() != into.unit.data_ptr():
                 into.coarse.copy_(into.unit)
                 into.error.copy_(torch.linalg.vector_norm(into.unit - into.coarse.cpu(), dim=1))
+        release(shard)
         offset += len(shard)
     return space.part(slice(0, stop - start))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import io
 import math
-import mmap
 import pickle
 import struct
 import zipfile
@@ -180,15 +179,6 @@ class Archive:
         if isinstance(value, np.ndarray) and value.shape == () and value.dtype.hasobject:
             return value.item()
         return value
-
-
-def release(array: np.ndarray) -> None:
-    """Give a memory map's pages back; they count as this process's memory until the system runs short of it."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap):
-        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, files, npz, thumbnails
+from common import cli, files, thumbnails
+from common.pages import release
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +89,7 @@ def tables(
             columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, type=vector)
             yield pa.table(columns)
             for array in (*one.blocks, one.labels, one.crop_ids, one.sample_ids, one.paths):
-                npz.release(array)
+                release(array)
         start += len(one)
 
 
