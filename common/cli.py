@@ -143,7 +143,8 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], No
     except UserError as error:
         return _fail(parser, str(error), error.exit_code)
     _quiet = args.quiet
-    atexit.register(gc.freeze)  # the interpreter's last collection over torch's objects would take two seconds
+    if argv is None:
+        atexit.register(gc.freeze)  # the interpreter's last collection over torch's objects would take two seconds
     try:
         run(args)
         sys.stdout.flush()
