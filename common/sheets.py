@@ -29,7 +29,7 @@ def results(
     """
     columns = 1 + max(len(found) for _, _, found in rows)
     texts = [text for _, truth, found in rows for text in (truth or "", *(label for _, label, _ in found))]
-    with figures.page(path, (1.38 * columns + 0.2, 1.92 * len(rows) + 0.35), title, texts) as (figure, clean):
+    with figures.page(path, (1.38 * columns + 0.2, 2.2 * len(rows) + 0.3), title, texts) as (figure, clean):
         for at, (picture, truth, found) in enumerate(rows):
             axes = figure.add_subplot(len(rows), columns, at * columns + 1)
             _show(axes, picture, figures.INK, 2.2)
@@ -49,7 +49,7 @@ def results(
 
 def labels(path: Path | str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, title: str = "") -> None:
     """Draw each picture with its labels and their confidences as bars. rows: (picture, [(label, confidence in 0..1)])."""
-    columns = min(3, len(rows))
+    columns, deepest = min(3, len(rows)), max(len(found) for _, found in rows)
     lines = -(-len(rows) // columns)
     texts = [label for _, found in rows for label, _ in found]
     with figures.page(path, (3.9 * columns, 1.62 * lines + 0.35), title, texts) as (figure, clean):
@@ -60,7 +60,7 @@ def labels(path: Path | str, rows: Sequence[tuple[str, Sequence[tuple[str, float
             _show(axes, picture, "#BBBBBB", 0.8)
             axes.set_xlabel(clean(figures.short(Path(picture).name, 24)), fontsize=7, loc="left", labelpad=3)
             axes = figure.add_subplot(grid[line, 2 * column + 1])
-            axes.set(xlim=(0, 1), ylim=(len(found) - 0.4, -0.75), xticks=[], yticks=[])
+            axes.set(xlim=(0, 1), ylim=(deepest - 0.4, -0.75), xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
             for place, (label, confidence) in enumerate(found):
                 color = figures.PALETTE[0] if place == 0 else "#8FB8D4"

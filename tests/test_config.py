@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
-from examples import make_shelf
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+import make_shelf
 
 
 @pytest.fixture(scope="module")
