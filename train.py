@@ -138,15 +138,16 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
     cli.note(f"{cli.count(len(divided.classes), 'class', 'classes')}; images: {parts}")
     outputs = args.embedding_dim if triplet else len(divided.classes)
     device = pick_device(args.device)
-    network = Network(spec, backbone, "projection" if triplet else "head", outputs, seed=args.seed).to(device)
+    pretrained = args.model != "siamese" and args.weights != "random"
+    top = "projection" if triplet else "head"
+    network = Network(spec, backbone, top, outputs, pretrained=pretrained, seed=args.seed).to(device)
     rows = learn(network, divided, train_pictures, val_pictures, reader, args)
     del train_pictures  # what follows reads other images
     if triplet:
-        untrained = args.model == "siamese" or args.weights == "random"
-        again = None if untrained else start(args.model, args.weights, args.image_size, args.seed)
-        metrics = judging.judge_embedding(
-            network, features(*again).to(device) if again else None, divided, val_pictures, reader
+        before = (
+            features(*start(args.model, args.weights, args.image_size, args.seed)).to(device) if pretrained else None
         )
+        metrics = judging.judge_embedding(network, before, divided, val_pictures, reader)
     else:
         metrics = judging.judge_classifier(network, divided, val_pictures, reader)
     files.write_table(args.output / "training.csv", pd.DataFrame(rows))

@@ -24,5 +24,7 @@ def draw(path: Path | str, rows: list[dict[str, float]], score: str, title: str)
                 f"{best[name]:.3f}", (best[across], best[name]), (0, 9), textcoords="offset points", ha="center"
             )
             axes.set(xlabel=across, ylabel=label, xscale="log" if across == "strength" else "linear")
+            if across == "strength":
+                axes.xaxis.set_major_formatter("{x:g}")
             axes.margins(y=0.18)
             axes.grid(alpha=0.25, linewidth=0.5)

@@ -23,10 +23,13 @@ class Network(nn.Module):
     """(n, h, w, 3) uint8 -> (n, n_outputs); `features` stops before the top layer, `top` goes on from there.
 
     The top layer is called "projection" or "head", as its weights are in a checkpoint; its input is dropped out while training.
+    pretrained: batch normalisations keep the means and variances they have learnt. Those of a small batch are another function than
+    the one that is used afterwards: with them, validation accuracy on the 24 grocery classes was 0.47 instead of 0.73.
     """
 
-    def __init__(self, spec: str, backbone: Backbone, top: str, n_outputs: int, *, seed: int) -> None:
+    def __init__(self, spec: str, backbone: Backbone, top: str, n_outputs: int, *, pretrained: bool, seed: int) -> None:
         super().__init__()
+        self.pretrained = pretrained
         self.spec, self.preprocess, self.top_name = spec, backbone.preprocess, top
         self.architecture = backbone.module
         self.features = features(spec, backbone)
@@ -43,6 +46,13 @@ class Network(nn.Module):
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the model is the user's choice
             size = f"{self.preprocess.width} x {self.preprocess.height}"
             raise UserError(f"{self.spec} cannot take images of {size} pixels: {shorten(error)}") from None
+
+    def train(self, mode: bool = True) -> Network:
+        super().train(mode)
+        for layer in self.features.modules() if self.pretrained else ():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
+        return self
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.top(self.dropout(self.features(pixels)))

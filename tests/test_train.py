@@ -167,6 +167,9 @@ def test_fine_tuning_starts_at_the_default_model_and_moves_it(photographs, tmp_p
     stem = "conv_stem.weight"
     moved = (state[f"backbone.{stem}"] - original[stem]).abs()
     assert 0 < moved.max() < 0.05 * original[stem].abs().max()
+    for name, value in original.items():  # the statistics of normalisations are kept
+        if "running" in name:
+            np.testing.assert_array_equal(state[f"backbone.{name}"].numpy(), value.numpy())
     assert run(photographs, tmp_path / "again", *options, "--model", tmp_path / "c") == 0  # on from a checkpoint
     about = checkpoint.describe(tmp_path / "again")
     assert about["spec"] == weights.DEFAULT
