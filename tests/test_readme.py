@@ -51,6 +51,10 @@ def test_the_readmes_commands_run_in_order(root, place):
         "greedy_combo_eval",
         "npz_to_parquet",
         "npz_to_tensorboard",
+        "train",
+        "classify",
+        "search",
+        "search",
     ]
     for line in lines:
         done = shell(line, root, place)
