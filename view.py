@@ -153,7 +153,13 @@ def _title(view: Explorer) -> tuple[str, str]:
 
 def _notes(view: Explorer) -> list[str]:
     """Return what must be said about the files as a whole."""
-    return [text for one in view.files if not one.has_map and (text := one.map(2)[1])]
+    notes = [text for one in view.files if not one.has_map and (text := one.map(2)[1])]
+    return notes + [
+        f"{one.name} shows pictures from where they were, and the first is not there ({lost}). Make it anew with --data_root, "
+        "or with --thumbnails, which keeps them in the file."
+        for one in view.files
+        if (lost := one.lost_picture())
+    ]
 
 
 def _connect(app: Any, view: Explorer) -> None:

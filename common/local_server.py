@@ -57,8 +57,6 @@ def guard(server: Flask, host: str) -> None:
 
 def bind(host: str, port: int) -> socket.socket:
     """Return a listening socket; says aloud when others can reach it. Raises UserError for a port or address it cannot have."""
-    if not is_loopback(host):
-        warn(f"--host {host}: everybody who reaches this machine can see these pictures; there is no password")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(found[0], socket.SOCK_STREAM)
@@ -75,6 +73,8 @@ def bind(host: str, port: int) -> socket.socket:
         if error.errno == errno.EACCES:
             raise UserError(f"port {port} needs more rights than yours; choose one above 1023 with --port") from None
         raise UsageError(f"--host {host}: not an address of this machine; use 127.0.0.1") from None
+    if not is_loopback(host):
+        warn(f"--host {host}: everybody who reaches this machine can see these pictures; there is no password")
     return listening
 
 

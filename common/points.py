@@ -40,7 +40,8 @@ class Points:
 
         self.path = Path(path)
         if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file; make one with npz_to_parquet.py")
+            what = "is a folder; name a file in it," if self.path.is_dir() else "no such file;"
+            raise UserError(f"{self.path}: {what} made with npz_to_parquet.py")
         self._lock, self._kept = threading.RLock(), OrderedDict[tuple[str, int], Any]()
         try:
             self._file = pq.ParquetFile(self.path)
@@ -50,7 +51,7 @@ class Points:
             self.columns = [name for name in names if _is_plain(schema.field(name).type) and name not in _MAP]
             self._table = self._file.read([*self.columns, *(name for name in _MAP if name in names)])
         except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())[:100]
+            reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")[:100]
             raise UserError(
                 f"{self.path} is not a sound Parquet file ({reason}); make it with npz_to_parquet.py"
             ) from None
@@ -260,6 +261,13 @@ class Points:
     def is_pictured(self, row: int) -> bool:
         """Return whether the file has a row's picture, or tells where it is."""
         return self.has_pictures or ("source_file" in self.columns and self._table["source_file"][row].is_valid)
+
+    def lost_picture(self) -> str | None:
+        """Return where the file's first picture should be and is not; None where it is, or where the file holds pictures itself."""
+        if self.has_pictures or "source_file" not in self.columns:
+            return None
+        first = self._table["source_file"].drop_null()[:1].to_pylist()
+        return first[0] if first and not os.path.isfile(str(first[0])) else None
 
     def picture(self, row: int, size: int, *, prefer_source: bool = False) -> bytes | None:
         """Return a row's picture as JPEG, PNG or WebP: its `image`, or its source file made small; None where there is none."""

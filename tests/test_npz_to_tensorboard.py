@@ -124,11 +124,12 @@ def tensorboard(written):
     try:
         for _ in range(240):
             assert server.poll() is None, log.read_text()
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
+            try:  # it answers before it has looked at the folder, and a page opened then stays empty
+                if json.loads(ask(f"http://127.0.0.1:{port}", "runs")):
+                    break
             except OSError:
-                time.sleep(0.5)
+                pass
+            time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()

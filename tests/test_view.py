@@ -415,12 +415,14 @@ def started(argv: list[str], capsys) -> tuple[int, list[str]]:
 def test_mistakes_are_one_sentence(tmp_path, capsys):
     (tmp_path / "text.parquet").write_text("not a parquet file at all")
     (tmp_path / "short.parquet").write_bytes(b"PAR1")
+    (tmp_path / "folder.parquet").mkdir()
     pq.write_table(pa.table({"embedding": pa.array([], pa.list_(pa.float32(), 2))}), tmp_path / "empty.parquet")
     pq.write_table(pa.table({"name": ["a"]}), tmp_path / "other.parquet")
     for name, said in {
         "text.parquet": "is not a sound Parquet file",
         "short.parquet": "is not a sound Parquet file",
         "absent.parquet": "no such file",
+        "folder.parquet": "is a folder",
         "empty.parquet": "has no rows",
         "other.parquet": "neither a column of vectors",
     }.items():

@@ -22,6 +22,15 @@ FLAGS += ["--disable-component-update", "--disable-sync"]
 PLACE = """(row) => { const map = embeddingMaps['map-a'], i = [...map.rows].indexOf(row);
   const box = map.box.getBoundingClientRect(), ratio = map.points.width / box.width;
   return [box.left + map.px[i] / ratio, box.top + map.py[i] / ratio]; }"""
+OUTWARDS = (
+    (-15, 15),
+    (15, 15),
+    (15, -15),
+    (-15, -15),
+)  # pixels, from the corners of a rectangle: left below, right below …
+STILL = """() => { const map = window.embeddingMaps && embeddingMaps['map-a']; if (!map || !map.frames.length) return false;
+  const box = map.box.getBoundingClientRect(), now = [box.left, box.top, box.width, box.height, map.points.width].join();
+  const still = now === window.before && !map.waiting && document.readyState === 'complete'; window.before = now; return still; }"""
 COLOURS = np.random.default_rng(0).integers(0, 256, (N, 3))
 
 
@@ -37,9 +46,13 @@ def frame(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def url(frame):
-    """The page's address; the server runs in a thread, as view.py runs it."""
     explorer = Explorer([Points(frame[0])])
     explorer._embedder = Colour()
+    return served(explorer)
+
+
+def served(explorer: Explorer) -> str:
+    """Return the address of the page; the server runs in a thread, as view.py runs it."""
     listening = local_server.bind("127.0.0.1", 0)
     app = view.make_app(explorer, "127.0.0.1")
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
@@ -66,9 +79,10 @@ def opened(browser, url: str, width: int = 1280, height: int = 1300, **options):
     page.on("request", lambda request: page.asked.append(request.url))
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+    page.set_default_timeout(90_000)  # a machine busy with other tests is slow, not wrong
     page.goto(url)
-    page.locator("#gallery .tile").nth(N - 1).wait_for(timeout=60_000)
-    page.wait_for_function("() => window.embeddingMaps['map-a'] && embeddingMaps['map-a'].frames.length")
+    page.locator("#gallery .tile").nth(N - 1).wait_for()
+    page.wait_for_function(STILL, polling=100)
     return page
 
 
@@ -89,7 +103,11 @@ def page(browser, url):
 
 
 def listed(page, text: str) -> None:
-    page.wait_for_function("(text) => document.getElementById('listed').textContent === text", arg=text)
+    """Wait until the list's head says `text`; else say what it says, and what went wrong in the page."""
+    try:
+        page.wait_for_function("(text) => document.getElementById('listed').textContent === text", arg=text)
+    except Exception as error:
+        raise AssertionError(f"{text!r} expected, {page.inner_text('#listed')!r} shown; {page.errors}") from error
 
 
 def option(page, control: str, text: str) -> None:
@@ -168,13 +186,13 @@ def test_click_shows_facts_and_exact_neighbours(page, frame):
 
 def test_lasso_lists_the_selection_and_exports_it(page, frame, tmp_path):
     page.click("#tool-lasso")
-    corners = [page.evaluate(PLACE, row) for row in (0, 3, 19, 16)]  # columns 0-3 of the lowest three lines
-    grown = [
-        (x + dx, y + dy) for (x, y), (dx, dy) in zip(corners, ((-15, 15), (15, 15), (15, -15), (-15, -15)), strict=True)
-    ]
-    page.mouse.move(*grown[0])
+    corners = page.evaluate(
+        f"() => [0, 3, 19, 16].map({PLACE})"
+    )  # columns 0-3 of the lowest three lines, all at one time
+    around = [(x + dx, y + dy) for (x, y), (dx, dy) in zip(corners, OUTWARDS, strict=True)]
+    page.mouse.move(*around[0])
     page.mouse.down()
-    for corner in [*grown[1:], grown[0]]:
+    for corner in [*around[1:], around[0]]:
         page.mouse.move(*corner, steps=5)
     page.mouse.up()
     listed(page, "Selection: 12 points")
@@ -188,6 +206,24 @@ def test_lasso_lists_the_selection_and_exports_it(page, frame, tmp_path):
     page.keyboard.press("Escape")
     page.click("#clear")
     listed(page, f"Points: {N}")
+
+
+def test_a_quick_lasso_keeps_the_corners_between_two_frames(page):
+    """The browser tells of moves of one frame as one event, with a list of them."""
+    corners = page.evaluate(f"() => [0, 3, 19, 16].map({PLACE})")
+    around = [(x + dx, y + dy) for (x, y), (dx, dy) in zip(corners, OUTWARDS, strict=True)]
+    page.click("#tool-lasso")
+    page.mouse.move(*around[0])
+    page.mouse.down()
+    page.evaluate(
+        """(corners) => {
+        const move = ([x, y], more) => new PointerEvent('pointermove', {pointerId: 1, clientX: x, clientY: y, ...more});
+        const box = document.getElementById('map-a'), merged = corners.map((corner) => move(corner));
+        box.dispatchEvent(move(corners[corners.length - 1], {coalescedEvents: merged})); }""",
+        around[1:],
+    )
+    page.mouse.up()
+    listed(page, "Selection: 12 points")
 
 
 def test_filters_and_search(page, frame):
@@ -291,13 +327,24 @@ def test_a_phone_shows_everything_without_sideways_scrolling(browser, url, schem
     page.context.close()
 
 
+def test_pictures_that_have_moved_are_said_and_leave_no_broken_image(browser, tmp_path):
+    make(tmp_path / "x.parquet", pictures=False)
+    shutil.move(tmp_path / "pictures", tmp_path / "elsewhere")
+    page = opened(browser, served(Explorer([Points(tmp_path / "x.parquet")])))
+    note = page.locator(".banner").inner_text()
+    assert str(tmp_path / "pictures" / "0.png") in note
+    assert "--data_root" in note
+    page.wait_for_function("() => document.querySelectorAll('#gallery img.lost').length === 40")
+    assert not page.locator("#gallery img").first.is_visible()
+    says = page.evaluate("() => getComputedStyle(document.querySelector('#gallery .frame'), '::before').content")
+    assert says == '"no picture"'
+    assert {"404" in error for error in page.errors} == {True}
+    page.context.close()
+
+
 def test_labels_are_text_and_never_markup(browser, tmp_path):
     make(tmp_path / "x.parquet", class_1=["<img src=x onerror=alert(1)>"] * N, crop_id=["<b>bold</b>"] * N)
-    listening = local_server.bind("127.0.0.1", 0)
-    app = view.make_app(Explorer([Points(tmp_path / "x.parquet")]), "127.0.0.1")
-    address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    threading.Thread(target=local_server.serve, args=(app.server, listening), daemon=True).start()
-    page = opened(browser, address)
+    page = opened(browser, served(Explorer([Points(tmp_path / "x.parquet")])))
     page.on("dialog", lambda dialog: page.errors.append("a script of the file ran"))
     page.mouse.move(*page.evaluate(PLACE, 3))
     page.locator("#map-a .tip").wait_for()

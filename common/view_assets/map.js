@@ -261,7 +261,10 @@
       if (!last) return event.pointerType === "touch" ? undefined : this.hover(this.nearest(x, y, ratio), event);
       const mx = x - last[0], my = y - last[1];
       this.moved += Math.abs(mx) + Math.abs(my);
-      if (this.lasso) this.lasso.push([x, y]);
+      if (this.lasso) {  // a browser merges the moves of one frame into one event: a quick lasso keeps its corners by their list
+        const merged = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+        for (const one of merged.length ? merged : [event]) this.lasso.push(this.spot(one).slice(0, 2));
+      }
       else if (this.pointers.size === 2) {
         const other = [...this.pointers].find(([id]) => id !== event.pointerId)[1];
         const before = Math.hypot(last[0] - other[0], last[1] - other[1]), after = Math.hypot(x - other[0], y - other[1]);
@@ -407,6 +410,8 @@
   }
 
   dark.addEventListener("change", redrawAll);
+  for (const name of ["error", "load"])  // a picture that is not there says so, by view.css; they do not bubble
+    document.addEventListener(name, (event) => { if (event.target.tagName === "IMG") event.target.classList.toggle("lost", name === "error"); }, true);
   document.addEventListener("click", (event) => {
     const go = event.target.closest("button[data-row]");
     if (go) {
