@@ -70,7 +70,9 @@ class Explorer:
         """Return what a map can show: {`file|id`: text}, `file|` for all ids of a file."""
         found = {}
         for number, one in enumerate(self.files):
-            before = f"{one.path.stem}: " if len(self.files) > 1 else ""
+            alike = sum(other.path.stem == one.path.stem for other in self.files) > 1
+            name = f"{one.path.absolute().parent.name}/{one.path.stem}" if alike else one.path.stem
+            before = f"{name}: " if len(self.files) > 1 else ""
             ids = one.codes("id")[1] if "id" in one.columns else []
             found[f"{number}|"] = before + (f"all {len(ids)} IDs" if len(ids) > 1 else "everything")
             found |= {f"{number}|{id}": f"{before}ID {id}" for id in ids if 1 < len(ids) <= 200}

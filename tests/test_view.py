@@ -518,3 +518,11 @@ def test_an_upload_is_embedded_by_the_model_that_the_file_names(tmp_path):
     assert answer.near[0].row == 4
     assert answer.near[0].similarity > 0.999
     assert answer.label == points.row(4)["label"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for folder in ("resnet", "vit"):
+        make(tmp_path / folder / "embeddings.parquet")
+    names = Explorer([Points(tmp_path / folder / "embeddings.parquet") for folder in ("resnet", "vit")]).sources()
+    assert names["0|"] == "resnet/embeddings: all 2 IDs"
+    assert names["1|10"] == "vit/embeddings: ID 10"
