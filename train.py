@@ -51,8 +51,7 @@ def learn(
     import numpy as np
     import torch
 
-    from common import judging, objectives, sampling, training
-    from common.augment import Views
+    from common import augment, judging, objectives, sampling, training
     from common.network import run as run_network
 
     triplet, labels, val_labels = args.objective == "triplet", study.labels("train"), study.labels("val")
@@ -69,7 +68,11 @@ def learn(
 
     def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for number, group in enumerate(groups(epoch)):
-            yield torch.from_numpy(inputs(epoch, number, group)), torch.from_numpy(labels[group])
+            rows, targets = inputs(epoch, number, group), labels[group]
+            if not triplet:
+                rng = np.random.default_rng([args.seed, epoch, number])
+                rows, targets = augment.cut_mix(rows, targets, len(study.classes), rng)
+            yield torch.from_numpy(rows), torch.from_numpy(targets)
 
     def validate(module: torch.nn.Module) -> tuple[float, float]:
         outputs = run_network(module, val_inputs)
@@ -80,18 +83,19 @@ def learn(
 
     loss = objectives.metric_loss(args.loss, args.miner, args.margin) if triplet else objectives.classifier_loss
     options = {name: getattr(args, name) for name in ("epochs", "lr", "patience", "seed", "precision")}
-    plan = training.Plan(**options, steps=sum(1 for _ in groups(0)))
+    error = 0.5 / len(val_labels) ** 0.5  # the score's standard error, at most: smaller differences tell nothing
+    plan = training.Plan(**options, steps=sum(1 for _ in groups(0)), resolution=error)
     state_file = args.output / STATE / "epoch.pt"
     if args.freeze_backbone:
         known, val_inputs = (run_network(network.features, pictures) for pictures in (train, val))
         if not triplet:
             return network.regress(known, labels, val_inputs, val_labels)
         reference_inputs, inputs = known, lambda epoch, number, group: known[group]
-        return training.fit(network.top, batches, loss, validate, plan, new="", state_file=state_file)
+        return training.fit(network.top, batches, loss, validate, plan, state_file=state_file)
     val_inputs, reference_inputs = val, reader(study.train, "reference")[1] if alone else val
     with ThreadPoolExecutor(args.workers, "view") as pool:
-        inputs = Views(train, network.preprocess, seed=args.seed, pool=pool)
-        return training.fit(network, batches, loss, validate, plan, new="top.", state_file=state_file)
+        inputs = augment.Views(train, network.preprocess, seed=args.seed, pool=pool)
+        return training.fit(network, batches, loss, validate, plan, state_file=state_file)
 
 
 def begin(args: argparse.Namespace, record: dict[str, Any]) -> bool:
@@ -187,19 +191,19 @@ def build_parser() -> argparse.ArgumentParser:
         add(f"--{part}_split", metavar="NAME", help=f"name of this split (default: {known}, where there is one)")
     add("--label_level", type=cli.whole(0), metavar="L", help="label level that is learnt (default: the deepest)")
     loop = parser.add_argument_group("training").add_argument
-    loop("--epochs", type=cli.whole(1), default=30, metavar="N", help="at most so many passes over the training split")
+    loop("--epochs", type=cli.whole(1), default=50, metavar="N", help="at most so many passes over the training split")
     loop("--batch_size", type=cli.whole(2, 65536), default=32, metavar="N", help="images in one batch")
     loop(
         "--lr",
         type=cli.number(1e-8, 10),
-        default=2e-3,
+        default=1e-3,
         metavar="X",
-        help="learning rate of the new layer; the others get a tenth",
+        help="highest learning rate",
     )
     loop(
         "--patience",
         type=cli.whole(1),
-        default=10,
+        default=15,
         metavar="N",
         help="stop after so many epochs without a better validation score",
     )

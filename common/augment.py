@@ -16,11 +16,11 @@ class Augmentation:
     """What a view may differ in, all uniform: the share of the image's area that is kept, the ratio of its sides, turning in
     degrees, mirroring, and brightness, contrast and saturation as factors 1 - x to 1 + x."""
 
-    least_area: float = 0.5
+    least_area: float = 0.25
     most_aspect: float = 4 / 3
     degrees: float = 10.0
     mirror: bool = True
-    colour: float = 0.25
+    colour: float = 0.4
 
     def __call__(self, image: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         """Return a view (height, width, 3) of the image; what lies outside the image is mirrored."""
@@ -71,3 +71,22 @@ class Views:
             return self.augmentation(self.pictures[place], self.height, self.width, rng)
 
         return np.stack(list(self.pool.map(view, enumerate(places.tolist()))))
+
+
+def cut_mix(
+    views: np.ndarray, labels: np.ndarray, n_class: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n, height, width, 3) views, of half the batches with a rectangle of another view of the batch in each, and targets.
+
+    Targets are (n, n_class) float32: each class has its share of the area. Yun et al. 2019, "CutMix", with alpha 1.
+    """
+    targets = np.eye(n_class, dtype=np.float32)[labels]
+    if rng.random() < 0.5:
+        return views, targets
+    n, height, width = views.shape[:3]
+    other, side = rng.permutation(n), np.sqrt(rng.random())
+    high, wide = round(height * side), round(width * side)
+    top, left = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
+    mixed, share = views.copy(), np.float32(high * wide / (height * width))
+    mixed[:, top : top + high, left : left + wide] = views[other, top : top + high, left : left + wide]
+    return mixed, (1 - share) * targets + share * targets[other]

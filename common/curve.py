@@ -13,7 +13,7 @@ def draw(path: Path | str, rows: list[dict[str, float]], score: str, title: str)
     The first column is what goes across (epochs, or strengths of a regression); `score` says what the column of that name is.
     """
     across = next(iter(rows[0]))
-    best = max(rows, key=lambda row: (row["score"], row["tie"]) if "tie" in row else (-row["loss"],))
+    best = next(row for row in rows if row["chosen"])
     with figures.page(path, (7.2, 3.0), title) as (figure, _):
         for place, (name, label) in enumerate((("loss", "loss"), ("score", f"{score}, validation")), 1):
             axes = figure.add_subplot(1, 2, place)

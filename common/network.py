@@ -63,7 +63,11 @@ class Network(nn.Module):
         """Make the top layer a logistic regression on features (n, dim); return strength, loss and score of those tried."""
         weight, bias, tried = linear.fit(features, labels, val_features, val_labels)
         self.top.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
-        return [{"strength": c, "loss": cost, "score": accuracy} for c, accuracy, cost in tried]
+        least = min(cost for *_, cost in tried)
+        return [
+            {"strength": c, "loss": cost, "score": accuracy, "chosen": int(cost == least)}
+            for c, accuracy, cost in tried
+        ]
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the weights as a checkpoint names them."""

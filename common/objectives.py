@@ -44,7 +44,7 @@ def metric_loss(loss: str, miner: str, margin: float) -> Loss:
 
 
 def classifier_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy of (n, classes) logits against (n,) labels that are smoothed."""
+    """Return the mean cross-entropy of (n, classes) logits against smoothed targets: (n,) labels or (n, classes) shares."""
     import torch
 
     return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=LABEL_SMOOTHING)

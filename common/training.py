@@ -29,18 +29,29 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how strongly: `lr` for new layers, `lr * backbone_share` for the pretrained ones; `patience` epochs without a
-    better validation score end the training; `warmup` epochs of rising rate before the cosine."""
+    """How long, how strongly, and how the best epoch is chosen.
+
+    warmup: epochs of rising rate before the cosine. patience: epochs without a better one that end the training. resolution: what
+    two validation scores must differ by to be told apart.
+    """
 
     epochs: int
     lr: float
     steps: int  # in an epoch
-    backbone_share: float = 0.1
     weight_decay: float = 0.05
     warmup: float = 1.0
-    patience: int = 10
+    patience: int = 15
     seed: int = 0
     precision: str = "fp32"
+    resolution: float = 1e-9
+
+    def rank(self, epoch: Epoch) -> tuple[int, float]:
+        """Return what epochs are compared by: the score in steps of `resolution`, then the tie."""
+        return round(epoch.score / self.resolution), epoch.tie
+
+    def best(self, history: list[Epoch]) -> Epoch:
+        """Return the best epoch, the first of equal ones."""
+        return max(history, key=self.rank)
 
     def rate(self, step: int) -> float:
         """Return the share of the learning rate at `step`, counted over all epochs: linear warm-up, then a cosine to 0."""
@@ -62,11 +73,7 @@ class Epoch:
     seconds: float
 
     def __str__(self) -> str:
-        return f"loss {self.loss:.4f}, validation score {self.score:.4f}, {self.seconds:.1f} s"
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        return self.score, self.tie
+        return f"{self.epoch}: loss {self.loss:.4f}, validation score {self.score:.4f}, {self.seconds:.1f} s"
 
 
 def fit(
@@ -77,18 +84,17 @@ def fit(
     plan: Plan,
     *,
     state_file: Path,
-    new: str,
 ) -> list[dict[str, float]]:
     """Train `network` in place and leave in it the averaged weights of the best epoch; return the rows of training.csv.
 
-    new: the prefix of the layers that start untrained. validate(network) -> (score, tie). After every epoch all that is needed to
-    go on is in `state_file`, from which a killed run starts. Raises UserError when the loss is not finite or memory is too small.
+    validate(network) -> (score, tie). After every epoch all that is needed to go on is in `state_file`, from which a killed run
+    starts. Raises UserError when the loss is not finite or memory is too small.
     """
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     device = next(network.parameters()).device
-    optimizer = torch.optim.AdamW(_groups(network, plan, new))
+    optimizer = torch.optim.AdamW(_groups(network, plan), lr=plan.lr)
     decay = min(0.999, math.exp(-1 / plan.steps))  # averaged over about one epoch
     averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     history: list[Epoch] = []
@@ -108,7 +114,7 @@ def fit(
                 network.train()
                 for step, (inputs, labels) in enumerate(batches(len(history)), len(history) * plan.steps):
                     for group in optimizer.param_groups:
-                        group["lr"] = group["full"] * plan.rate(step)
+                        group["lr"] = plan.lr * plan.rate(step)
                     dtype = getattr(torch, DTYPES[plan.precision])
                     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                         outputs = network(inputs.to(device))
@@ -126,14 +132,15 @@ def fit(
                 rate = plan.lr * plan.rate(len(history) * plan.steps + plan.steps - 1)
                 seconds = time.perf_counter() - started
                 history.append(Epoch(len(history) + 1, rate, total / plan.steps, score, tie, seconds))
-                if max(history, key=lambda epoch: epoch.rank) is history[-1]:
+                if plan.best(history) is history[-1]:
                     best = {name: value.detach().clone() for name, value in averaged.module.state_dict().items()}
                 if bar.disable:  # no terminal: a log
-                    note(f"epoch {len(history)} of {plan.epochs}: {history[-1]}")
+                    note(f"epoch {history[-1]}, of {plan.epochs}")
                 bar.set_postfix(loss=f"{history[-1].loss:.3f}", score=f"{score:.4f}")
                 _write(state_file, network, averaged, optimizer, best, history)
     except KeyboardInterrupt:
-        note(f"{len(history)} of {plan.epochs} epochs done{_so_far(history)}")
+        best_so_far = f", the best so far epoch {plan.best(history)}" if history else ""
+        note(f"{len(history)} of {plan.epochs} epochs done{best_so_far}")
         raise
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
@@ -141,33 +148,18 @@ def fit(
         raise
     network.load_state_dict(best)
     network.eval()
-    return [dataclasses.asdict(epoch) for epoch in history]
+    return [dataclasses.asdict(epoch) | {"chosen": int(epoch is plan.best(history))} for epoch in history]
 
 
-def _groups(network: torch.nn.Module, plan: Plan, new: str) -> list[dict[str, Any]]:
-    """Return the parameters by learning rate and decay: biases and the scales of normalisations are not pulled to zero."""
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        rate = plan.lr if name.startswith(new) else plan.lr * plan.backbone_share
-        groups.setdefault((rate, plan.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
-    return [
-        {"params": members, "lr": rate, "full": rate, "weight_decay": decay}
-        for (rate, decay), members in groups.items()
-    ]
+def _groups(network: torch.nn.Module, plan: Plan) -> list[dict[str, Any]]:
+    """Return the parameters by decay: biases and the scales of normalisations are not pulled to zero."""
+    parameters = list(network.parameters())
+    matrices, others = ([p for p in parameters if (p.ndim > 1) is wanted] for wanted in (True, False))
+    return [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _finished(history: list[Epoch], plan: Plan) -> bool:
-    if not history:
-        return False
-    best = max(history, key=lambda epoch: epoch.rank)
-    return len(history) >= plan.epochs or len(history) - best.epoch >= plan.patience
-
-
-def _so_far(history: list[Epoch]) -> str:
-    if not history:
-        return ""
-    best = max(history, key=lambda epoch: epoch.rank)
-    return f", the best so far epoch {best.epoch} with {best.score:.4f}"
+    return bool(history) and (len(history) >= plan.epochs or len(history) - plan.best(history).epoch >= plan.patience)
 
 
 def _write(path: Path, network: Any, averaged: Any, optimizer: Any, best: dict, history: list[Epoch]) -> None:

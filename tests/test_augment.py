@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.augment import Augmentation
+from common.augment import Augmentation, cut_mix
 
 STILL = Augmentation(least_area=1, most_aspect=1, degrees=0, mirror=False, colour=0)
 
@@ -62,3 +62,18 @@ def test_the_same_seed_is_the_same_view(ramp):
     one, other, third = (Augmentation()(ramp, 32, 32, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one, other)
     assert (one != third).any()
+
+
+def test_a_mixed_view_is_worth_its_areas():
+    """Views of one colour each: the share of each colour in a mixed view is the share of its class in the target."""
+    labels = np.array([0, 1, 2, 1])
+    views = np.repeat(np.array([10, 20, 30, 20], np.uint8), 20 * 30 * 3).reshape(4, 20, 30, 3)
+    changed = 0
+    for seed in range(40):
+        mixed, targets = cut_mix(views, labels, 3, np.random.default_rng(seed))
+        shares = [[(view[..., 0] == colour).mean() for colour in (10, 20, 30)] for view in mixed]
+        np.testing.assert_allclose(targets, shares, atol=1e-6)
+        assert targets.dtype == np.float32
+        changed += bool((mixed != views).any())
+    assert 10 <= changed <= 30  # half the batches
+    assert views[0].max() == 10  # the batch that was given stays as it was

@@ -85,7 +85,7 @@ def test_a_linear_classifier_learns_real_photographs(linear, photographs, capsys
     for name in CLASSES:
         assert name in out
     tried = pd.read_csv(linear / "training.csv")
-    assert list(tried.columns) == ["strength", "loss", "score"]
+    assert list(tried.columns) == ["strength", "loss", "score", "chosen"]
     assert (linear / "training.png").stat().st_size > 5_000
 
 
@@ -154,7 +154,8 @@ def test_a_triplet_checkpoint_embeds_with_its_projection(siamese, photographs, t
     assert metrics["accuracy"] == pytest.approx((label["train"][nearest] == label["test"]).mean())
     own = unit["val"] @ unit["val"].T - 4 * np.eye(len(unit["val"]))  # never its own neighbour
     recall = (label["val"][own.argmax(axis=1)] == label["val"]).mean()
-    assert pd.read_csv(siamese / "training.csv").score.max() == pytest.approx(recall)
+    rows = pd.read_csv(siamese / "training.csv")
+    assert rows.score[rows.chosen == 1].tolist() == [pytest.approx(recall)]
     with pytest.raises(cli.UserError, match="embedding model, not a classifier"):
         checkpoint.load_classifier(siamese)
 
@@ -248,7 +249,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(siamese, photographs, tmp_path
     assert train.main(argv) == 0
     assert "going on after epoch 2 of 3" in capsys.readouterr().err
     assert (tmp_path / "t" / "model.safetensors").read_bytes() == (siamese / "model.safetensors").read_bytes()
-    kept = ["epoch", "lr", "loss", "score", "tie"]
+    kept = ["epoch", "lr", "loss", "score", "tie", "chosen"]
     both = [pd.read_csv(folder / "training.csv")[kept] for folder in (tmp_path / "t", siamese)]
     pd.testing.assert_frame_equal(*both)
     assert not (tmp_path / "t" / ".training").exists()
@@ -301,7 +302,7 @@ def test_an_overwriting_run_that_was_killed_goes_on_too(photographs, tmp_path, m
 
 def test_another_runs_folder_is_noticed(siamese, photographs, tmp_path, capsys):
     folder = Path(shutil.copytree(siamese, tmp_path / "t"))
-    assert "lr 0.002 -> 0.5" in mistake(capsys, run(photographs, folder, *SIAMESE, "--lr", "0.5"))
+    assert "lr 0.001 -> 0.5" in mistake(capsys, run(photographs, folder, *SIAMESE, "--lr", "0.5"))
     before = (folder / "model.safetensors").read_bytes()
     assert run(photographs, folder, *SIAMESE, "--lr", "0.01", "--epochs", "1", "--overwrite") == 0
     assert (folder / "model.safetensors").read_bytes() != before

@@ -71,10 +71,19 @@ def test_the_best_epoch_is_kept_ties_are_broken_and_patience_ends_it(tmp_path):
 
     plan = training.Plan(epochs=50, lr=0.1, steps=1, patience=3)
     rows = training.fit(
-        module, batches, lambda y, x: (y[:, 0] - x).square().mean(), validate, plan, state_file=tmp_path / "s", new=""
+        module, batches, lambda y, x: (y[:, 0] - x).square().mean(), validate, plan, state_file=tmp_path / "s"
     )
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["chosen"] for row in rows] == [0, 0, 1, 0, 0, 0]
     torch.testing.assert_close(module.weight.detach(), seen[2])
+
+
+def test_scores_within_the_resolution_are_equal():
+    """With 25 validation images a step is 0.1: 0.68 and 0.72 are both 7 steps, 0.78 is 8."""
+    plan = training.Plan(epochs=9, lr=1, steps=1, resolution=0.1)
+    epochs = [training.Epoch(n, 0, 0, score, tie, 0) for n, (score, tie) in enumerate([(0.72, 1), (0.68, 2)])]
+    assert plan.best(epochs) is epochs[1]
+    assert plan.best([*epochs, better := training.Epoch(3, 0, 0, 0.78, 0, 0)]) is better
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
@@ -90,7 +99,6 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
             lambda m: (0, 0),
             plan,
             state_file=tmp_path / "s",
-            new="",
         )
 
 
