@@ -214,7 +214,7 @@ def build_parser() -> argparse.ArgumentParser:
     metric(
         "--miner",
         choices=("none", "semihard", "hard", "multi_similarity"),
-        default="semihard",
+        default="hard",
         help="which pairs of a batch count",
     )
     metric("--margin", type=cli.number(0, 2), default=0.2, metavar="X", help="of the triplet loss and the miners")
