@@ -34,7 +34,7 @@ def fetch(folder: Path, source: str) -> dict[str, list[tuple[Path, str]]]:
     from torchvision.datasets.utils import check_integrity
 
     class Flowers(Flowers102):
-        _download_url_prefix = source
+        _download_url_prefix = source.rstrip("/") + "/"
 
     known = dict(Flowers102._file_dict.values())
     if Path(source).is_dir():
