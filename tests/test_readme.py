@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -92,10 +93,12 @@ def test_the_older_scripts_commands_run_as_they_stand(root, place):
 
 
 def test_every_option_that_the_docs_name_exists(root):
-    known = set()
-    for path in root.glob("*.py"):
-        module = __import__(path.stem)
-        known |= {option for action in module.build_parser()._actions for option in action.option_strings}
+    known, parsers = set(), [__import__(path.stem).build_parser() for path in root.glob("*.py")]
+    while parsers:
+        for action in parsers.pop()._actions:
+            known |= set(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
     for path in [root / "README.md", *(root / "docs").glob("*.md")]:
         text = re.sub(r"embedding-atlas [^`]*|pip install[^`]*", "", path.read_text())
         named = set(re.findall(r"(?<![\w-])--[a-z_]+", text))

@@ -235,7 +235,7 @@ def test_filters_and_search(page, frame):
     page.locator("#only").get_by_text("wrong").click()
     page.fill("#text", "photo_4_1")
     listed(page, "Points: 2")
-    assert page.evaluate("() => embeddingMaps['map-a'].n") == 2
+    page.wait_for_function("() => embeddingMaps['map-a'].n === 2")
 
 
 def test_two_maps_share_what_is_chosen(page, frame):
