@@ -92,13 +92,11 @@ def save(
         "training": dict(training or {}),
         "metrics": dict(metrics or {}),
     }
-    tensors = {
-        key: value.detach().cpu().contiguous().clone() for key, value in state.items()
-    }  # clone: none may share memory
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}  # none may share memory
     about["fingerprint"] = models.fingerprint(_assemble(folder, about, tensors, ("projection",)))
-    with files.whole(folder / WEIGHTS) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"fingerprint": about["fingerprint"]})
-        (folder / ABOUT).unlink(missing_ok=True)
+    data = safetensors.torch.save(tensors, metadata={"fingerprint": about["fingerprint"]})
+    (folder / ABOUT).unlink(missing_ok=True)
+    files.write_bytes(folder / WEIGHTS, data)  # not save_file, whose error on a full disk is none of Python's
     files.write_text(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return about["fingerprint"]
 

@@ -72,7 +72,7 @@ def write_text(path: Path | str, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
-def write_bytes(path: Path | str, data: bytes, *, sync: bool = True) -> None:
+def write_bytes(path: Path | str, data: bytes | memoryview, *, sync: bool = True) -> None:
     """Write `data` to `path`, whole or not at all."""
     with whole(path, sync=sync) as temporary:
         temporary.write_bytes(data)

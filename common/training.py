@@ -7,6 +7,7 @@ went on ends with the same weights as one that was not.
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import pickle
 import time
@@ -172,8 +173,9 @@ def _write(path: Path, network: Any, averaged: Any, optimizer: Any, best: dict, 
         "best": best,
         "history": [dataclasses.asdict(epoch) for epoch in history],
     }
-    with files.whole(path) as temporary:
-        torch.save(state, temporary)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    files.write_bytes(path, buffer.getbuffer())  # whose error on a full disk is Python's own
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any] | None:

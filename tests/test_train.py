@@ -393,6 +393,21 @@ def test_out_of_memory_is_one_sentence(photographs, tmp_path, capsys, monkeypatc
     assert "smaller --batch_size" in mistake(capsys, run(photographs, tmp_path / "t", *SIAMESE))
 
 
+def test_a_full_disk_is_one_sentence(photographs, tmp_path, root):
+    """No file may grow beyond 200 KB, which stands for a full disk."""
+    limited = (
+        "import resource, sys, train; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2); sys.exit(train.main())"
+    )
+    argv = ["--data_root", str(photographs), "--output", str(tmp_path / "t"), *SIAMESE]
+    done = subprocess.run([sys.executable, "-c", limited, *argv], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "error: " in last
+    assert "File too large" in last
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "t").rglob("*.tmp"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["xception", "vgg16"])
 def test_models_of_the_older_systems(photographs, tmp_path, model):
