@@ -43,6 +43,7 @@ def place(root, tmp_path_factory):
     return folder
 
 
+@pytest.mark.timeout(900)  # eleven scripts
 def test_the_readmes_commands_run_in_order(root, place):
     lines = commands(root)
     assert [re.search(r"(\w+)\.py", line)[1] for line in lines] == [
