@@ -215,7 +215,8 @@ class Embedder:
         if not self._portable or self._chunk:
             return None
         plain, started = self(pixels), time.perf_counter()
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found" is no news here
+        # That no CUDA runtime is found is no news here.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
             self._run = torch.compile(self._module, dynamic=False)
             close = cosines(self(pixels), plain).min() >= MIN_COSINE
