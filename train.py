@@ -203,7 +203,7 @@ def build_parser() -> argparse.ArgumentParser:
     loop(
         "--patience",
         type=cli.whole(1),
-        default=15,
+        default=30,
         metavar="N",
         help="stop after so many epochs without a better validation score",
     )

@@ -41,7 +41,7 @@ class Plan:
     steps: int  # in an epoch
     weight_decay: float = 0.05
     warmup: float = 1.0
-    patience: int = 15
+    patience: int = 30
     seed: int = 0
     precision: str = "fp32"
     resolution: float = 1e-9
