@@ -210,11 +210,11 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_seed(parser)
     metric = parser.add_argument_group("triplet only").add_argument
     metric("--embedding_dim", type=cli.whole(2, 65536), default=128, metavar="N", help="numbers in an embedding")
-    metric("--loss", choices=("triplet", "multi_similarity", "supcon"), default="triplet", help="what is minimised")
+    metric("--loss", choices=("triplet", "multi_similarity", "supcon"), default="multi_similarity", help="what is minimised")
     metric(
         "--miner",
         choices=("none", "semihard", "hard", "multi_similarity"),
-        default="hard",
+        default="multi_similarity",
         help="which pairs of a batch count",
     )
     metric("--margin", type=cli.number(0, 2), default=0.2, metavar="X", help="of the triplet loss and the miners")
