@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
+from common import cli, objectives
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ def learn(
     import numpy as np
     import torch
 
-    from common import augment, judging, objectives, sampling, training
+    from common import augment, judging, sampling, training
     from common.network import run as run_network
 
     triplet, labels, val_labels = args.objective == "triplet", study.labels("train"), study.labels("val")
@@ -210,10 +210,10 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_seed(parser)
     metric = parser.add_argument_group("triplet only").add_argument
     metric("--embedding_dim", type=cli.whole(2, 65536), default=128, metavar="N", help="numbers in an embedding")
-    metric("--loss", choices=("triplet", "multi_similarity", "supcon"), default="multi_similarity", help="what is minimised")
+    metric("--loss", choices=objectives.LOSSES, default="multi_similarity", help="what is minimised")
     metric(
         "--miner",
-        choices=("none", "semihard", "hard", "multi_similarity"),
+        choices=objectives.MINERS,
         default="multi_similarity",
         help="which pairs of a batch count",
     )

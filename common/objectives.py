@@ -21,7 +21,8 @@ def metric_loss(loss: str, miner: str, margin: float) -> Loss:
     triplet: distance to a positive + margin <= distance to a negative (Schroff et al. 2015, "FaceNet"). multi_similarity: Wang et
     al. 2019. supcon: Khosla et al. 2020. The miner picks pairs or triplets of the batch: "hard" the farthest positive and the
     nearest negative of each row, "semihard" the negatives farther than the positive but within the margin, "multi_similarity" the
-    pairs that are out of order by the margin, "none" all.
+    pairs that are out of order by the margin, "none" all. (With strong views of few images, "hard" triplets collapsed: every
+    distance became the same, and the loss the margin.)
     """
     from pytorch_metric_learning import losses, miners
 
