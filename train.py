@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 RECORD, STATE, LOCK = "train.json", ".training", ".lock"
 RESULTS = ("model.json", "model.safetensors", "training.csv", "training.png", "training.svg", "skipped.csv", RECORD)
-DECIDING = (  # what the weights depend on
+DECIDING = (  # what the weights and their test depend on
+    *("train_split", "val_split", "test_split"),
     *("objective", "model", "weights", "image_size", "embedding_dim", "freeze_backbone", "epochs", "batch_size", "lr"),
     *("loss", "miner", "margin", "per_class", "patience", "label_level", "precision", "seed"),
 )
