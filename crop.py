@@ -53,17 +53,24 @@ def read_objects(args: argparse.Namespace) -> list[Object | Skipped]:
 
 
 def cut(
-    planned: Sequence[Crop | Skipped], folder: Path, roots: Mapping[Path, Padding], style: Style, workers: int
+    planned: Sequence[Crop | Skipped], args: argparse.Namespace, roots: Mapping[Path, Padding], style: Style
 ) -> tuple[dict[cutting.Image, cutting.Size | str], Counter[Path]]:
     """Cut all crops with a progress bar; returns what each image came to and the number of crops written to each root."""
     outcomes: dict[cutting.Image, cutting.Size | str] = {}
     written: Counter[Path] = Counter()
     total = len({crop.image for crop in planned if isinstance(crop, Crop)})
     try:
-        with (
-            contextlib.closing(cutting.cut_all(planned, folder, roots, style, workers)) as results,
-            cli.progress(results, total=total, desc="crop", unit="image") as bar,
-        ):
+        with contextlib.ExitStack() as stack:
+            if args.cluster:
+                from common import cluster
+
+                results = stack.enter_context(cluster.connected(args.cluster)).cut_all(
+                    planned, args.image_folder, roots, style
+                )
+            else:
+                results = cutting.cut_all(planned, args.image_folder, roots, style, args.workers)
+            stack.enter_context(contextlib.closing(results))
+            bar = stack.enter_context(cli.progress(results, total=total, desc="crop", unit="image"))
             for image, outcome, count in bar:
                 outcomes[image] = outcome
                 written.update(count)
@@ -117,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "skip images with more pixels, undecoded"
     add("--max_pixels", metavar="N", type=cli.whole(1), default=images.MAX_PIXELS, help=text)
     add("--workers", metavar="N", type=cli.whole(1, 1024), default=os.cpu_count() or 1, help="threads")
+    cli.add_cluster(parser)
     add("--strict", action="store_true", help="exit with an error when an object is skipped")
     text = "start anew: remove the crops that an earlier run wrote there"
     add("--overwrite", action="store_true", help=text)
@@ -141,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
                 skipped[root] = crops.read_skipped(root)
             else:
                 todo[root] = padding
-        outcomes, written = cut(planned, args.image_folder, todo, style, args.workers) if todo else ({}, Counter())
+        outcomes, written = cut(planned, args, todo, style) if todo else ({}, Counter())
         for root, padding in todo.items():
             rows, skipped[root] = cutting.settle(planned, outcomes, padding, style)
             crops.write(root, rows, skipped[root])

@@ -50,6 +50,8 @@ def show_matrix(evaluator: Evaluator) -> None:
 
 def show(evaluator: Evaluator, combination: Combination) -> None:
     """Print every measure of one combination."""
+    import numpy as np
+
     from common import ranking, statistics
     from common.metrics import RECALL_AT
 
@@ -71,10 +73,10 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
     recall = [
         f"Recall@{k} {hits / tally.n:.4f}" for k, hits in zip(RECALL_AT, tally.recalled, strict=True) if k <= references
     ]
-    map_at_r, r_precision = ranking.retrieval(evaluator, combination)
-    print(
-        f"  {'  '.join(recall)}  MAP@R {map_at_r:.4f}  R-precision {r_precision:.4f}  Macro-F1 {tally.scores.macro_f1:.4f}\n"
-    )
+    (average_precision, r_precision), image = ranking.retrieval(evaluator, combination)
+    within = statistics.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
+    print(f"  MAP@R {average_precision.mean():.4f}, 95 % interval {within.low:.4f} to {within.high:.4f}")
+    print(f"  {'  '.join(recall)}  R-precision {r_precision.mean():.4f}  Macro-F1 {tally.scores.macro_f1:.4f}\n")
     scores = tally.scores
     columns = zip(evaluator.classes, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
     rows = [(name, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", int(n)) for name, p, r, f, n in columns if n]
@@ -233,6 +235,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     cli.add_evaluation_options(parser)
     cli.add_seed(parser)
+    cli.add_cluster(parser)
     parser.add_argument(
         "--reference_ids", nargs="+", metavar="ID", help="reference sets to merge (default: the whole matrix)"
     )
@@ -253,8 +256,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import files, predictions
-    from common.evaluation import Evaluator, remarks
+    from common import cluster
+    from common.evaluation import Evaluator
     from common.sets import read_sides
 
     references, queries = read_sides(
@@ -263,12 +266,26 @@ def run(args: argparse.Namespace) -> None:
     )
     exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
     options = {"mode": args.fusion, "k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}
-    evaluator = Evaluator(references, queries, exclude=exclude, **options)
+    if args.cluster:
+        with cluster.connected(args.cluster) as ray:
+            evaluate(Evaluator(references, queries, exclude=exclude, search=ray.search, **options), args)
+            ray.report()
+    else:
+        evaluate(Evaluator(references, queries, exclude=exclude, **options), args)
+
+
+def evaluate(evaluator: Evaluator, args: argparse.Namespace) -> None:
+    """Print and draw what the command line asks for."""
+    from common import files, predictions
+    from common.evaluation import remarks
+
+    references, queries = evaluator.references, evaluator.queries
     for remark in remarks(evaluator):
         cli.warn(remark)
     combinations = chosen_combinations(evaluator, args.reference_ids, args.query_ids)
+    name = args.company_name or next(iter(queries.values())).dataset or "-"
     print(
-        f"Dataset {args.company_name or queries[0].dataset or '-'}: {cli.count(len(references), 'reference set')}, "
+        f"Dataset {name}: {cli.count(len(references), 'reference set')}, "
         f"{cli.count(len(queries), 'query set')}, {cli.count(len(evaluator.classes), 'label')}, fusion {args.fusion}, k {args.k}\n"
     )
     if args.interactive:

@@ -14,9 +14,11 @@ a checkpoint folder, or package.module:factory. The default needs no model hub.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +28,18 @@ if TYPE_CHECKING:
     from common.crops import Manifest
     from common.embedder import Embedder
     from common.output_set import OutputSet
+    from common.replicas import Replicas
 
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
 
 
-def extract(manifest: Manifest, embedder: Embedder, names: dict[str, str], args: argparse.Namespace) -> list[Path]:
+def extract(
+    manifest: Manifest, embedder: Embedder | Replicas, names: dict[str, str], args: argparse.Namespace
+) -> list[Path]:
     """Write the embedding set of one split, going on where an earlier run stopped, and return its files."""
     from common import extraction
     from common.output_set import OutputSet, digest
+    from common.replicas import Replicas
 
     output = OutputSet(args.output_root, "_".join(file_name(names[key]) for key in ("dataset_name", "id", "split")))
     wanted: dict[str, Any] = {
@@ -63,10 +69,11 @@ def extract(manifest: Manifest, embedder: Embedder, names: dict[str, str], args:
             cli.note(f"{output.stem}: going on after {first:,} of {len(images):,} images")
         pace = extraction.Pace()
         options = {"batch_size": args.batch_size, "workers": args.workers, "max_pixels": args.max_pixels}
+        embed = embedder.embed if isinstance(embedder, Replicas) else partial(extraction.embed, embedder=embedder)
         try:
             with cli.progress(total=len(images), desc=output.stem, unit="image") as bar:
                 bar.update(first)
-                for batch in extraction.embed(images, embedder, **options, first_batch=rows.batches, pace=pace):
+                for batch in embed(images, **options, first_batch=rows.batches, pace=pace):
                     vectors = batch.vectors
                     rows.append(extraction.unit(vectors) if args.normalize else vectors, batch.skipped)
                     done = batch.rows.stop
@@ -92,7 +99,9 @@ def finish(output: OutputSet, paths: list[Path], args: argparse.Namespace) -> li
     return paths
 
 
-def choose(embedder: Embedder, record: dict[str, Any] | None, images: Sequence[Path], args: argparse.Namespace) -> None:
+def choose(
+    embedder: Embedder | Replicas, record: dict[str, Any] | None, images: Sequence[Path], args: argparse.Namespace
+) -> None:
     """Set precision and compilation: those of the unfinished run, else the fastest that pay."""
     from common import extraction
 
@@ -102,7 +111,7 @@ def choose(embedder: Embedder, record: dict[str, Any] | None, images: Sequence[P
         cli.note(f"computing in {embedder.precision} on {embedder.device}")
     if record is not None and (embedder.precision, embedder.compiled) != (record["precision"], record["compiled"]):
         embedder.use(record["precision"])
-    pays = embedder.device.type == "cpu" and args.n_images >= COMPILE_FROM
+    pays = str(embedder.device) == "cpu" and args.n_images >= COMPILE_FROM
     compiled = record["compiled"] if record else args.compile == "on" or (args.compile == "auto" and pays)
     if compiled and not embedder.compiled and len(sample):
         seconds = embedder.compile(extraction.fill(sample, args.batch_size))
@@ -144,6 +153,8 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help=f"torch.compile; auto: from {COMPILE_FROM:,} images",
     )
+    cli.add_cluster(parser)
+    add("--num_gpus", type=cli.number(0), metavar="G", help="with --cluster: GPUs of each model replica (default: 1)")
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--max_pixels", type=cli.whole(1), default=200_000_000, metavar="N", help="skip larger images")
     add("--strict", action="store_true", help="fail when an image is skipped")
@@ -182,22 +193,25 @@ def named(args: argparse.Namespace) -> list[tuple[Manifest, dict[str, str]]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import models
-
     parts = named(args)
-    embedder = models.load(
-        args.model,
-        weights=args.weights,
-        layer=args.layer,
-        pooling=args.pooling,
-        resize_mode=args.resize_mode,
-        device=args.device,
-        precision=args.precision,
-    )
     args.n_images = sum(len(manifest) for manifest, _ in parts)
-    for manifest, names in parts:
-        for path in extract(manifest, embedder, names, args):
-            print(path, flush=True)
+    options = {
+        name: getattr(args, name) for name in ("weights", "layer", "pooling", "resize_mode", "device", "precision")
+    }
+    with contextlib.ExitStack() as stack:
+        embedder: Embedder | Replicas
+        if args.cluster:
+            from common import cluster, replicas
+
+            ray = stack.enter_context(cluster.connected(args.cluster))
+            embedder = replicas.Replicas(ray, args.model, args.num_gpus, **options)
+        else:
+            from common import models
+
+            embedder = models.load(args.model, **options)
+        for manifest, names in parts:
+            for path in extract(manifest, embedder, names, args):
+                print(path, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -61,6 +61,13 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="seed of everything random")
 
 
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Add --cluster, by which a script does the same work on several machines."""
+    parser.add_argument(
+        "--cluster", metavar="ADDRESS", help="work on a Ray cluster: auto, host:port, or local (default: without Ray)"
+    )
+
+
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Add what evaluate_combo.py and greedy_combo_eval.py share: which sets, how neighbours vote, what is left out."""
     sets = parser.add_argument_group("embedding sets")

@@ -143,6 +143,25 @@ def cut_image(
     return encoded.size, written
 
 
+def outcome(
+    path: Path, batch: Sequence[Crop], roots: Mapping[Path, Padding], style: Style, stop: threading.Event
+) -> tuple[Size | str, Counter[Path]]:
+    """Like cut_image, but return the reason in place of the size when the image cannot be used."""
+    try:
+        return cut_image(path, batch, roots, style, stop)
+    except images.ImageError as error:
+        return str(error), Counter()
+
+
+def by_image(planned: Sequence[Crop | Skipped]) -> dict[Image, list[Crop]]:
+    """Return the crops of each image, in the order of the plan."""
+    batches: dict[Image, list[Crop]] = {}
+    for crop in planned:
+        if isinstance(crop, Crop):
+            batches.setdefault(crop.image, []).append(crop)
+    return batches
+
+
 def cut_all(
     planned: Sequence[Crop | Skipped], folder: Path, roots: Mapping[Path, Padding], style: Style, workers: int
 ) -> Generator[tuple[Image, Size | str, Counter[Path]], None, None]:
@@ -154,31 +173,23 @@ def cut_all(
     import cv2
 
     cv2.setNumThreads(1)  # the threads are ours
-    batches: dict[Image, list[Crop]] = {}
-    for crop in planned:
-        if isinstance(crop, Crop):
-            batches.setdefault(crop.image, []).append(crop)
     stop = threading.Event()
-    started: deque[tuple[Image, Future[tuple[Size, Counter[Path]]]]] = deque()
+    started: deque[tuple[Image, Future[tuple[Size | str, Counter[Path]]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cut")
-    outcome: Size | str
     patience = None  # seconds to wait for the threads that still work
     try:
-        waiting = iter(batches.items())
+        waiting = iter(by_image(planned).items())
         while True:
             for image, batch in waiting:
-                started.append((image, pool.submit(cut_image, folder / image[0], batch, roots, style, stop)))
+                started.append((image, pool.submit(outcome, folder / image[0], batch, roots, style, stop)))
                 if len(started) > 4 * workers:
                     break
             if not started:
                 return
             image, job = started[0]
-            try:
-                outcome, written = job.result()
-            except images.ImageError as error:
-                outcome, written = str(error), Counter()
+            size, written = job.result()
             started.popleft()
-            yield image, outcome, written
+            yield image, size, written
     except (KeyboardInterrupt, GeneratorExit):
         patience = 1.0
         raise

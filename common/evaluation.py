@@ -7,7 +7,7 @@ So the cost grows with the pairs, not with the combinations. What a combination 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ EXCLUDE = ("none", "self", "sample")
 
 @dataclass(frozen=True)
 class Task:
-    """One search: query (n, dim), references as blocks, and the int codes of labels and of the groups that are left out."""
+    """One search: query (n, dim), references as blocks, the int codes of labels, of the groups left out, of source images."""
 
     query: np.ndarray
     reference: list[np.ndarray]
@@ -31,6 +31,7 @@ class Task:
     reference_label: np.ndarray
     query_group: np.ndarray
     reference_group: np.ndarray
+    query_image: np.ndarray
 
 
 class Evaluator:
@@ -46,13 +47,17 @@ class Evaluator:
         vote_weights: str = "uniform",
         label_level: int | None = None,
         exclude: str = "none",
+        search: Callable[..., knn.Neighbours] = knn.search_excluding,
     ) -> None:
         """Check that the sets can be compared and code their labels, crops and images.
+
+        `search` finds the neighbours; it takes what knn.search_excluding takes and gives the same, as Cluster.search does.
 
         Raises UserError for sets of different dimension or model and for k larger than a reference set.
         """
         self.references = {one.id: one for one in references}
         self.queries = {one.id: one for one in queries}
+        self._search = search
         self.mode, self.k, self.vote_weights, self.exclude = mode, k, vote_weights, exclude
         self.depth = max(k, *metrics.RECALL_AT)
         comparability.check(references, queries, mode, k)
@@ -129,9 +134,8 @@ class Evaluator:
     def search(self, task: Task, depth: int) -> tuple[np.ndarray, np.ndarray]:
         """Return (similarities, rows) of up to `depth` neighbours, without those that are to be left out."""
         depth = min(depth, len(task.reference_label))
-        if self.exclude == "none":
-            return knn.search(task.query, task.reference, depth)
-        return knn.search_excluding(task.query, task.reference, depth, task.query_group, task.reference_group)
+        groups = (None, None) if self.exclude == "none" else (task.query_group, task.reference_group)
+        return self._search(task.query, task.reference, depth, *groups)
 
     def _groups(self, side: str) -> dict[str, np.ndarray]:
         return getattr(self, f"{side}_image" if self.exclude == "sample" else f"{side}_crop")
@@ -144,6 +148,7 @@ class Evaluator:
             np.concatenate([self.reference_label[r] for r in reference_ids]),
             self._groups("query")[query_id],
             np.concatenate([self._groups("reference")[r] for r in reference_ids]),
+            self.query_image[query_id],
         )
 
     def _merged(self, combination: Combination) -> Task:
@@ -159,6 +164,7 @@ class Evaluator:
             self.reference_label[r][gallery_rows],
             self._groups("query")[q][query_rows],
             self._groups("reference")[r][gallery_rows],
+            self.query_image[q][query_rows],
         )
 
     def tasks(self, combination: Combination) -> list[Task]:

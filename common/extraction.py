@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Pace:
-    """Seconds of each batch: waiting for decoded images, and in the model; `wall` is the whole run's."""
+    """Seconds of each batch: waiting for decoded images, and in the model; `wall` is the whole run's, on `lanes` at once."""
 
     decode: list[float] = field(default_factory=list)
     model: list[float] = field(default_factory=list)
     wall: float = 0.0
+    lanes: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Batch:
     fine: np.ndarray
     vectors: np.ndarray
     skipped: list[tuple[int, str]]
+
+    def moved(self, by: int) -> Batch:
+        """Return the same of rows that stand `by` further on."""
+        rows = range(self.rows.start + by, self.rows.stop + by)
+        return replace(self, rows=rows, skipped=[(row + by, reason) for row, reason in self.skipped])
 
 
 def embed(
@@ -144,6 +150,7 @@ def describe(pace: Pace, n: int) -> str:
     """Return the speed of a run over n images, its share of the limit, and what holds it back."""
     decode, model = (float(np.median(laps)) * len(laps) if laps else 0.0 for laps in (pace.decode, pace.model))
     wall = max(pace.wall, 1e-9)
+    decode, model = decode / pace.lanes, model / pace.lanes
     share = min(1.0, (decode + model) / wall)
     holds = "the model" if model > decode else "decoding and resizing"
     return (

@@ -12,11 +12,11 @@ from common.evaluation import Evaluator, Task
 _BYTES = 1 << 28  # of neighbour lists held at a time
 
 
-def retrieval(evaluator: Evaluator, combination: Combination) -> tuple[float, float]:
-    """Return (MAP@R, R-precision), each the mean over the queries of all views, in 0..1."""
-    scores = [_retrieval(evaluator, task) for task in evaluator.tasks(combination)]
-    both = np.concatenate(scores, axis=1).mean(axis=1)
-    return float(both[0]), float(both[1])
+def retrieval(evaluator: Evaluator, combination: Combination) -> tuple[np.ndarray, np.ndarray]:
+    """Return (MAP@R, R-precision) of the queries of all views, (2, n) in 0..1, and their source images, (n,) int codes."""
+    tasks = evaluator.tasks(combination)
+    scores = [_retrieval(evaluator, task) for task in tasks]
+    return np.concatenate(scores, axis=1), np.concatenate([task.query_image for task in tasks])
 
 
 def _retrieval(evaluator: Evaluator, task: Task) -> np.ndarray:
@@ -35,6 +35,7 @@ def _retrieval(evaluator: Evaluator, task: Task) -> np.ndarray:
             task.reference_label,
             task.query_group[part],
             task.reference_group,
+            task.query_image[part],
         )
         rows = evaluator.search(some, depth)[1]
         relevant = (task.reference_label[rows] == some.query_label[:, None]) & (rows >= 0)

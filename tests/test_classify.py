@@ -34,8 +34,8 @@ def run(capsys, *argv):
 
 def test_imagenet_knows_bananas_and_lemons(photos, capsys, tmp_path):
     plot = tmp_path / "labels.png"
-    code, out, _ = run(capsys, "--image", photos / "test", "--top_k", 3, "--plot", plot)
-    assert code == 0
+    code, out, err = run(capsys, "--image", photos / "test", "--top_k", 3, "--plot", plot)
+    assert code == 0, err
     lines = [line.split("\t") for line in out.splitlines()]
     assert lines[0] == ["image", "rank", "label", "confidence"]
     assert len(lines) == 1 + 6 * 3
@@ -107,8 +107,8 @@ def test_a_checkpoint_labels_with_calibrated_confidence(photos, capsys, tmp_path
         temperature=4.0,
     )
     picture = next((photos / "test").rglob("*.jpg"))
-    code, out, _ = run(capsys, "--image", picture, "--model", folder, "--top_k", 5, "--format", "json")
-    assert code == 0
+    code, out, err = run(capsys, "--image", picture, "--model", folder, "--top_k", 5, "--format", "json")
+    assert code == 0, err
     model = models.load(precision="fp32")
     features = model(model.preprocess(images.decode(picture))[None])
     logits = features @ state["head.weight"].numpy().T

@@ -34,7 +34,7 @@ def run(capsys, *argv):
 def test_without_ids_the_whole_matrix_in_the_fixed_form(folder, capsys):
     glob = f"{folder}/*.npz"
     code, out, err = run(capsys, "--train_npz", glob, "--test_npz", glob, "--company_name", "datasetX")
-    assert code == 0
+    assert code == 0, err
     assert "Dataset datasetX" in out
     references, queries = study(1, split="train"), study(2, split="test")
     expected = {(r.id, q.id): f"{brute([r], [q], 'stack'):.4f}" for r in references for q in queries}
@@ -46,8 +46,8 @@ def test_without_ids_the_whole_matrix_in_the_fixed_form(folder, capsys):
 
 def test_merged_references_score_each_query_set(folder, capsys):
     ids = ("--reference_ids", "0", "10", "--query_ids", "10", "20")
-    code, out, _ = run(capsys, "--train_npz", folder, "--test_npz", folder, *ids)
-    assert code == 0
+    code, out, err = run(capsys, "--train_npz", folder, "--test_npz", folder, *ids)
+    assert code == 0, err
     references, queries = study(1, split="train"), study(2, split="test")
     found = {(r, q): value for r, q, value in LINE.findall(out)}
     assert found == {("0, 10", queries[at].id): f"{brute(references[:2], [queries[at]], 'stack'):.4f}" for at in (1, 2)}
@@ -59,8 +59,8 @@ def test_merged_references_score_each_query_set(folder, capsys):
 @pytest.mark.parametrize("fusion", ["vote", "mean", "concat"])
 def test_fusion_merges_the_queries_too(folder, capsys, fusion):
     ids = ("--reference_ids", "0", "20", "--query_ids", "0", "20")
-    code, out, _ = run(capsys, "--train_npz", folder, "--test_npz", folder, "--fusion", fusion, *ids)
-    assert code == 0
+    code, out, err = run(capsys, "--train_npz", folder, "--test_npz", folder, "--fusion", fusion, *ids)
+    assert code == 0, err
     references, queries = study(1, split="train"), study(2, split="test")
     expected = brute([references[0], references[2]], [queries[0], queries[2]], fusion)
     assert LINE.findall(out) == [("0, 20", "0+20", f"{expected:.4f}")]
@@ -70,8 +70,8 @@ def test_fusion_merges_the_queries_too(folder, capsys, fusion):
 def test_predictions_hold_every_query_and_agree_with_the_printed_numbers(folder, capsys, tmp_path, suffix):
     path = tmp_path / f"p.{suffix}"
     sides = ("--train_npz", folder, "--test_npz", folder, "--reference_ids", "0", "--query_ids", "0", "20")
-    code, out, _ = run(capsys, *sides, "--predictions", path)
-    assert code == 0
+    code, out, err = run(capsys, *sides, "--predictions", path)
+    assert code == 0, err
     frame = pd.read_csv(path, dtype={"id": str}) if suffix == "csv" else pd.read_parquet(path)
     assert len(frame) == 2 * 56
     for _, query, value in LINE.findall(out):
@@ -89,8 +89,8 @@ def test_the_prompt_survives_typos_and_scores_each_new_id(folder, capsys, monkey
 
     monkeypatch.setattr("sys.stdin", io.StringIO("0\n77 nonsense\nlist\n10\nremove 0\nremove 5\nplot\n\nq\n"))
     monkeypatch.chdir(folder.parent)
-    code, out, _ = run(capsys, "--train_npz", folder, "--test_npz", folder, "--interactive")
-    assert code == 0
+    code, out, err = run(capsys, "--train_npz", folder, "--test_npz", folder, "--interactive")
+    assert code == 0, err
     references, queries = study(1, split="train"), study(2, split="test")
     first, second = brute(references[:1], queries[:1], "stack"), brute(references[:2], [queries[1]], "stack")
     assert LINE.findall(out) == [("0", "0", f"{first:.4f}"), ("0, 10", "10", f"{second:.4f}")]
@@ -103,8 +103,8 @@ def test_the_prompt_survives_typos_and_scores_each_new_id(folder, capsys, monkey
 
 def test_similarity_is_printed_and_drawn(folder, capsys, tmp_path):
     sides = ("--train_npz", folder, "--test_npz", folder, "--reference_ids", "0")
-    code, out, _ = run(capsys, *sides, "--similarity", "--output_root", tmp_path)
-    assert code == 0
+    code, out, err = run(capsys, *sides, "--similarity", "--output_root", tmp_path)
+    assert code == 0, err
     one = study(1, split="train")[0]
     unit = one.vectors / np.linalg.norm(one.vectors, axis=1, keepdims=True)
     products, same = unit @ unit.T, one.label()[:, None] == one.label()
@@ -152,8 +152,8 @@ def test_older_files_give_the_older_numbers(study_data, capsys):
     from sklearn.neighbors import KNeighborsClassifier
 
     argv = [f"{study_data}/legacy/image_*.npz"] * 2
-    code, out, _ = run(capsys, "--train_npz", argv[0], "--test_npz", argv[1], "--company_name", "shop")
-    assert code == 0
+    code, out, err = run(capsys, "--train_npz", argv[0], "--test_npz", argv[1], "--company_name", "shop")
+    assert code == 0, err
     for r, q, value in LINE.findall(out):
         reference = embeddings.load(study_data / "legacy" / f"image_{r}_train.npz")
         query = embeddings.load(study_data / "legacy" / f"image_{q}_test.npz")

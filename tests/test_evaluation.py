@@ -196,7 +196,7 @@ def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
             scores.append((relevant.cumsum() / np.arange(1, r + 1) * relevant).sum() / r if r else 0)
             margins.append(row[names == actual].max() - row[names != actual].max())
         combination = Combination(("0", "20"), ("10",))
-        assert ranking.retrieval(evaluator, combination)[0] == pytest.approx(np.mean(scores), abs=1e-9)
+        assert ranking.retrieval(evaluator, combination)[0][0].mean() == pytest.approx(np.mean(scores), abs=1e-9)
         np.testing.assert_allclose(ranking.margins(evaluator, combination), margins, atol=1e-6)
 
 

@@ -54,8 +54,8 @@ def sets_of(split, seed):
     ],
 )
 def test_every_block_equals_brute_force(folder, here, capsys, fusion, pairing, size, n):
-    code, out, _ = run(capsys, folder, "--combination_size", size, "--fusion", fusion, "--pairing", pairing)
-    assert code == 0
+    code, out, err = run(capsys, folder, "--combination_size", size, "--fusion", fusion, "--pairing", pairing)
+    assert code == 0, err
     references, queries = sets_of("train", 1), sets_of("test", 2)
     blocks = BLOCK.findall(out)
     assert len(blocks) == n
@@ -96,8 +96,8 @@ def test_matched_marks_and_size_two_is_the_default(folder, here, capsys):
 
 
 def test_chosen_on_validation_the_winner_is_scored_once_on_test(folder, here, capsys):
-    code, out, _ = run(capsys, folder, "--val_npz", folder, "--combination_size", "1-2")
-    assert code == 0
+    code, out, err = run(capsys, folder, "--val_npz", folder, "--combination_size", "1-2")
+    assert code == 0, err
     references, val, test = sets_of("train", 1), sets_of("val", 5), sets_of("test", 2)
     everything = enumerate_combinations(IDS, IDS, 1, 2, "crossed")
     scores = {
@@ -128,8 +128,8 @@ def test_chosen_on_validation_the_winner_is_scored_once_on_test(folder, here, ca
 
 
 def test_greedy_prints_its_steps(folder, here, capsys):
-    code, out, _ = run(capsys, folder, "--search", "greedy", "--max_size", "2")
-    assert code == 0
+    code, out, err = run(capsys, folder, "--search", "greedy", "--max_size", "2")
+    assert code == 0, err
     steps = re.findall(r"^step (\d): (\S+) (\d\.\d{4})", out, re.M)
     values = [float(value) for _, _, value in steps]
     assert values == sorted(set(values))
@@ -139,8 +139,8 @@ def test_greedy_prints_its_steps(folder, here, capsys):
 
 
 def test_flips_table_agrees_with_the_combinations(folder, here, capsys):
-    code, out, _ = run(capsys, folder, "--combination_size", "1-2", "--flips", "flips.parquet", "--if_independent")
-    assert code == 0
+    code, out, err = run(capsys, folder, "--combination_size", "1-2", "--flips", "flips.parquet", "--if_independent")
+    assert code == 0, err
     frame, text = pd.read_parquet("flips.parquet"), pd.read_csv("flips.csv")
     assert len(frame) == len(text) == 96
     references, queries = sets_of("train", 1), sets_of("test", 2)
@@ -179,7 +179,7 @@ def test_without_sample_ids_every_crop_is_an_image(here, capsys):
             one.sample_ids[:] = ""
             embeddings.save(here / "e" / f"d_{one.id}_{split}.npz", one)
     code, out, err = run(capsys, here / "e")
-    assert code == 0
+    assert code == 0, err
     assert "no sample_ids" in err
     assert "(56 images)" in out
 
@@ -197,7 +197,7 @@ def test_degenerate_studies_end_well(here, capsys, labels):
                 one.sample_ids[:] = "photo0"
             embeddings.save(here / "e" / f"d_{identity}_{split}.npz", one)
     code, out, err = run(capsys, here / "e", "--combination_size", "1-2", "--flips", "f.csv")
-    assert code == 0
+    assert code == 0, err
     assert "Traceback" not in err
     values = {value for _, _, value in BLOCK.findall(out)}
     assert values == ({"0.0000"} if labels == "wrong" else {"1.0000"})
