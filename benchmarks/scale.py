@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import bench  # noqa: E402
 import growth  # noqa: E402
 import numpy as np  # noqa: E402
 
+from common import crops  # noqa: E402
 from common.index_plan import plans, size  # noqa: E402
 
 PADDINGS, PER_IMAGE = 4, 20
@@ -66,6 +68,7 @@ class Constants:
     crop_bytes: float = 0.0
     text_bytes: float = 0.0  # names and labels of a row of an .npz
     driver_bytes: float = 0.0  # memory of evaluate_combo.py a row
+    manifest_bytes: float = 0.0  # memory of extract_embedding.py a crop: its line of crops.csv
 
 
 def fit(rows: list[list[float]], values: list[float]) -> list[float]:
@@ -103,6 +106,19 @@ def measure_extract(found: Constants) -> None:
             values.append(seconds("extract_embedding", growth.extract(Path(name), times), Path(name))[0])
             rows.append([1, 256 * times])
     found.start["extract"], found.forward = fit(rows, values)
+    with tempfile.TemporaryDirectory() as name:
+        photos = [f"photo_{n // 20:09}" for n in range(100_000)]
+        lines = [
+            f"train/{n % 500}/{photo}_{n}.jpg,train,{photo},{photo}_{n},brand,f_{n % 500},{n},{n},500,400,{n},{n},550,440,10,0"
+            for n, photo in enumerate(photos)
+        ]
+        header = "path,split,sample_id,crop_id,class_0,class_1,box_x,box_y,box_w,box_h,crop_x,crop_y,crop_w,crop_h,padding,clipped"
+        Path(name, "crops.csv").write_text("\n".join([header, *lines]) + "\n")
+        del lines, photos
+        tracemalloc.start()
+        manifest = crops.read(Path(name))
+        found.manifest_bytes = tracemalloc.get_traced_memory()[0] / len(manifest)
+        tracemalloc.stop()
 
 
 def draw(folder: Path, references: int, queries: int) -> list[str]:
@@ -228,8 +244,8 @@ def duration(value: float) -> str:
 def table(found: Constants) -> list[str]:
     """Return the lines of the table of docs/scale.md."""
     lines = [
-        "| crops | nodes | crop | extract | evaluate | Parquet | binds | driver | disk | index |",
-        "|" + "---|" * 10,
+        "| crops | nodes | crop | extract | evaluate | Parquet | binds | driver | disk | network | index |",
+        "|" + "---|" * 11,
     ]
     for n in SIZES:
         best = next(plan for plan in plans(n, 1280) if plan.suggested)
@@ -247,7 +263,11 @@ def table(found: Constants) -> list[str]:
                 else "its nodes"
             )
             cells = [f"{n:,}", f"{nodes:,}", *(duration(one.time) for one in stages), f"{worst.name}: {by}"]
-            cells += [size(6e8 + n * found.driver_bytes), size(disk), f"{best.index_type}, {size(best.memory)}"]
+            cells += [
+                size(6e8 + n * max(found.driver_bytes, found.manifest_bytes)),
+                size(disk),
+                f"{best.index_type}, {size(best.memory)}",
+            ]
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 

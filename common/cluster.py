@@ -51,6 +51,7 @@ def connected(address: str) -> Iterator[Cluster]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^")  # else Ray reports lost nodes among the results on stdout
     import ray
 
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -60,6 +61,9 @@ def connected(address: str) -> Iterator[Cluster]:
         "runtime_env": {"env_vars": {"PYTHONPATH": paths}},
     }
     if address == "local":
+        os.environ.setdefault(
+            "RAY_worker_niceness", "0"
+        )  # Ray would run its workers at lower priority than this script
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         options |= {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options |= {"object_store_memory": 2**29}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import filecmp
 import json
 import signal
@@ -52,7 +53,8 @@ def work(tmp_path_factory):
     assert extract_embedding.main([*embedding(folder), "--output_root", str(folder / "local"), "--quiet"]) == 0
     for split, seed, n in (("train", 1, 70_000), ("test", 2, 3_000)):
         for identity in ("0", "10"):
-            one = make(n, dim=64, seed=seed, id=identity, split=split)
+            labels = (np.arange(n) % 2000).astype(str)[:, None]
+            one = dataclasses.replace(make(n, dim=64, seed=seed, id=identity, split=split), labels=labels)
             embeddings.save(folder / "sets" / f"d_{identity}_{split}.npz", one)
     return folder
 
@@ -72,8 +74,9 @@ def scoring(folder):
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     """Start nodes of one CPU each and a small object store; cluster(2) -> a head and two more, with their `address`."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # other tests run beside this one
     from ray.cluster_utils import Cluster
 
     started = []
@@ -161,7 +164,7 @@ def test_a_node_is_killed_while_it_cuts(work, tmp_path, cluster, root):
     )
     busy(nodes.others[0], "_cut", process)
     nodes.remove_node(nodes.others[0], allow_graceful=False)
-    out, err = end(process)
+    _, err = end(process)
     assert "done again elsewhere" in err
     same_files(work / "local_0", tmp_path / "c_0")
 
@@ -196,11 +199,12 @@ def test_a_worker_is_killed_for_want_of_memory(work, tmp_path, cluster, root):
     process = begin(
         root, "extract_embedding.py", *embedding(work), "--output_root", tmp_path, "--cluster", nodes.address
     )
+    hog = [np.ones(3 * 2**26)]  # while the models load, so that less is left to take afterwards
     worker = busy(nodes.others[0], "embed", process)
-    hog, deadline = [], time.monotonic() + 30
+    deadline = time.monotonic() + 30
     while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         if psutil.virtual_memory().available > memory.total * (1 - limit) - 2**29:
-            hog.append(np.ones(2**25))
+            hog.append(np.ones(2**26))
         time.sleep(0.02)
     hog.clear()
     _, err = end(process)
@@ -257,10 +261,10 @@ def test_pieces_give_the_neighbours_of_the_whole(monkeypatch):
     query, reference = rng.standard_normal((120, 16), np.float32), rng.standard_normal((170, 16), np.float32)
     groups = rng.integers(-1, 3, 120), rng.integers(0, 3, 170)
     with cluster.connected("local") as ray:
-        found = ray.search(query, [reference[:90], reference[90:]], 100, *groups)
+        found = ray.search(query, [reference[:90], reference[90:]], 150, *groups)
         with pytest.raises(ValueError, match="k is 171"):
             ray.search(query, reference, 171)
-    wanted = knn.search_excluding(query, reference, 100, *groups)
+    wanted = knn.search_excluding(query, reference, 150, *groups)
     np.testing.assert_allclose(found[0], wanted[0], atol=1e-6)
     assert np.array_equal(found[1], wanted[1])
     assert (found[1] < 0).any()
