@@ -1,12 +1,13 @@
 # make demo   draw annotated shelf photos and run the whole padding study on them (sets everything up by itself)
 # make test   the tests (sets everything up by itself)        make check   lint, types, import rules
-# make bench  measure against peers and limits                make test-all  also the long simulations and kill tests
+# make bench  measure against peers and limits                make test-cluster  a Ray cluster of several nodes, and what kills them
+#                                                             make test-all  all of it, with the long simulations and kill tests
 VENV ?= .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-cluster test-all check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -14,10 +15,13 @@ demo: $(VENV)/.installed
 	PYTHON=$(abspath $(PY)) bash examples/padding_sweep.sh $(DEMO)/shelf $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not cluster"
+
+test-cluster: $(VENV)/.installed-dev
+	$(PY) -m pytest -m cluster -n 0
 
 test-all: $(VENV)/.installed-dev
-	$(PY) -m pytest -n 0
+	$(PY) -m pytest
 
 check: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import knn, pages
-from common.cli import UserError, note
+from common import files, knn, pages
+from common.cli import UserError, count, note
 
 ATTEMPTS = 5  # times that a part of the work may end its worker before it is taken to be the cause
 AHEAD = 3  # parts under way or waiting to be taken, for each that can run at once
@@ -65,7 +65,7 @@ def connected(address: str) -> Iterator[Cluster]:
             "RAY_worker_niceness", "0"
         )  # Ray would run its workers at lower priority than this script
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        options |= {"num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options |= {"object_store_memory": 2**29}
     else:
         _check_reachable(address)
@@ -115,7 +115,7 @@ class Cluster:
             raise UserError(f"--cluster {address}: no node of it has a CPU to work with; start one with `ray start`")
         self.cpus, gpus = sum(node.cpus for node in self.nodes), sum(node.gpus for node in self.nodes)
         with_gpus = f", {gpus:g} GPUs" if gpus else ""
-        note(f"cluster {address}: {len(self.nodes)} nodes, {self.cpus} CPUs{with_gpus}")
+        note(f"cluster {address}: {count(len(self.nodes), 'node')}, {count(self.cpus, 'CPU')}{with_gpus}")
 
     def stream(
         self,
@@ -177,7 +177,7 @@ class Cluster:
     def report(self) -> None:
         """Say on stderr what was done again since the last report."""
         if self.losses:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.losses.most_common())
+            reasons = ", ".join(f"{times} {reason}" for reason, times in self.losses.most_common())
             note(f"done again elsewhere: {sum(self.losses.values())} parts of the work ({reasons}); nothing is missing")
         self.losses.clear()
 
@@ -199,7 +199,11 @@ class Cluster:
             jobs, lambda job: cut.remote(job, folder.resolve(), paddings, style), lambda: self.cpus
         ):
             for image, outcome, written in outcomes:
-                yield image, outcome, Counter({there[root]: count for root, count in written.items()})
+                yield image, outcome, Counter({there[root]: n for root, n in written.items()})
+        if self.losses:
+            for root in roots:  # what was being written when its worker was lost
+                files.sweep(root)
+        self.report()
 
     def search(
         self,

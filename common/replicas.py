@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.cli import UserError, note
+from common.cli import UserError, count, note
 from common.cluster import ATTEMPTS, Cluster, cause, why
 
 
@@ -82,9 +82,10 @@ class Replicas:
         self._starting: dict[Any, Any] = {}  # reference of load() -> actor
         self._under_way: dict[Any, list[Any]] = {}  # actor -> references of its batches
         self._failures = 0
+        self._waiting = False
         self._sample: np.ndarray | None = None
-        given = f"{gpus:g} GPUs" if gpus else f"{cpus} CPUs"
-        note(f"{self.n} replicas of the model with {given} each")
+        given = f"{gpus:g} GPUs" if gpus else count(cpus, "CPU")
+        note(f"{count(self.n, 'replica')} of the model with {given} each")
         for _ in range(self.n):
             self._start()
         while not self._under_way:
@@ -163,7 +164,9 @@ class Replicas:
         options["batch_size"] = batch_size
 
         def submit(start: int) -> Any:
-            self._welcome(0)
+            if not self._under_way and not self._waiting:
+                self._waiting = True
+                note("no replica of the model is left; waiting for a node that has room for one")
             free = [actor for actor, under_way in self._under_way.items() if len(under_way) < 2]
             if not free:
                 return None
@@ -172,6 +175,10 @@ class Replicas:
             ref = actor.embed.remote(part, self.precision, sample, options)
             self._under_way[actor].append(ref)
             return ref
+
+        def starting() -> list[Any]:
+            self._welcome(0)
+            return list(self._starting)
 
         def settled(ref: Any, lost: bool) -> None:
             actor = next((one for one, under_way in self._under_way.items() if ref in under_way), None)
@@ -183,9 +190,7 @@ class Replicas:
                 self._under_way[actor].remove(ref)
 
         started = time.perf_counter()
-        for start, (batches, own) in self.cluster.stream(
-            starts, submit, lambda: self.n, settled, lambda: list(self._starting)
-        ):
+        for start, (batches, own) in self.cluster.stream(starts, submit, lambda: self.n, settled, starting):
             if pace is not None:
                 pace.decode += own.decode
                 pace.model += own.model

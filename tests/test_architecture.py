@@ -21,6 +21,7 @@ HEAVY = (
     "seaborn",
     "umap",
     "pyarrow",
+    "ray",
 )
 LAYERS = (
     "embedder",
@@ -74,6 +75,15 @@ def test_importing_runs_nothing_and_loads_nothing_heavy(root):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
     assert done.stderr.strip() == ""
+
+
+def test_two_modules_know_ray(root):
+    knowing = {
+        path.stem
+        for path in [*scripts(root), *(root / "common").glob("*.py")]
+        if "ray" in imports(ast.parse(path.read_text()))
+    }
+    assert knowing == {"cluster", "replicas"}
 
 
 def test_every_option_has_help_and_the_docstring_has_commands(root):

@@ -140,6 +140,7 @@ def same_sets(a: Path, b: Path):
     assert (a / "d_10_train_skipped.csv").read_text() == (b / "d_10_train_skipped.csv").read_text()
 
 
+@pytest.mark.cluster
 def test_every_stage_equals_the_local_run(work, tmp_path, cluster, root, capsys):
     address = cluster(2).address
     done = end(begin(root, "crop.py", *cropping(work), "--output_root", tmp_path / "c_{padding}", "--cluster", address))
@@ -157,6 +158,7 @@ def test_every_stage_equals_the_local_run(work, tmp_path, cluster, root, capsys)
     assert out == capsys.readouterr().out
 
 
+@pytest.mark.cluster
 def test_a_node_is_killed_while_it_cuts(work, tmp_path, cluster, root):
     nodes = cluster(2)
     process = begin(
@@ -169,6 +171,7 @@ def test_a_node_is_killed_while_it_cuts(work, tmp_path, cluster, root):
     same_files(work / "local_0", tmp_path / "c_0")
 
 
+@pytest.mark.cluster
 def test_a_node_is_killed_while_it_embeds(work, tmp_path, cluster, root):
     nodes = cluster(2)
     process = begin(
@@ -181,6 +184,7 @@ def test_a_node_is_killed_while_it_embeds(work, tmp_path, cluster, root):
     same_sets(work / "local", tmp_path)
 
 
+@pytest.mark.cluster
 def test_a_node_is_killed_while_it_searches(work, cluster, root, capsys):
     nodes = cluster(2)
     process = begin(root, "evaluate_combo.py", *scoring(work), "--cluster", nodes.address)
@@ -192,6 +196,7 @@ def test_a_node_is_killed_while_it_searches(work, cluster, root, capsys):
     assert out == capsys.readouterr().out
 
 
+@pytest.mark.cluster
 def test_a_worker_is_killed_for_want_of_memory(work, tmp_path, cluster, root):
     memory = psutil.virtual_memory()
     limit = (memory.total - memory.available + 4 * 2**30) / memory.total
@@ -212,6 +217,7 @@ def test_a_worker_is_killed_for_want_of_memory(work, tmp_path, cluster, root):
     same_sets(work / "local", tmp_path)
 
 
+@pytest.mark.cluster
 def test_the_driver_is_killed_and_started_again(work, tmp_path, cluster, root):
     address = cluster(1).address
     argv = [*embedding(work), "--output_root", tmp_path, "--cluster", address]
