@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ _ADMITTED = {
     ),
     ("collections", "OrderedDict"),
 }
+
+
+# CPython 3.11 counts the depth of all threads' syntax trees as one, and sometimes raises SystemError for a sound header.
+_parsing = threading.Lock()
 
 
 class _Array:
@@ -187,7 +192,8 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError(f"unknown .npy version {version}")
     reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        return reader(file)
+        with _parsing:
+            return reader(file)
     except Exception as error:  # numpy tokenizes the header as Python text, which fails in as many ways as text can
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
 

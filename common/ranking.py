@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from common import metrics
@@ -28,14 +30,8 @@ def _retrieval(evaluator: Evaluator, task: Task) -> np.ndarray:
     scores = []
     for at in range(0, len(task.query_label), step):
         part = slice(at, at + step)
-        some = Task(
-            task.query[part],
-            task.reference,
-            task.query_label[part],
-            task.reference_label,
-            task.query_group[part],
-            task.reference_group,
-            task.query_image[part],
+        some = replace(
+            task, query=task.query[part], query_label=task.query_label[part], query_group=task.query_group[part]
         )
         rows = evaluator.search(some, depth)[1]
         relevant = (task.reference_label[rows] == some.query_label[:, None]) & (rows >= 0)
@@ -68,13 +64,11 @@ def _margins(evaluator: Evaluator, task: Task) -> np.ndarray:
     matrix = Blocks(task.reference)  # takes a class's rows without a copy of all
     for code in np.unique(task.reference_label):
         mine = np.flatnonzero(task.reference_label == code)
-        some = Task(
-            task.query,
-            [matrix[mine]],
-            task.query_label,
-            task.reference_label[mine],
-            task.query_group,
-            task.reference_group[mine],
+        some = replace(
+            task,
+            reference=[matrix[mine]],
+            reference_label=task.reference_label[mine],
+            reference_group=task.reference_group[mine],
         )
         similarity = evaluator.search(some, 1)[0][:, 0]
         same = task.query_label == code

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -16,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_embeddings import make, pickled
 
-from common import annotations, embeddings
+from common import annotations, embeddings, npz
 from common.cli import UserError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
@@ -171,3 +172,40 @@ def test_json_nested_beyond_reason(tmp_path):
     path.write_text("[" * 200_000)
     with pytest.raises(UserError, match=r"deep\.json"):
         annotations.parse(path.read_bytes(), path)
+
+
+def test_threads_read_headers_at_once():
+    """CPython 3.11 mixed up the depths of two threads' syntax trees when garbage was collected in between: SystemError."""
+    import gc
+    import threading
+    import time
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (3, 4)})
+    problems, end = [], time.monotonic() + 2
+
+    def read():
+        while time.monotonic() < end and not problems:
+            try:
+                npz._read_header(io.BytesIO(buffer.getvalue()))
+            except ValueError as error:
+                problems.append(error)
+
+    def yielding(*event):
+        time.sleep(0)
+
+    before, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(yielding)
+    gc.set_threshold(50)
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.callbacks.remove(yielding)
+        gc.set_threshold(*before)
+        sys.setswitchinterval(interval)
+    assert not problems
