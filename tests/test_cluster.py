@@ -208,12 +208,14 @@ def test_a_worker_is_killed_for_want_of_memory(work, tmp_path, cluster, root):
     )
     hog = [np.ones(3 * 2**26)]  # while the models load, so that less is left to take afterwards
     worker = busy(nodes.others[0], "embed", process)
+    worker.suspend()  # so that the run cannot end before memory does
     deadline = time.monotonic() + 30
     while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         if psutil.virtual_memory().available > memory.total * (1 - limit) - 2**29:
             hog.append(np.ones(2**26))
         time.sleep(0.02)
     hog.clear()
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
     _, err = end(process)
     assert "out of memory" in err
     same_sets(work / "local", tmp_path)
