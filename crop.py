@@ -76,7 +76,7 @@ def cut(
                 written.update(count)
     except KeyboardInterrupt:
         crops_written = cli.count(sum(written.values()), "crop")
-        sys.stderr.write(f"{len(outcomes):,} of {cli.count(total, 'image')} done, {crops_written} written\n")
+        sys.stderr.write(f"{len(outcomes):,} of {cli.count(total, 'image')} done, with {crops_written}\n")
         threads = [thread for thread in threading.enumerate() if thread.name.startswith("cut")]
         deadline = time.monotonic() + 0.5
         for thread in threads:

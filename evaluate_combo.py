@@ -256,7 +256,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import cluster
     from common.evaluation import Evaluator
     from common.sets import read_sides
 
@@ -267,6 +266,8 @@ def run(args: argparse.Namespace) -> None:
     exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
     options = {"mode": args.fusion, "k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}
     if args.cluster:
+        from common import cluster
+
         with cluster.connected(args.cluster) as ray:
             evaluate(Evaluator(references, queries, exclude=exclude, search=ray.search, **options), args)
             ray.report()

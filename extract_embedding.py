@@ -39,7 +39,6 @@ def extract(
     """Write the embedding set of one split, going on where an earlier run stopped, and return its files."""
     from common import extraction
     from common.output_set import OutputSet, digest
-    from common.replicas import Replicas
 
     output = OutputSet(args.output_root, "_".join(file_name(names[key]) for key in ("dataset_name", "id", "split")))
     wanted: dict[str, Any] = {
@@ -69,7 +68,7 @@ def extract(
             cli.note(f"{output.stem}: going on after {first:,} of {len(images):,} images")
         pace = extraction.Pace()
         options = {"batch_size": args.batch_size, "workers": args.workers, "max_pixels": args.max_pixels}
-        embed = embedder.embed if isinstance(embedder, Replicas) else partial(extraction.embed, embedder=embedder)
+        embed = embedder.embed if args.cluster else partial(extraction.embed, embedder=embedder)
         try:
             with cli.progress(total=len(images), desc=output.stem, unit="image") as bar:
                 bar.update(first)
@@ -193,6 +192,8 @@ def named(args: argparse.Namespace) -> list[tuple[Manifest, dict[str, str]]]:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.num_gpus is not None and not args.cluster:
+        raise cli.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     parts = named(args)
     args.n_images = sum(len(manifest) for manifest, _ in parts)
     options = {

@@ -1,7 +1,7 @@
-"""The same work on a Ray cluster whose nodes share a file system; nothing else knows Ray.
+"""The same work on a Ray cluster whose nodes share a file system; nothing but this module and replicas.py knows Ray.
 
-Crops are cut by tasks of a few images, vectors come from a model replica on each node or GPU, neighbours are searched piece by
-piece of the references. Results come back in the order of the work and a bounded number at a time. What was under way on a
+Crops are cut by tasks of a few images, vectors come from model replicas (replicas.py), neighbours are searched piece by piece of
+the references. Results come back in the order of the work and a bounded number at a time. What was under way on a
 worker or node that is lost is done again elsewhere; `Cluster.losses` counts it.
 """
 
@@ -61,9 +61,8 @@ def connected(address: str) -> Iterator[Cluster]:
         "runtime_env": {"env_vars": {"PYTHONPATH": paths}},
     }
     if address == "local":
-        os.environ.setdefault(
-            "RAY_worker_niceness", "0"
-        )  # Ray would run its workers at lower priority than this script
+        # Ray would run its workers at a lower priority than this script.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         options |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options |= {"object_store_memory": 2**29}
@@ -71,7 +70,8 @@ def connected(address: str) -> Iterator[Cluster]:
         _check_reachable(address)
         options["address"] = address
     try:
-        ray.init(**options)
+        with _no_stderr():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
@@ -84,18 +84,38 @@ def connected(address: str) -> Iterator[Cluster]:
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Keep off the terminal what Ray's core, which is C++, says while it starts; its errors are raised all the same."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the frame with which both sides of HTTP/2, and so of Ray, begin
+
+
 def _check_reachable(address: str) -> None:
-    """Raise UserError where nothing answers at host:port, which Ray itself would wait long for."""
+    """Raise UserError where nothing answers at host:port, or something else than Ray: Ray itself would wait for minutes."""
     if address == "auto":
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise UserError(f"--cluster {address} is no address; give auto, local, or host:port as `ray start` prints it")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS)
+            answer = connection.recv(len(_SETTINGS))
+        if answer[3:4] != _SETTINGS[3:4]:
+            raise OSError("what answers is not Ray")
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"--cluster {address}: nothing answers there ({error}); see `ray status` for the address"
+            f"--cluster {address}: no Ray cluster answers there ({error}); `ray start` has printed the address"
         ) from None
 
 
@@ -121,11 +141,11 @@ class Cluster:
         self,
         jobs: Iterable[Any],
         submit: Callable[[Any], Any],
-        width: Callable[[], int],
+        width: int,
         settled: Callable[[Any, bool], None] = lambda ref, lost: None,
         starting: Callable[[], list[Any]] = list,
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield (job, result) in the order of the jobs, with at most AHEAD * width() of them under way or waiting.
+        """Yield (job, result) in the order of the jobs, with at most AHEAD * width of them under way or waiting.
 
         `submit` starts a job and returns its reference, or None when nothing is free for it; `settled` hears of each reference
         that ended; `starting` gives what else is worth waking up for. Raises what a job raised, and UserError for one that ended
@@ -135,7 +155,7 @@ class Cluster:
 
         waiting, window = iter(jobs), deque[_Part]()
         while True:
-            while len(window) < AHEAD * width() and (job := next(waiting, None)) is not None:
+            while len(window) < AHEAD * width and (job := next(waiting, None)) is not None:
                 window.append(_Part(job))
             if not window:
                 return
@@ -168,8 +188,8 @@ class Cluster:
             settled(ref, True)
             if part.attempts >= ATTEMPTS and reason != "node lost":
                 raise UserError(
-                    f"a part of the work ended its worker {ATTEMPTS} times ({reason}); what was done is kept: run the same command "
-                    "again with smaller parts, or without --cluster to see which image it is"
+                    f"a part of the work ended its worker {ATTEMPTS} times ({reason}); what was done is kept: give the nodes more "
+                    "memory, or run the same command without --cluster"
                 ) from None
         else:
             settled(ref, False)
@@ -190,14 +210,12 @@ class Cluster:
         from common import cutting
 
         batches = list(cutting.by_image(planned).items())
-        size = max(1, min(16, len(batches) // (4 * self.cpus)))
+        size = max(1, min(4, len(batches) // (4 * self.cpus)))
         jobs = [batches[at : at + size] for at in range(0, len(batches), size)]
         there = {root.resolve(): root for root in roots}  # the nodes may stand in another folder
         paddings = {absolute: roots[root] for absolute, root in there.items()}
         cut = ray.remote(num_cpus=1, max_retries=0)(_cut)
-        for _, outcomes in self.stream(
-            jobs, lambda job: cut.remote(job, folder.resolve(), paddings, style), lambda: self.cpus
-        ):
+        for _, outcomes in self.stream(jobs, lambda job: cut.remote(job, folder.resolve(), paddings, style), self.cpus):
             for image, outcome, written in outcomes:
                 yield image, outcome, Counter({there[root]: n for root, n in written.items()})
         if self.losses:
@@ -232,7 +250,7 @@ class Cluster:
         width = sum(node.cpus // cpus for node in self.nodes)
         similarities, indices = np.full((n_query, k), -np.inf, np.float32), np.full((n_query, k), -1, np.int64)
         for (q, r), found in self.stream(
-            jobs, lambda job: search.remote(job[0].rows, job[1].rows, k, job[0].groups, job[1].groups), lambda: width
+            jobs, lambda job: search.remote(job[0].rows, job[1].rows, k, job[0].groups, job[1].groups), width
         ):
             to = slice(q.start, q.start + q.n)
             best = np.where(found[1] >= 0, found[1] + r.start, -1)

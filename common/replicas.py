@@ -90,7 +90,6 @@ class Replicas:
             self._start()
         while not self._under_way:
             self._welcome(1.0)
-        self._first = next(iter(self._under_way))
 
     def _start(self) -> None:
         import ray
@@ -112,10 +111,13 @@ class Replicas:
                 raise cause(error) from None
             except ray.exceptions.RayError as error:
                 self._failures += 1
-                if self._failures >= ATTEMPTS and not self._under_way:
-                    raise UserError(f"no replica of {self._spec} could be started: {why(error)}, {ATTEMPTS} times; "
-                                    "give the nodes more memory, or use a smaller model") from None  # fmt: skip
-                self._start()
+                if self._failures < ATTEMPTS:
+                    self._start()
+                elif not self._under_way and not self._starting:
+                    raise UserError(
+                        f"no replica of {self._spec} could be started: {why(error)}, {ATTEMPTS} times; give the nodes more memory, "
+                        "or use a smaller model"
+                    ) from None
                 continue
             if not hasattr(self, "fingerprint"):
                 vars(self).update(about)
@@ -123,10 +125,11 @@ class Replicas:
                 raise UserError(
                     f"{self._spec} is another model on one of the nodes; give all of them the same files and packages"
                 )
+            self._failures = 0
             self._under_way[actor] = []
 
     def settle(self, pixels: np.ndarray) -> None:
-        """Choose the precision as Embedder.settle does, on the first replica, for all."""
+        """Choose the precision as Embedder.settle does, on one replica, for all."""
         if not self.settled:
             self.settled, self.precision = True, self._ask("settle", pixels)
 
@@ -134,22 +137,36 @@ class Replicas:
         self.precision, self.compiled, self._sample = precision, False, None
 
     def compile(self, pixels: np.ndarray) -> float | None:
-        """Compile as Embedder.compile does on the first replica; the others follow with their first batch."""
+        """Compile as Embedder.compile does on one replica; the others follow with their next batch."""
         seconds = self._ask("compile", self.precision, pixels)
         self.compiled, self._sample = seconds is not None, None if seconds is None else pixels
         return seconds
 
     def _ask(self, method: str, *values: Any) -> Any:
+        """Return what a replica answers; one that is lost is replaced, and another asked. Raises UserError when all are."""
         import ray
 
-        try:
-            return ray.get(getattr(self._first, method).remote(*values))
-        except ray.exceptions.RayTaskError as error:
-            raise cause(error) from None
-        except ray.exceptions.RayError as error:
-            raise UserError(
-                f"the first replica of {self._spec} was lost ({why(error)}); run the same command again"
-            ) from None
+        reason = ""
+        for _ in range(ATTEMPTS):
+            while not self._under_way:
+                self._welcome(1.0)
+            actor = next(iter(self._under_way))
+            try:
+                return ray.get(getattr(actor, method).remote(*values))
+            except ray.exceptions.RayTaskError as error:
+                raise cause(error) from None
+            except ray.exceptions.RayError as error:
+                reason = why(error)
+                self.cluster.losses[reason] += 1
+                self._replace(actor)
+        raise UserError(f"{self._spec} ended its worker {ATTEMPTS} times ({reason}); give the nodes more memory")
+
+    def _replace(self, actor: Any) -> None:
+        import ray
+
+        del self._under_way[actor]
+        ray.kill(actor)  # where it can no longer be reached, but works on
+        self._start()
 
     def embed(
         self, paths: Sequence[Path], *, batch_size: int, first_batch: int = 0, pace: Any = None, **options: Any
@@ -183,14 +200,12 @@ class Replicas:
         def settled(ref: Any, lost: bool) -> None:
             actor = next((one for one, under_way in self._under_way.items() if ref in under_way), None)
             if actor is not None and lost:
-                del self._under_way[actor]
-                ray.kill(actor)  # where it can no longer be reached, but works on
-                self._start()
+                self._replace(actor)
             elif actor is not None:
                 self._under_way[actor].remove(ref)
 
         started = time.perf_counter()
-        for start, (batches, own) in self.cluster.stream(starts, submit, lambda: self.n, settled, starting):
+        for start, (batches, own) in self.cluster.stream(starts, submit, self.n, settled, starting):
             if pace is not None:
                 pace.decode += own.decode
                 pace.model += own.model

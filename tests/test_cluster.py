@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
+import http.server
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -131,7 +133,9 @@ def same_files(a: Path, b: Path) -> list[str]:
 
 
 def same_sets(a: Path, b: Path):
-    for path in sorted(a.glob("*.npz")):
+    paths = sorted(a.glob("*.npz"))
+    assert [path.name for path in paths] == [path.name for path in sorted(b.glob("*.npz"))] == ["d_10_train.npz"]
+    for path in paths:
         one, other = embeddings.load(path), embeddings.load(b / path.name)
         assert np.abs(one.vectors - other.vectors).max() <= 1e-3
         for name in ("labels", "crop_ids", "sample_ids", "paths"):
@@ -241,7 +245,7 @@ def test_the_driver_is_killed_and_started_again(work, tmp_path, cluster, root):
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("nowhere", "is no address"), ("127.0.0.1:1", "nothing answers"), ("auto", "no Ray cluster to join")],
+    [("nowhere", "is no address"), ("127.0.0.1:1", "no Ray cluster answers"), ("auto", "no Ray cluster to join")],
 )
 def test_without_a_cluster_one_sentence_says_so(work, tmp_path, root, address, message):
     process = begin(root, "crop.py", *cropping(work), "--output_root", tmp_path / "c_{padding}", "--cluster", address)
@@ -249,6 +253,17 @@ def test_without_a_cluster_one_sentence_says_so(work, tmp_path, root, address, m
     assert process.returncode == 1
     assert message in err
     assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_what_is_not_ray_is_named(work, root):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        process = begin(root, "evaluate_combo.py", *scoring(work), "--cluster", f"127.0.0.1:{server.server_port}")
+        _, err = process.communicate(timeout=DEADLINE)
+        server.shutdown()
+    assert process.returncode == 1
+    assert "what answers is not Ray" in err
     assert "Traceback" not in err
 
 
