@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -32,6 +33,21 @@ LAYERS = (
     "programs",
     "zoo",
 )  # made of torch, imported by models.load alone
+# Under what name an imported module is required, or the package that brings it.
+REQUIRED_AS = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "threadpoolctl": "scikit-learn",
+    "yaml": "pyyaml",
+    "umap": "umap-learn",
+    "faiss": "faiss-cpu",
+    "flask": "dash",
+    "werkzeug": "dash",
+    "plotly": "dash",
+    "grpc": "pymilvus",
+    "huggingface_hub": "transformers",
+}
 FORBIDDEN_CALLS = {"print", "open", "eval", "exec", "input"}
 
 
@@ -84,6 +100,20 @@ def test_two_modules_know_ray(root):
         if "ray" in imports(ast.parse(path.read_text()))
     }
     assert knowing == {"cluster", "replicas"}
+
+
+def test_every_package_that_is_imported_is_required(root):
+    """A fresh machine has what the requirements name, and nothing that was once installed by hand."""
+    text = "".join((root / f"requirements{part}.txt").read_text() for part in ("", "-extra", "-dev"))
+    required = {re.split(r"[\s<>=!;\[]", line)[0].lower().replace("_", "-") for line in text.splitlines() if line}
+    folders = [root / name for name in ("common", "tests", "benchmarks", "examples")]
+    paths = [*scripts(root), *(path for folder in folders for path in folder.rglob("*.py"))]
+    own = {path.stem for path in paths} | {"common", "shelf"}
+    elsewhere = {"milvus", "my_encoder"}  # in the server's own environment; a module that a test writes
+    for path in paths:
+        found = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
+        for name in found - own - elsewhere - set(sys.stdlib_module_names):
+            assert REQUIRED_AS.get(name, name.lower().replace("_", "-")) in required, f"{path.name} imports {name}"
 
 
 def test_every_option_has_help_and_the_docstring_has_commands(root):

@@ -24,7 +24,6 @@ import evaluate_combo
 import extract_embedding
 from common import embeddings, knn, pages
 
-pytest.importorskip("ray")
 DEADLINE = 120  # seconds for a run, or for what is waited for
 
 
