@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from common import fusion
 from common.cli import UserError
 from common.embeddings import EmbeddingSet
+from common.shards import pieces
 
 
-def code(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the sorted distinct texts and, per input array, the int64 code of each entry."""
-    values, codes = np.unique(np.concatenate(texts), return_inverse=True)
-    return values, np.split(codes.ravel().astype(np.int64), np.cumsum([len(one) for one in texts])[:-1])
+def code(columns: Iterable[Iterable[np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the sorted distinct texts and, per column, the int64 code of each entry. A column comes in pieces."""
+    parts = [[np.unique(piece, return_inverse=True) for piece in column] for column in columns]
+    values = np.unique(np.concatenate([own for column in parts for own, _ in column]))
+    return values, [
+        np.concatenate([np.searchsorted(values, own)[at.ravel()] for own, at in column]) for column in parts
+    ]
 
 
-def crop_names(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet]) -> list[np.ndarray]:
-    """Return the join keys of every set's crops; where crop_ids are missing, a row is known by side and number.
+def look_up(values: np.ndarray, column: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the int64 code of each entry among the sorted distinct texts `values`; -1 where it is none of them."""
+    codes = []
+    for piece in column:
+        own, inverse = np.unique(piece, return_inverse=True)
+        at = np.minimum(np.searchsorted(values, own), len(values) - 1)
+        codes.append(np.where(values[at] == own, at, -1)[inverse.ravel()])
+    return np.concatenate(codes)
 
-    Then rows of the same number are the same crop if all query sets are of one length, which is how older files are laid out.
+
+def crop_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
+    """Return per set, in pieces, the join keys of its crops; where crop_ids are missing, a row is known by side and number.
+
+    Then rows of the same number are the same crop if all sets are of one length, which is how older files are laid out.
     """
-    names = []
-    for side, sets in (("reference", references), ("query", queries)):
-        aligned = len({len(one) for one in sets}) == 1
-        for one in sets:
-            key = fusion.crop_keys(one)
-            if (key == "").any():
-                number = np.char.add(f"{side} {'' if aligned else one.id} row ", np.arange(len(one)).astype(str))
-                key = np.where(key == "", number, key)
-            names.append(key)
-    return names
+    aligned = len({len(one) for one in sets}) == 1
+    return [_crop_names(one, f"{side} {'' if aligned else one.id} row ") for one in sets]
+
+
+def _crop_names(one: EmbeddingSet, prefix: str) -> Iterator[np.ndarray]:
+    start = 0
+    for piece in pieces(one):
+        key, stop = fusion.crop_keys(piece), start + len(piece)
+        missing = key == ""
+        yield np.where(missing, np.char.add(prefix, np.arange(start, stop).astype(str)), key) if missing.any() else key
+        start = stop
+
+
+def image_names(one: EmbeddingSet, crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield, in pieces, the join keys of the source images.
+
+    Without the source image a crop is its own cluster; the prefix keeps it apart from images of the same name.
+    """
+    for piece, crop in zip(pieces(one), crops, strict=True):
+        key = fusion.sample_keys(piece)
+        missing = key == ""
+        yield np.where(missing, np.char.add("crop ", crop), key) if missing.any() else key
 
 
 def check(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], mode: str, k: int) -> None:

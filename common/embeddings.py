@@ -107,6 +107,11 @@ class EmbeddingSet:
         """The vectors as a list of arrays, one a shard, none of them copied."""
         return list(self.vectors.blocks) if isinstance(self.vectors, Blocks) else [self.vectors]
 
+    @property
+    def shards(self) -> tuple[EmbeddingSet, ...]:
+        """The sets of one file each that this one is made of."""
+        return (self,)
+
     @cached_property
     def _paths_of_labels(self) -> list[np.ndarray]:
         whole, steps = np.full(len(self), "", dtype="<U1"), []
@@ -130,7 +135,7 @@ class EmbeddingSet:
     def take(self, rows: np.ndarray) -> EmbeddingSet:
         """Return the set of the given rows (a boolean mask or indices), in that order."""
         arrays = {name: getattr(self, name)[rows] for name in ("vectors", "labels", "crop_ids", "sample_ids", "paths")}
-        return dataclasses.replace(self, **arrays)
+        return EmbeddingSet(**arrays, meta=self.meta)
 
     def renamed(self, **meta: object) -> EmbeddingSet:
         """Return the set with changed meta."""

@@ -17,6 +17,7 @@ from common.cli import UsageError, UserError
 from common.combinations import Combination
 from common.decisions import Cost, Decisions, Tally
 from common.embeddings import EmbeddingSet
+from common.shards import pieces
 
 EXCLUDE = ("none", "self", "sample")
 
@@ -62,27 +63,28 @@ class Evaluator:
         self.depth = max(k, *metrics.RECALL_AT)
         comparability.check(references, queries, mode, k)
         everything = [*references, *queries]
-        self.classes, labels = comparability.code([one.label(label_level) for one in everything])
-        self.crops, crops = comparability.code(comparability.crop_names(references, queries))
-        samples = [fusion.sample_keys(one) for one in everything]
-        self.without_samples = [one.source for one, key in zip(everything, samples, strict=True) if (key == "").any()]
-        # Without the source image a crop is its own cluster; the prefix keeps it apart from images of the same name.
-        named = [
-            np.where(key == "", np.char.add("crop ", self.crops[crop]), key) if (key == "").any() else key
-            for key, crop in zip(samples, crops, strict=True)
+        self.classes, labels = comparability.code([_labels(one, label_level) for one in everything])
+        # A reference's crop and image matter where a query has the same; the rest of their names need not be kept.
+        self.crops, crops = comparability.code(comparability.crop_names(queries, "query"))
+        self.images, images = comparability.code(_images(queries, "query"))
+        own_crops = [
+            comparability.look_up(self.crops, names) for names in comparability.crop_names(references, "reference")
         ]
-        self.images, images = comparability.code(named)
+        own_images = [comparability.look_up(self.images, names) for names in _images(references, "reference")]
+        self.without_samples = [
+            one.source for one in everything if any((piece.sample_ids == "").any() for piece in pieces(one))
+        ]
         n = len(references)
         self.reference_label = dict(zip(self.references, labels[:n], strict=True))
         self.query_label = dict(zip(self.queries, labels[n:], strict=True))
-        self.reference_crop = dict(zip(self.references, crops[:n], strict=True))
-        self.query_crop = dict(zip(self.queries, crops[n:], strict=True))
-        self.reference_image = dict(zip(self.references, images[:n], strict=True))
-        self.query_image = dict(zip(self.queries, images[n:], strict=True))
+        self.reference_crop = dict(zip(self.references, own_crops, strict=True))
+        self.query_crop = dict(zip(self.queries, crops, strict=True))
+        self.reference_image = dict(zip(self.references, own_images, strict=True))
+        self.query_image = dict(zip(self.queries, images, strict=True))
         self._offset = dict(zip(self.references, np.cumsum([0, *map(len, references)]), strict=False))
         self._neighbour_label = np.concatenate([*self.reference_label.values(), [-1]])  # row -1 stands for no neighbour
-        rows_of = np.bincount(np.concatenate(crops[n:]), minlength=len(self.crops))
-        sets_of = np.bincount(np.concatenate([np.unique(one) for one in crops[n:]]), minlength=len(self.crops))
+        rows_of = np.bincount(np.concatenate(crops), minlength=len(self.crops))
+        sets_of = np.bincount(np.concatenate([np.unique(one) for one in crops]), minlength=len(self.crops))
         self.matched = (rows_of == len(queries)) & (sets_of == len(queries))  # once in every query set
         self.crop_image, self.crop_label = np.zeros((2, len(self.crops)), np.int64)
         for q in self.queries:
@@ -95,7 +97,7 @@ class Evaluator:
     def shared_images(self) -> int:
         """Number of source images with crops on both sides: leakage, unless the same sample is left out."""
         reference, query = (np.concatenate(list(side.values())) for side in (self.reference_image, self.query_image))
-        return len(np.intersect1d(reference, query))
+        return len(np.intersect1d(reference[reference >= 0], query))
 
     def matched_sizes(self) -> np.ndarray:
         """Return (n_image,) float64: per image, the crops that every query set holds."""
@@ -298,6 +300,15 @@ _REASON = {
     "concat": "it needs the same IDs on both sides; use --pairing matched",
     "vote": "a query set has no references of its own model",
 }
+
+
+def _labels(one: EmbeddingSet, level: int | None) -> Iterator[np.ndarray]:
+    return (piece.label(level) for piece in pieces(one))
+
+
+def _images(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
+    named = zip(sets, comparability.crop_names(sets, side), strict=True)
+    return [comparability.image_names(one, crops) for one, crops in named]
 
 
 def _joined(parts: list[Decisions], name: str, width: int) -> np.ndarray:

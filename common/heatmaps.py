@@ -31,25 +31,22 @@ def similarity_heatmap(path: Path | str, matrix: np.ndarray, labels: Sequence[st
         grid = figure.add_gridspec(1, 1 if few else 2, width_ratios=None if few else [side + widest + 1.0, 3.0])
         axes = figure.add_subplot(grid[0])
         axes.set_anchor("W")
-        low, high = _range(values)
-        image = axes.imshow(values, cmap=_light(), vmin=low, vmax=high, interpolation="none")
+        _cells(axes, values, bar="mean cosine")
+        axes.set_aspect("equal")
         shown = [figures.short(clean(name), 30) for name in names[::every]]
-        axes.set_yticks(
-            range(0, n, every), shown, fontsize=float(np.clip(side * 72 * every / max(1, n) * 0.75, 4.5, 8.5))
+        places, size_of_names = (
+            np.arange(0, n, every) + 0.5,
+            float(np.clip(side * 72 * every / max(1, n) * 0.75, 4.5, 8.5)),
         )
-        axes.set_xticks(range(n) if few else [], shown if few else [], rotation=90, fontsize=8.5)
+        axes.set_yticks(places, shown, fontsize=size_of_names)
+        axes.set_xticks(places if few else [], shown if few else [], rotation=90, fontsize=8.5)
         axes.tick_params(length=0 if every == 1 else 2)
-        axes.spines[:].set_visible(False)
         if few:
             _annotate(axes, values, "{:.2f}")
         else:
             thinned = "" if every == 1 else f"; 1 name in {every} is shown"
             axes.set_xlabel(f"{n:,} classes, in the order of the rows{thinned}", fontsize=8)
             _list_pairs(figure.add_subplot(grid[1]), _most_alike(values, names), clean)
-        bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=25, pad=0.02)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.set_label("mean cosine", fontsize=8)
-        bar.ax.tick_params(labelsize=7, length=2)
 
 
 def _list_pairs(axes: Axes, pairs: list[tuple[float, str, str]], clean: Callable[[str], str]) -> None:
@@ -67,9 +64,31 @@ def _list_pairs(axes: Axes, pairs: list[tuple[float, str, str]], clean: Callable
         )
 
 
-def _range(values: np.ndarray) -> tuple[float, float]:
+def _cells(axes: Axes, values: np.ndarray, *, bar: str | None, percent: bool = False) -> None:
+    """Draw the cells, NaN grey; with a colour bar of this label unless it is None."""
+    import seaborn
+
     finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    shape: dict[str, Any] = {"shrink": 0.5, "aspect": 25, "pad": 0.02, "label": bar}
+    shape |= {"format": lambda value, _: f"{value * 100:g}"} if percent else {}
+    seaborn.heatmap(
+        values,
+        ax=axes,
+        cmap=_light(),
+        vmin=low,
+        vmax=high,
+        cbar=bar is not None,
+        cbar_kws=shape if bar is not None else None,
+        xticklabels=False,
+        yticklabels=False,
+        rasterized=True,  # else an SVG of 500 classes has 250,000 shapes
+    )
+    axes.set_facecolor("#EEEEEE")
+    if bar is not None:
+        scale = axes.collections[0].colorbar.ax  # type: ignore[union-attr]
+        scale.tick_params(labelsize=7, length=2)
+        scale.set_ylabel(bar, fontsize=8)
 
 
 def _cluster_order(matrix: np.ndarray) -> np.ndarray:
@@ -116,25 +135,18 @@ def accuracy_matrix(
     size = (m * cell + widest[0] + 0.7 + 0.8 * (not room), n * cell * 0.6 + (widest[1] if turned else 0.2) + 0.7)
     with figures.page(path, size, title, [*map(str, reference_ids), *map(str, query_ids)]) as (figure, clean):
         axes = figure.add_subplot()
-        bottom, top = _range(values)
-        image = axes.imshow(values, cmap=_light(), vmin=bottom, vmax=top, aspect="auto", interpolation="none")
+        _cells(axes, values, bar=None if room else "", percent=True)
         for axis, ids in zip((axes.yaxis, axes.xaxis), names, strict=True):
             every = -(-len(ids) // 45)
-            axis.set_ticks(range(0, len(ids), every), [clean(name) for name in ids[::every]])
+            axis.set_ticks(np.arange(0, len(ids), every) + 0.5, [clean(name) for name in ids[::every]])
         axes.tick_params(length=0, labelsize=9 if room else 6)
         axes.tick_params(axis="x", rotation=90 if turned else 0)
         axes.set(xlabel="query", ylabel="reference")
-        axes.spines[:].set_visible(False)
         if np.isfinite(values).any():
-            row, column = np.unravel_index(np.nanargmax(values), values.shape)
-            axes.add_patch(
-                Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=figures.PALETTE[3], lw=2, clip_on=False)
-            )
+            row, column = map(int, np.unravel_index(np.nanargmax(values), values.shape))
+            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, ec=figures.PALETTE[3], lw=2, clip_on=False))
         if room:
             _annotate(axes, values * 100, "{:.1f}", low, high)
-        else:
-            bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02, format=lambda value, _: f"{value * 100:g}")
-            bar.outline.set_visible(False)  # type: ignore[operator]
 
 
 def _annotate(
@@ -144,10 +156,10 @@ def _annotate(
     for (row, column), value in np.ndenumerate(values):
         text = form.format(value) if np.isfinite(value) else "–"
         interval = low is not None and high is not None and np.isfinite(value)
-        axes.text(column, row - 0.14 * interval, text, ha="center", va="center", fontsize=9)
+        axes.text(column + 0.5, row + 0.5 - 0.14 * interval, text, ha="center", va="center", fontsize=9)
         if low is not None and high is not None and interval:
             text = f"{low[row, column] * 100:.1f}–{high[row, column] * 100:.1f}"
-            axes.text(column, row + 0.22, text, ha="center", va="center", fontsize=6.5)
+            axes.text(column + 0.5, row + 0.72, text, ha="center", va="center", fontsize=6.5)
 
 
 def _light() -> Any:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common import shards
 from common.cli import UserError, note, warn
-from common.embeddings import SHARD, Blocks, EmbeddingSet, load
+from common.embeddings import SHARD, EmbeddingSet, load
 
 SPLIT_OF = {"--train_npz": "--reference_split", "--test_npz": "--query_split", "--val_npz": "--val_split"}
 
@@ -59,8 +60,8 @@ def read_sets(
 
     Raises UserError for unreadable files, a missing shard, and shards of different dimension.
     """
-    shards = read_shards(specs, key=key, company_name=company_name, drop_invalid=drop_invalid)
-    return [_join(group) for group in shards]
+    found = read_shards(specs, key=key, company_name=company_name, drop_invalid=drop_invalid)
+    return [shards.join(group) for group in found]
 
 
 def read_shards(
@@ -100,16 +101,6 @@ def _in_order(paths: list[Path], sets: list[EmbeddingSet]) -> list[EmbeddingSet]
     if len({one.dim for one in sets}) > 1:
         raise UserError(f"{paths[0]}: its shards have different dimensions; extract again with --overwrite")
     return sets
-
-
-def _join(sets: list[EmbeddingSet]) -> EmbeddingSet:
-    if len(sets) == 1:
-        return sets[0]
-    levels = max(one.labels.shape[1] for one in sets)
-    labels = [np.pad(one.labels, ((0, 0), (0, levels - one.labels.shape[1]))) for one in sets]
-    texts = {name: np.concatenate([getattr(one, name) for one in sets]) for name in ("crop_ids", "sample_ids", "paths")}
-    blocks = Blocks([one.vectors for one in sets])
-    return EmbeddingSet(blocks, np.concatenate(labels), **texts, meta=sets[0].meta)  # type: ignore[arg-type]
 
 
 def read_sides(
@@ -167,7 +158,7 @@ def natural(text: str) -> list[tuple[float, str]]:
 
 
 def _labelled(one: EmbeddingSet, label_level: int | None) -> EmbeddingSet:
-    unlabelled = one.label(label_level) == ""
+    unlabelled = np.concatenate([piece.label(label_level) == "" for piece in shards.pieces(one)])
     if unlabelled.all():
         raise UserError(f"{one.source} has no labels: there is nothing to score; look at it with npz_to_parquet.py")
     if unlabelled.any():
