@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -40,35 +41,56 @@ def environment() -> Path:
     return cache
 
 
-@contextlib.contextmanager
-def running() -> Iterator[str]:
-    """Yield the URI of a server that ends with the block. Raises Unavailable."""
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", HEALTH_PORT)) == 0:
-            raise Unavailable(f"port {HEALTH_PORT} is taken")
-    cache = environment()
-    (cache / "bin").mkdir(exist_ok=True)
-    data = Path(tempfile.mkdtemp(prefix="milvus-"))
-    (data / "bin").symlink_to(cache / "bin")  # 400 MB that it unpacks, once
-    command = [str(cache / "venv" / "bin" / "python"), __file__, str(data)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        port = process.stdout.readline().strip()
+class Server:
+    """A server on loopback that can be killed and started again on the same data; its port changes with that."""
+
+    def __init__(self, data: Path) -> None:
+        self.data, self.uri = data, ""
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises Unavailable."""
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", HEALTH_PORT)) == 0:
+                raise Unavailable(f"port {HEALTH_PORT} is taken")
+        cache = environment()
+        (cache / "bin").mkdir(exist_ok=True)
+        if not (self.data / "bin").is_symlink():
+            (self.data / "bin").symlink_to(cache / "bin")  # 400 MB that it unpacks, once
+        command = [str(cache / "venv" / "bin" / "python"), __file__, str(self.data)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self._process = subprocess.Popen(command, **pipes, text=True, start_new_session=True)  # type: ignore[call-overload]
+        port = self._process.stdout.readline().strip()
         if not port:
-            assert process.stderr is not None
-            raise Unavailable(f"the server does not start: {process.stderr.read().strip().splitlines()[-1:]}")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
+            last = self._process.stderr.read().strip().splitlines()[-1:]
+            self.kill()
+            raise Unavailable(f"the server does not start: {last}")
+        self.uri = f"http://127.0.0.1:{port}"
+
+    def stop(self) -> None:
+        """End it in order."""
+        self._process.stdin.close()
         try:
-            process.wait(20)
+            self._process.wait(20)
         except subprocess.TimeoutExpired:
-            process.kill()
-        shutil.rmtree(data, ignore_errors=True)
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and what it started with SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def running(data: Path | None = None) -> Iterator[Server]:
+    """Yield a server that ends with the block, its data in a new folder that goes then, or in `data`. Raises Unavailable."""
+    with tempfile.TemporaryDirectory(prefix="milvus-", ignore_cleanup_errors=True) as folder:
+        server = Server(data or Path(folder))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def main(folder: str) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
+import shutil
 import sqlite3
+import subprocess
 
 import milvus_server  # beside this file
 import numpy as np
 import pytest
 
 import search
-from common import embeddings, indexing
+from common import embeddings, indexing, vector_store
 from common.cli import UsageError, UserError
 from common.gallery import NpzGallery
 from common.index import Index
@@ -24,8 +27,8 @@ DIM, N = 16, 600
 @pytest.fixture(scope="module")
 def server():
     try:
-        with milvus_server.running() as uri:
-            yield uri
+        with milvus_server.running() as one:
+            yield one
     except milvus_server.Unavailable as why:
         pytest.skip(f"no Milvus server: {why}")
 
@@ -34,7 +37,12 @@ def server():
 def uri(request, tmp_path):
     if request.param == "lite":
         return str(tmp_path / "index.db")
-    return request.getfixturevalue("server")
+    return request.getfixturevalue("server").uri
+
+
+LONG_ON_A_SERVER = pytest.mark.parametrize(
+    "uri", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture
@@ -171,6 +179,112 @@ def test_a_killed_build_leaves_nothing_under_the_name_and_goes_on(uri, name, npz
         assert f"{name}__building" not in store.names()
 
 
+def stop_at(monkeypatch, number):
+    """Let the given call of upsert be the one at which the process ends; returns what undoes it."""
+    put, calls = Store.upsert, itertools.count(1)
+
+    def killed(self, *args, **kwargs):
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        put(self, *args, **kwargs)
+
+    monkeypatch.setattr(Store, "upsert", killed)
+    return lambda: monkeypatch.setattr(Store, "upsert", put)
+
+
+@LONG_ON_A_SERVER
+def test_a_killed_update_keeps_what_was_there_and_goes_on(uri, name, npz, tmp_path, monkeypatch):
+    vectors, codes = clustered()
+    labels = [f"fruit/kind {code}" for code in codes]
+    build(uri, name, npz)
+    more = write(tmp_path / "set_0_val.npz", vectors[:300] + 1, labels[:300], split="val")
+    monkeypatch.setattr(indexing, "FLUSH", 100)
+    resume = stop_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        build(uri, name, npz, more, batch_size=100)
+    resume()
+    with Store(uri) as store:
+        assert any("an update was interrupted" in line for line in indexing.describe(store, name))
+        found = Index(store, name).search(vectors[:50], 1, {"split": ["train"]})
+        assert crops(found) == [[f"crop_{row}"] for row in range(50)]
+    rest = build(uri, name, npz, more, batch_size=100)
+    assert (rest.rows, rest.skipped, rest.total) == (100, 1, N + 300)
+    with Store(uri) as store:
+        found = Index(store, name).search(vectors[:300] + 1, 1, {"split": ["val"]})
+        assert crops(found) == [[f"crop_{row}"] for row in range(300)]
+        assert not any("interrupted" in line for line in indexing.describe(store, name))
+
+
+@LONG_ON_A_SERVER
+@pytest.mark.parametrize("stage", ["rows", "rename"])
+def test_a_killed_overwrite_is_the_old_index_or_goes_on(uri, name, npz, monkeypatch, stage):
+    vectors = clustered()[0]
+    build(uri, name, npz)
+    if stage == "rows":
+        resume = stop_at(monkeypatch, 3)
+    else:  # the old index is dropped, the new one has not its name yet
+        plain = Store.rename
+        monkeypatch.setattr(Store, "rename", lambda self, old, new: self.drop(new) or stop_here())
+        resume = lambda: monkeypatch.setattr(Store, "rename", plain)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        build(uri, name, npz, metric="L2", overwrite=True, batch_size=100)
+    resume()
+    with Store(uri) as store:
+        if stage == "rows":
+            index = Index(store, name)
+            assert index.metric == "COSINE"
+            assert crops(index.search(vectors[:50], 1)) == [[f"crop_{row}"] for row in range(50)]
+        else:
+            with pytest.raises(UserError, match="not complete; run the same"):
+                Index(store, name)
+    assert build(uri, name, npz, metric="L2", overwrite=True, batch_size=100).total == N
+    with Store(uri) as store:
+        index = Index(store, name)
+        assert index.metric == "L2"
+        assert crops(index.search(vectors[:50], 1)) == [[f"crop_{row}"] for row in range(50)]
+        assert f"{name}__building" not in store.names()
+
+
+def stop_here():
+    raise KeyboardInterrupt
+
+
+def test_a_server_killed_in_the_middle_is_one_sentence_and_nothing_is_lost(
+    server, name, npz, tmp_path, monkeypatch, capsys
+):
+    vectors, codes = clustered()
+    more = write(
+        tmp_path / "set_0_val.npz", vectors[:300] + 1, [f"fruit/kind {code}" for code in codes[:300]], split="val"
+    )
+    build(server.uri, name, npz)
+    put, calls = Store.upsert, itertools.count(1)
+
+    def losing(self, *args, **kwargs):
+        if next(calls) == 2:
+            server.kill()
+        put(self, *args, **kwargs)
+
+    monkeypatch.setattr(Store, "upsert", losing)
+    monkeypatch.setattr(vector_store, "SECONDS", 10)
+    argv = ["build", "--npz", str(npz), str(more), "--collection", name, "--batch_size", "100", "--quiet"]
+    try:
+        assert search.main([*argv, "--uri", server.uri]) == 1
+        err = capsys.readouterr().err
+        assert "no Milvus server answers there; start it" in err
+        assert len(err.strip().splitlines()) == 1
+    finally:
+        server.start()
+    monkeypatch.undo()
+    with Store(server.uri) as store:
+        found = Index(store, name).search(vectors[:50], 1, {"split": ["train"]})
+        assert crops(found) == [[f"crop_{row}"] for row in range(50)]
+    assert search.main([*argv, "--uri", server.uri]) == 0
+    assert f"{N + 300:,} rows in all" in capsys.readouterr().out
+    with Store(server.uri) as store:
+        found = Index(store, name).search(vectors[:300] + 1, 1, {"split": ["val"]})
+        assert crops(found) == [[f"crop_{row}"] for row in range(300)]
+
+
 def test_another_model_or_option_is_refused_and_overwrite_replaces(uri, name, npz, tmp_path):
     build(uri, name, npz)
     other = write(tmp_path / "other.npz", clustered(30, seed=5)[0], ["a/b"] * 30, fingerprint="bad")
@@ -300,6 +414,29 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_index(npz, tmp_path, monkeypa
     with Store(path) as store:
         assert "one" not in store.names()
     assert build(path, "one", npz).total == N
+
+
+def test_a_small_disk_that_fills_is_one_sentence_and_the_build_goes_on_later(tmp_path, capsys):
+    target = tmp_path / "small"
+    target.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(target)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no small file system can be mounted here")
+    vectors, codes = clustered(20_000)
+    npz = write(tmp_path / "set_0_train.npz", vectors, [f"fruit/kind {code}" for code in codes])
+    argv = ["build", "--npz", str(npz), "--uri", str(target / "index.db"), "--collection", "one", "--quiet"]
+    try:
+        assert search.main(argv) == 1
+        err = capsys.readouterr().err
+        assert "no space is left on its disk; free some and run the same command again" in err
+        assert len(err.strip().splitlines()) == 1
+        subprocess.run(["mount", "-o", "remount,size=200m", str(target)], check=True)
+        with Store(str(target / "index.db")) as store:
+            assert "one" not in store.names()
+        assert search.main(argv) == 0
+        assert "20,000 rows in all" in capsys.readouterr().out
+    finally:
+        subprocess.run(["umount", str(target)], check=True)
 
 
 def test_keys_are_stable_and_of_128_bits(npz):
