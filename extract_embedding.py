@@ -60,7 +60,7 @@ def extract(
             cli.note(f"{output.stem}: complete already")
             return finish(output, output.found(), args)
         images = [manifest.root / path for path in manifest.paths]
-        choose(embedder, record, images, args)
+        choose(embedder, record, output.precision_of_others(wanted), images, args)
         record = {**wanted, "precision": embedder.precision, "compiled": embedder.compiled}
         rows = output.open(record, embedder.dim)
         done = first = min(rows.batches * args.batch_size, len(images))
@@ -99,15 +99,24 @@ def finish(output: OutputSet, paths: list[Path], args: argparse.Namespace) -> li
 
 
 def choose(
-    embedder: Embedder | Replicas, record: dict[str, Any] | None, images: Sequence[Path], args: argparse.Namespace
+    embedder: Embedder | Replicas,
+    record: dict[str, Any] | None,
+    known: str | None,
+    images: Sequence[Path],
+    args: argparse.Namespace,
 ) -> None:
-    """Set precision and compilation: those of the unfinished run, else the fastest that pay."""
+    """Set precision and compilation: those of the unfinished run, else the `known` ones of the sets beside it, else what pays."""
     from common import extraction
 
     sample = extraction.sample(images, embedder, max_pixels=args.max_pixels)
     if record is None and not embedder.settled:
-        embedder.settle(sample)
+        embedder.settle(sample, known)
         cli.note(f"computing in {embedder.precision} on {embedder.device}")
+        if known not in (None, embedder.precision):
+            cli.note(
+                f"{args.output_root} has sets of this model in {known}, which is not close enough to fp32 for these images; "
+                "for all alike: --precision fp32 --overwrite"
+            )
     if record is not None and (embedder.precision, embedder.compiled) != (record["precision"], record["compiled"]):
         embedder.use(record["precision"])
     pays = str(embedder.device) == "cpu" and args.n_images >= COMPILE_FROM
@@ -144,7 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("auto", "fp32", "mixed", "bf16", "fp16"),
         default="auto",
-        help="auto: the fastest that stays within cosine 0.9995 of fp32",
+        help="auto: that of the model's sets beside it, else the fastest, if within cosine 0.9995 of fp32",
     )
     add(
         "--compile",

@@ -130,10 +130,12 @@ def _more(sets: Sequence[EmbeddingSet], args: argparse.Namespace) -> dict[str, A
         if file := getattr(args, option):
             more |= joins.join(sets, file, kinds)
     blocks = [block for one in sets for block in one.blocks]
-    near = projection.nearest(blocks, args.neighbors) if args.neighbors else None
-    if near:
-        offsets = pa.array(range(0, near[0].size + 1, args.neighbors), pa.int32())
-        lists = [pa.ListArray.from_arrays(offsets, values.reshape(-1)) for values in near]
+    near, n = None, sum(map(len, blocks))
+    if args.neighbors:
+        of_map = min(projection.N_NEIGHBORS, n) - 1 if args.projection == "umap" else 0  # found once for both
+        near = projection.nearest(blocks, max(args.neighbors, of_map))
+        offsets = pa.array(range(0, n * args.neighbors + 1, args.neighbors), pa.int32())
+        lists = [pa.ListArray.from_arrays(offsets, values[:, : args.neighbors].reshape(-1)) for values in near]
         more["neighbors"] = pa.StructArray.from_arrays(lists, ["ids", "distances"])
     if args.projection:
         vectors: Any = Blocks(blocks)

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Time and peak memory at 1, 4 and 16 times the input: crop, extract, evaluate and Parquet, each as a process of its own.
 
+Median time and largest memory of three runs.
+
 python benchmarks/growth.py
 python benchmarks/growth.py --scripts crop evaluate_combo
 """
@@ -15,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose crop.py is not the script
@@ -108,6 +111,9 @@ WORK: dict[str, Sized] = {
 }
 
 
+ANEW = {"crop": ["--overwrite"], "extract_embedding": ["--overwrite"]}  # else a second run has nothing to do
+
+
 def measure(script: str, options: list[str], folder: Path) -> tuple[float, float]:
     """Return (seconds of processor time, peak resident memory in MiB) of one run of the script."""
     command = [sys.executable, "-c", MEASURED, script, *options]
@@ -120,15 +126,17 @@ def measure(script: str, options: list[str], folder: Path) -> tuple[float, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scripts", nargs="+", choices=WORK, default=WORK, help="which to run (default: all)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs at each size (default: %(default)s)")
     args = parser.parse_args()
     rows, notes = [], []
     for script in args.scripts:
         seconds, peaks = [], []
         for times in TIMES:
             with tempfile.TemporaryDirectory() as name:
-                used, peak = measure(script, WORK[script](Path(name), times), Path(name))
-            seconds.append(used)
-            peaks.append(peak)
+                options = WORK[script](Path(name), times)
+                runs = [measure(script, [*options, *ANEW.get(script, [])], Path(name)) for _ in range(args.repeats)]
+            seconds.append(median(used for used, _ in runs))
+            peaks.append(max(peak for _, peak in runs))
         # What does not grow (imports, loading the model) cancels in differences.
         slope = (seconds[2] - seconds[1]) / (seconds[1] - seconds[0]) / ((TIMES[2] - TIMES[1]) / (TIMES[1] - TIMES[0]))
         unit = str(WORK[script].__doc__).rstrip(".")

@@ -20,6 +20,7 @@ import bench  # noqa: E402
 import numpy as np  # noqa: E402
 
 from common import embeddings, knn  # noqa: E402
+from common.coarse import BLOCK_ROWS, TILE, bfloat16_pays  # noqa: E402
 
 PEAK = """
 import re, sys
@@ -79,7 +80,7 @@ def main() -> None:
     index = faiss.IndexFlatIP(args.dim)
     index.add(unit_reference)
     coarse = [torch.from_numpy(rows).bfloat16() for rows in (unit_query, unit_reference)]
-    product = torch.empty(knn.TILE, knn.BLOCK_ROWS, dtype=torch.bfloat16)
+    product = torch.empty(TILE, BLOCK_ROWS, dtype=torch.bfloat16)
 
     def from_raw(k: int) -> None:
         rows, queries = reference.copy(), query.copy()  # faiss normalises in place
@@ -90,8 +91,8 @@ def main() -> None:
         fresh.search(queries, k)
 
     def multiply() -> None:
-        for r in coarse[1].split(knn.BLOCK_ROWS):
-            for q in coarse[0].split(knn.TILE):
+        for r in coarse[1].split(BLOCK_ROWS):
+            for q in coarse[0].split(TILE):
                 torch.mm(q, r.T, out=product[: len(q), : len(r)])
 
     aim = 1.5 if "amx_bf16" in bench.machine()["instructions"] else 1.0
@@ -113,7 +114,7 @@ def main() -> None:
                 "faiss, search alone": lambda k=k: index.search(unit_query, k),
                 "faiss, from the same arrays": lambda k=k: from_raw(k),
             },
-            limits={"the bfloat16 products alone": multiply} if knn._bfloat16_pays() else {},
+            limits={"the bfloat16 products alone": multiply} if bfloat16_pays() else {},
             reach={"faiss, search alone": aim, "faiss, from the same arrays": aim},
             repeats=args.repeats,
         )
@@ -130,6 +131,19 @@ def main() -> None:
             peers={"ours, references in memory": lambda: knn.search(query, reference, 20)},
             repeats=args.repeats,
         )
+    graph, unit_graph = reference[: args.references // 4], unit_reference[: args.references // 4]
+    among = faiss.IndexFlatIP(args.dim)
+    among.add(unit_graph)
+    rows += bench.compare(
+        f"the 15 nearest of each of {len(graph):,} rows among themselves",
+        lambda: knn.search_self(graph, 15),
+        peers={
+            "ours, a search of 16": lambda: knn.search(graph, graph, 16),
+            "faiss, search alone": lambda: among.search(unit_graph, 16),
+        },
+        reach={"faiss, search alone": aim},
+        repeats=args.repeats,
+    )
     for n_query, shards in ((5_000, 2), (200, 20)):
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(n_query), str(shards)],
@@ -145,7 +159,7 @@ def main() -> None:
         rows,
         notes=[
             "Ours checks and normalises its input in every run; faiss's search alone has it normalised and indexed before.",
-            f"The coarse type here is {'bfloat16' if knn._bfloat16_pays() else 'float32'}. Reach: 1.5 with AMX, 1.0 without.",
+            f"The coarse type here is {'bfloat16' if bfloat16_pays() else 'float32'}. Reach: 1.5 with AMX, 1.0 without.",
         ],
     )
 

@@ -49,15 +49,29 @@ def _crop_names(one: EmbeddingSet, prefix: str) -> Iterator[np.ndarray]:
         start = stop
 
 
-def image_names(one: EmbeddingSet, crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield, in pieces, the join keys of the source images.
+def image_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
+    """Return per set, in pieces, the join keys of the source images.
 
     Without the source image a crop is its own cluster; the prefix keeps it apart from images of the same name.
     """
+    return [_image_names(one, crops) for one, crops in zip(sets, crop_names(sets, side), strict=True)]
+
+
+def _image_names(one: EmbeddingSet, crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     for piece, crop in zip(pieces(one), crops, strict=True):
         key = fusion.sample_keys(piece)
         missing = key == ""
         yield np.where(missing, np.char.add("crop ", crop), key) if missing.any() else key
+
+
+def label_names(sets: Sequence[EmbeddingSet], level: int | None) -> list[Iterator[np.ndarray]]:
+    """Return per set, in pieces, the labels at this level."""
+    return [(piece.label(level) for piece in pieces(one)) for one in sets]
+
+
+def without_samples(sets: Sequence[EmbeddingSet]) -> list[str]:
+    """Return the files of sets in which a row does not name its source image."""
+    return [one.source for one in sets if any((piece.sample_ids == "").any() for piece in pieces(one))]
 
 
 def check(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], mode: str, k: int) -> None:

@@ -189,10 +189,11 @@ class Embedder:
         self._module = source if precision == "fp32" else lowered(source, precision, self.device.type)
         self._run: Callable[[torch.Tensor], torch.Tensor] = self._module
 
-    def settle(self, pixels: np.ndarray) -> None:
+    def settle(self, pixels: np.ndarray, known: str | None = None) -> None:
         """Under precision "auto", choose the fastest precision whose rows for `pixels` stay close to fp32's.
 
         They are compared on the (n, height, width, 3) uint8 images given; with none, or on hardware without bfloat16, fp32 stays.
+        `known` is the precision of the sets that this one will be compared with: it is taken if it is close enough, else fp32.
         """
         if self.settled or not len(pixels):
             return
@@ -202,6 +203,8 @@ class Embedder:
         self.use("fp32")  # an earlier set may have been finished in another precision
         exact = self(pixels)
         for precision in ("bf16", "mixed"):
+            if known not in (None, precision):
+                continue
             try:
                 self.use(precision)
                 if cosines(self(pixels), exact).min() >= PROBE_COSINE:

@@ -17,7 +17,6 @@ from common.cli import UsageError, UserError
 from common.combinations import Combination
 from common.decisions import Cost, Decisions, Tally
 from common.embeddings import EmbeddingSet
-from common.shards import pieces
 
 EXCLUDE = ("none", "self", "sample")
 
@@ -63,23 +62,21 @@ class Evaluator:
         self.depth = max(k, *metrics.RECALL_AT)
         comparability.check(references, queries, mode, k)
         everything = [*references, *queries]
-        self.classes, labels = comparability.code([_labels(one, label_level) for one in everything])
+        self.classes, labels = comparability.code(comparability.label_names(everything, label_level))
         # A reference's crop and image matter where a query has the same; the rest of their names need not be kept.
         self.crops, crops = comparability.code(comparability.crop_names(queries, "query"))
-        self.images, images = comparability.code(_images(queries, "query"))
-        own_crops = [
-            comparability.look_up(self.crops, names) for names in comparability.crop_names(references, "reference")
-        ]
-        own_images = [comparability.look_up(self.images, names) for names in _images(references, "reference")]
-        self.without_samples = [
-            one.source for one in everything if any((piece.sample_ids == "").any() for piece in pieces(one))
-        ]
+        self.images, images = comparability.code(comparability.image_names(queries, "query"))
+        reference_crops, reference_images = (
+            [comparability.look_up(values, names) for names in name(references, "reference")]
+            for values, name in ((self.crops, comparability.crop_names), (self.images, comparability.image_names))
+        )
+        self.without_samples = comparability.without_samples(everything)
         n = len(references)
         self.reference_label = dict(zip(self.references, labels[:n], strict=True))
         self.query_label = dict(zip(self.queries, labels[n:], strict=True))
-        self.reference_crop = dict(zip(self.references, own_crops, strict=True))
+        self.reference_crop = dict(zip(self.references, reference_crops, strict=True))
         self.query_crop = dict(zip(self.queries, crops, strict=True))
-        self.reference_image = dict(zip(self.references, own_images, strict=True))
+        self.reference_image = dict(zip(self.references, reference_images, strict=True))
         self.query_image = dict(zip(self.queries, images, strict=True))
         self._offset = dict(zip(self.references, np.cumsum([0, *map(len, references)]), strict=False))
         self._neighbour_label = np.concatenate([*self.reference_label.values(), [-1]])  # row -1 stands for no neighbour
@@ -300,15 +297,6 @@ _REASON = {
     "concat": "it needs the same IDs on both sides; use --pairing matched",
     "vote": "a query set has no references of its own model",
 }
-
-
-def _labels(one: EmbeddingSet, level: int | None) -> Iterator[np.ndarray]:
-    return (piece.label(level) for piece in pieces(one))
-
-
-def _images(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
-    named = zip(sets, comparability.crop_names(sets, side), strict=True)
-    return [comparability.image_names(one, crops) for one, crops in named]
 
 
 def _joined(parts: list[Decisions], name: str, width: int) -> np.ndarray:

@@ -5,7 +5,7 @@ an order that depends on the dimension only: equal rows get equal scores whereve
 lower row. It differs from the cosine in real numbers by about 1e-7 (1e-6 beyond 50,000 dimensions).
 
 **Candidates.** A block of references is multiplied with many queries at once: in bfloat16 where the processor is
-faster at that (`_bfloat16_pays` measures it once), else in float32. Such a coarse score c is within e of the score s:
+faster at that (`bfloat16_pays` measures it once), else in float32. Such a coarse score c is within e of the score s:
 
     operands   q' and r' are q and r rounded to the coarse type, dq = |q - q'| (measured), dr the largest |r - r'|:
                |q.r - q'.r'| = |(q - q').r + q'.(r - r')| <= dq + (1 + dq) dr
@@ -24,42 +24,20 @@ Memory: rows are taken in blocks of bounded size and in order, so shards may be 
 
 from __future__ import annotations
 
-import functools
-import math
-import time
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from common.pages import release
+from common.coarse import LANES, Room, Rows, Vectors, fill, shards_of
 
 if TYPE_CHECKING:
     import torch
 
-Vectors = np.ndarray | Sequence[np.ndarray]
 Neighbours = tuple[np.ndarray, np.ndarray]
 
-BLOCK_ROWS, BLOCK_FLOATS = 2**15, 2**25  # references (and queries) held in unit length at once: at most 128 MiB
-TILE = 1024  # queries multiplied with a block of references at once
-GROUP, LANES = 32, 64  # a group is up to GROUP columns, LANES apart because neighbouring rows are often alike
-LARGE = 10**9  # multiplications from which the measurement of `_bfloat16_pays` pays
 STEP = 2**22  # columns looked at for candidates at once
-
-
-class _Rows(NamedTuple):
-    """Unit rows (n, dim) float32, the same in the coarse type and on the device, and |unit - coarse| (n,)."""
-
-    unit: torch.Tensor
-    coarse: torch.Tensor
-    error: torch.Tensor
-
-    def part(self, rows: Any) -> _Rows:
-        return _Rows(self.unit[rows], self.coarse[rows], self.error[rows])
-
-    def in_float32(self) -> _Rows:
-        return _Rows(self.unit, self.unit, self.error * 0)
 
 
 def search(query: Vectors, reference: Vectors, k: int, *, device: str = "auto") -> Neighbours:
@@ -88,102 +66,150 @@ def search_excluding(
     Groups are int codes (n_query,) and (n_ref,); a query of group -1 leaves out none. Where fewer than k references are
     left, the row ends in similarity -inf and index -1.
     """
-    import torch
-
-    queries, references = _shards(query, "query"), _shards(reference, "reference")
+    queries, references = shards_of(query, "query"), shards_of(reference, "reference")
     n_query, n_ref, dim = sum(map(len, queries)), sum(map(len, references)), references[0].shape[1]
     if queries[0].shape[1] != dim:
         raise ValueError(f"queries of {queries[0].shape[1]} dimensions can't be compared with references of {dim}")
     if not 1 <= k <= n_ref:
         raise ValueError(f"k is {k}; it must be from 1 to the number of references, {n_ref}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    large = n_query >= 64 and n_query * n_ref * dim >= LARGE
-    dtype = torch.bfloat16 if device == "cpu" and large and _bfloat16_pays() else torch.float32
-
-    size = max(1, min(BLOCK_ROWS, BLOCK_FLOATS // dim))
-    q_space, r_space = (_space(min(size, n), dim, dtype, device) for n in (n_query, n_ref))
-    scratch = torch.empty(min(TILE, n_query) * (len(r_space.unit) + GROUP * LANES), device=device)
-    similarities, indices = np.full((n_query, k), -np.inf, np.float32), np.full((n_query, k), -1, np.int64)
-    for q_start in range(0, n_query, size):
-        q_block = _fill(q_space, queries, "query", q_start, min(q_start + size, n_query))
-        for start in range(0, n_ref, size):
-            stop = min(start + size, n_ref)
-            _fill(r_space, references, "reference", start, stop)
-            for at in range(0, len(q_block.unit), TILE):
-                q = q_block.part(slice(at, at + TILE))
-                rows = np.arange(q_start + at, q_start + at + len(q.unit))
+    room = Room(n_query, n_ref, dim, k, device)
+    q_space, r_space, best = *room.spaces, _Best(n_query, k)
+    for q_start in range(0, n_query, room.size):
+        q_block = fill(q_space, queries, "query", q_start, min(q_start + room.size, n_query))
+        for start in range(0, n_ref, room.size):
+            r_block = fill(r_space, references, "reference", start, min(start + room.size, n_ref))
+            for tile in room.tiles(q_block):
+                q = q_block.part(tile)
+                rows = np.arange(len(q.unit)) + q_start + tile.start
                 excluded = None
                 if query_groups is not None and reference_groups is not None:
                     mine = query_groups[rows, None]
-                    excluded = torch.from_numpy((mine == reference_groups[start:stop]) & (mine >= 0))
-                floor = torch.from_numpy(similarities[rows, -1])
-                found, many = _search_block(q, r_space, start, stop, k, floor, excluded, scratch)
-                if len(many):
-                    less = None if excluded is None else excluded[many]
-                    q32, r32 = q.part(many).in_float32(), r_space.in_float32()
-                    more, _ = _search_block(q32, r32, start, stop, k, floor[many], less, scratch)
-                    found += [(many[some], neighbours) for some, neighbours in more]
+                    excluded = (mine == reference_groups[start : start + len(r_block.unit)]) & (mine >= 0)
+                scores = room.multiply(q, r_block, excluded)
+                many = best.add(rows, start, _candidates(scores.by_row(), q, r_block, k, best.floor(rows)))
+                _again(room, best, rows, q, start, r_block, many, excluded)
                 if 2 * len(many) > len(rows):  # scores too close for bfloat16: do without it from here on
-                    q_space, q_block, r_space = q_space.in_float32(), q_block.in_float32(), r_space.in_float32()
-                for some, neighbours in found:
-                    to = rows[some]
-                    similarities[to], indices[to] = merge([(similarities[to], indices[to]), neighbours], k)
-    return similarities, indices
+                    q_space, q_block = q_space.in_float32(), q_block.in_float32()
+                    r_space, r_block = r_space.in_float32(), r_block.in_float32()
+    return best.similarities, best.indices
 
 
-def _search_block(
-    q: _Rows,
-    r: _Rows,
+def search_self(vectors: Vectors, k: int, *, device: str = "auto") -> Neighbours:
+    """Return the k nearest other rows of every row: (similarities (n, k) float32, indices (n, k) int64), sorted as by `search`.
+
+    A product of two rows serves both, so this takes little more than half as long as a search of the rows among themselves.
+    Raises ValueError as `search` does, for k >= n too.
+    """
+    shards = shards_of(vectors, "vector")
+    n, dim = sum(map(len, shards)), shards[0].shape[1]
+    if not 1 <= k < n:
+        raise ValueError(f"k is {k}; it must be from 1 to the number of other rows, {n - 1}")
+    room = Room(n, n, dim, k, device)
+    space, other_space, best = *room.spaces, _Best(n, k)
+    for start in range(0, n, room.size):
+        block = fill(space, shards, "vector", start, min(start + room.size, n))
+        for other_start in range(start, n, room.size):
+            same = other_start == start
+            other = block if same else fill(other_space, shards, "vector", other_start, min(other_start + room.size, n))
+            for tile in room.tiles(block):
+                first = tile.start if same else 0  # rows before have met these already
+                q, r = block.part(tile), other.part(slice(first, None))
+                rows, columns = (
+                    np.arange(len(q.unit)) + start + tile.start,
+                    np.arange(len(r.unit)) + other_start + first,
+                )
+                itself = np.eye(len(rows), dtype=bool) if same else None
+                scores, back = room.multiply(q, r, itself), len(q.unit) if same else 0
+                many = best.add(rows, columns[0], _candidates(scores.by_row(), q, r, k, best.floor(rows)))
+                theirs, later = r.part(slice(back, None)), columns[back:]
+                if len(later):
+                    found = _candidates(scores.by_column(back), theirs, q, k, best.floor(later))
+                    more = best.add(later, rows[0], found)
+                    _again(room, best, later, theirs, rows[0], q, more, None)
+                _again(room, best, rows, q, columns[0], r, many, itself)
+                if 2 * len(many) > len(rows):
+                    space, block = space.in_float32(), block.in_float32()
+                    other_space, other = other_space.in_float32(), other.in_float32()
+    return best.similarities, best.indices
+
+
+class _Best:
+    """The k nearest neighbours of n rows so far: similarities (n, k) float32 from -inf, indices (n, k) int64 from -1."""
+
+    def __init__(self, n: int, k: int) -> None:
+        self.similarities, self.indices = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int64)
+
+    def floor(self, rows: np.ndarray) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(self.similarities[rows, -1])
+
+    def add(self, rows: np.ndarray, start: int, found: _Found) -> np.ndarray:
+        """Merge what was found for these rows among the references from `start` on; returns who had too many candidates."""
+        for some, (similarities, indices) in found.neighbours:
+            to = rows[some]
+            shifted = similarities, np.where(indices < 0, -1, indices + start)
+            parts = [(self.similarities[to], self.indices[to]), shifted]
+            self.similarities[to], self.indices[to] = merge(parts, self.indices.shape[1])
+        return found.many
+
+
+def _again(
+    room: Room,
+    best: _Best,
+    rows: np.ndarray,
+    q: Rows,
     start: int,
-    stop: int,
-    k: int,
-    floor: torch.Tensor,
-    excluded: torch.Tensor | None,
-    scratch: torch.Tensor,
-) -> tuple[list[tuple[Any, Neighbours]], np.ndarray]:
-    """Score what may be among the k nearest of queries q in references `start` to `stop`, which are the rows of r.
+    r: Rows,
+    many: np.ndarray,
+    excluded: np.ndarray | None,
+) -> None:
+    """Search the queries that had too many candidates in bfloat16 once more, in float32."""
+    if len(many):
+        q32, r32 = q.part(many).in_float32(), r.in_float32()
+        scores = room.multiply(q32, r32, None if excluded is None else excluded[many])
+        best.add(
+            rows[many], start, _candidates(scores.by_row(), q32, r32, len(best.indices[0]), best.floor(rows[many]))
+        )
 
-    Returns [(rows of q, their candidates, padded with -inf and -1)] and the queries left out, in bfloat16 only, because
-    they had too many. `floor` (n_query,) is the k-th best score so far, `excluded` (n_query, stop - start) bool.
+
+class _Found(NamedTuple):
+    """[(rows of the queries, their candidates' scores and columns, padded with -inf and -1)], the queries left out."""
+
+    neighbours: list[tuple[Any, Neighbours]]
+    many: np.ndarray
+
+
+def _candidates(columns: torch.Tensor, q: Rows, r: Rows, k: int, floor: torch.Tensor) -> _Found:
+    """Score what may be among the k nearest of queries q in references r, by their coarse scores (n_query, tiles, group, LANES).
+
+    Left out, in bfloat16 only, are queries with too many candidates. `floor` (n_query,) is the k-th best score so far.
     """
     import torch
 
-    n = stop - start
-    group = max(1, min(GROUP, n // (4 * k)))
-    tiles = -(-n // (group * LANES))
-    group = -(-n // (tiles * LANES))  # no larger than that many tiles need
-    shape = len(q.unit), tiles, group, LANES
-    columns = scratch.view(q.coarse.dtype)[: math.prod(shape)].view(shape)
-    scores = columns.flatten(1)
-    _multiply(q.coarse, r.coarse[:n], scores[:, :n])
-    scores[:, n:] = -torch.inf
-    if excluded is not None:
-        scores[:, :n].masked_fill_(excluded.to(scores.device), -torch.inf)
+    group = columns.shape[2]
     maxima = columns.amax(2)
-
-    error = 1.01 * (q.error + (1 + q.error) * r.error[:n].max()) + q.unit.shape[1] * 2.0**-22 + 2.0**-20
-    if scores.device.type == "cuda":
+    error = 1.01 * (q.error + (1 + q.error) * r.error.max()) + q.unit.shape[1] * 2.0**-22 + 2.0**-20
+    if columns.device.type == "cuda":
         error += 2.0**-9  # a float32 product may be computed in TF32 there, which rounds both operands to 2^-10
     threshold = torch.maximum(_reached(maxima, k) - error, floor) - error
-    threshold = threshold.to(scores).clamp(min=torch.finfo(scores.dtype).min)[:, None]
+    threshold = threshold.to(columns).clamp(min=torch.finfo(columns.dtype).min)[:, None]
     close = maxima.flatten(1) >= threshold
-    many = close.sum(1) > (4 * k + 64 if scores.dtype == torch.bfloat16 else n)
-    if many.any():
-        close &= ~many[:, None]
+    count = close.sum(1)
+    many = count > (4 * k + 64 if columns.dtype == torch.bfloat16 else len(r.unit))
+    busy = ((count > 0) & ~many).nonzero()[:, 0]
 
     found: list[tuple[Any, Neighbours]] = []
-    step = max(1, STEP // (int(close.sum(1).max()) * group + k))
-    for at in range(0, len(close), step):
-        some = slice(at, min(at + step, len(close)))
+    step = max(1, STEP // (int(count[busy].max()) * group + k)) if len(busy) else 1
+    for at in range(0, len(busy), step):
+        some = busy[at : at + step]
         row, of = close[some].nonzero(as_tuple=True)
         tile, lane = of // LANES, of % LANES
-        pair, member = (columns[some][row, tile, :, lane] >= threshold[some][row]).nonzero(as_tuple=True)
+        pair, member = (columns[some[row], tile, :, lane] >= threshold[some[row]]).nonzero(as_tuple=True)
         column = (tile[pair] * group + member) * LANES + lane[pair]
-        similarities, indices = _score(q.unit[some], r.unit[:n], row[pair].cpu(), column.cpu())
-        indices[indices >= 0] += start
-        found.append((np.arange(some.start, some.stop), (similarities, indices)))
-    return found, many.nonzero()[:, 0].cpu().numpy()
+        rows = some.cpu()
+        found.append((rows.numpy(), _score(q.unit[rows], r.unit, row[pair].cpu(), column.cpu())))
+    return _Found(found, many.nonzero()[:, 0].cpu().numpy())
 
 
 def _reached(maxima: torch.Tensor, k: int) -> torch.Tensor:
@@ -212,78 +238,6 @@ def _score(q: torch.Tensor, r: torch.Tensor, row: torch.Tensor, column: torch.Te
     similarities[row, slot] = torch.sparse.sampled_addmm(pairs, q, r.T, beta=0).values()
     columns[row, slot] = column
     return similarities.numpy(), columns.numpy()
-
-
-def _multiply(q: torch.Tensor, r: torch.Tensor, out: torch.Tensor) -> None:
-    import torch
-
-    if out.dtype == torch.float32 and out.device.type == "cpu":
-        np.matmul(q.numpy(), r.numpy().T, out=out.numpy())  # OpenBLAS: torch's own is half as fast on AMD
-    else:
-        torch.mm(q, r.T, out=out)
-
-
-@functools.cache
-def _bfloat16_pays() -> bool:
-    """Whether this processor multiplies matrices in bfloat16 clearly faster than in float32: measured, in some 20 ms."""
-    import torch
-
-    def seconds(dtype: torch.dtype) -> float:
-        q, r, out = (torch.ones(shape, dtype=dtype) for shape in ((256, 256), (2048, 256), (256, 2048)))
-        times = []
-        for _ in range(4):
-            start = time.perf_counter()
-            _multiply(q, r, out)
-            times.append(time.perf_counter() - start)
-        return min(times[1:])
-
-    return seconds(torch.float32) > 1.2 * seconds(torch.bfloat16)
-
-
-def _shards(vectors: Vectors, name: str) -> list[np.ndarray]:
-    parts: Sequence[Any] = vectors if isinstance(vectors, (list, tuple)) else [vectors]
-    shards = [part if hasattr(part, "shape") else np.asarray(part) for part in parts]
-    if not shards or any(len(s.shape) != 2 or s.shape[1] == 0 or s.shape[1] != shards[0].shape[1] for s in shards):
-        raise ValueError(f"{name} vectors must have the shape (n, dim), not {', '.join(str(s.shape) for s in shards)}")
-    return shards
-
-
-def _space(n: int, dim: int, dtype: torch.dtype, device: str) -> _Rows:
-    import torch
-
-    unit = torch.empty(n, dim)
-    coarse = unit if dtype == torch.float32 and device == "cpu" else torch.empty(n, dim, dtype=dtype, device=device)
-    return _Rows(unit, coarse, torch.zeros(n))
-
-
-def _fill(space: _Rows, shards: list[np.ndarray], name: str, start: int, stop: int) -> _Rows:
-    """Put rows `start` to `stop` of the shards into `space`, in unit length."""
-    import torch
-
-    chunk, offset = max(1, 2**21 // space.unit.shape[1]), 0  # a chunk stays in the cache from one step to the next
-    for shard in shards:
-        last = min(stop - offset, len(shard))
-        for a in range(max(start - offset, 0), last, chunk):
-            b = min(a + chunk, last)
-            rows = torch.from_numpy(np.require(shard[a:b], np.float32, ["C", "W"]))  # torch can't take read-only arrays
-            norms = torch.linalg.vector_norm(rows, dim=1)
-            into = space.part(slice(offset + a - start, offset + b - start))
-            torch.div(rows, norms[:, None], out=into.unit)
-            odd = (~((norms > 1e-15) & (norms < 1e15))).nonzero()[
-                :, 0
-            ]  # squares beyond float32, or no direction at all
-            if len(odd):
-                norms = torch.linalg.vector_norm(rows[odd].double(), dim=1)
-                bad = odd[~(torch.isfinite(norms) & (norms > 0))]
-                if len(bad):
-                    raise ValueError(f"{name} row {offset + a + int(bad[0])} is zero or not finite: it has no cosine")
-                into.unit[odd] = (rows[odd].double() / norms[:, None]).float()
-            if into.coarse.data_ptr() != into.unit.data_ptr():
-                into.coarse.copy_(into.unit)
-                into.error.copy_(torch.linalg.vector_norm(into.unit - into.coarse.cpu(), dim=1))
-        release(shard)
-        offset += len(shard)
-    return space.part(slice(0, stop - start))
 
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:

@@ -73,6 +73,16 @@ class OutputSet:
             "or choose another --id or --output_root"
         )
 
+    def precision_of_others(self, record: dict[str, Any]) -> str | None:
+        """Return the precision of the folder's finished sets of the same data set and model, None where there are none."""
+        for path in sorted(self.folder.glob("*.npz")):
+            meta: dict[str, Any] = {}
+            with contextlib.suppress(UserError, OSError):  # a file that cannot be read is none of this set's business
+                meta = self._meta(path)
+            if all(meta.get(key) == record[key] for key in ("dataset_name", "fingerprint")) and meta.get("precision"):
+                return str(meta["precision"])
+        return None
+
     def open(self, record: dict[str, Any], dim: int) -> RowFile:
         """Return the rows so far of the run with this record, empty unless it is the unfinished run's."""
         if self._unfinished_record() != json.loads(json.dumps(record)):

@@ -50,15 +50,8 @@ def nearest(blocks: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarra
     """
     from common import knn
 
-    blocks, start, parts = list(blocks), 0, []
-    for block in blocks:
-        similarities, indices = knn.search(block, blocks, k + 1)
-        own = indices == np.arange(start, start + len(block))[:, None]
-        own[~own.any(axis=1), -1] = True  # rows equal to it, of lower number, took its place
-        distances = np.clip(1 - similarities.astype(np.float64), 0, 2)
-        parts.append((indices[~own].reshape(-1, k), distances[~own].reshape(-1, k)))
-        start += len(block)
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    similarities, indices = knn.search_self(list(blocks), k)
+    return indices, np.clip(1 - similarities.astype(np.float64), 0, 2)
 
 
 def pca(vectors: np.ndarray, dimensions: int) -> np.ndarray:

@@ -26,8 +26,8 @@ class _Replica:
         names = ("spec", "options", "fingerprint", "preprocess", "dim", "settled", "precision", "compiled")
         return {"device": str(self.embedder.device), **{name: getattr(self.embedder, name) for name in names}}
 
-    def settle(self, pixels: np.ndarray) -> str:
-        self.embedder.settle(pixels)
+    def settle(self, pixels: np.ndarray, known: str | None) -> str:
+        self.embedder.settle(pixels, known)
         return self.embedder.precision
 
     def compile(self, precision: str, pixels: np.ndarray) -> float | None:
@@ -128,10 +128,10 @@ class Replicas:
             self._failures = 0
             self._under_way[actor] = []
 
-    def settle(self, pixels: np.ndarray) -> None:
+    def settle(self, pixels: np.ndarray, known: str | None = None) -> None:
         """Choose the precision as Embedder.settle does, on one replica, for all."""
         if not self.settled:
-            self.settled, self.precision = True, self._ask("settle", pixels)
+            self.settled, self.precision = True, self._ask("settle", pixels, known)
 
     def use(self, precision: str) -> None:
         self.precision, self.compiled, self._sample = precision, False, None

@@ -9,7 +9,15 @@ import sys
 
 import pytest
 
-PURE = ("knn", "metrics", "statistics", "fusion", "combinations", "projection")  # touch no disk, print nothing
+PURE = (
+    "coarse",
+    "knn",
+    "metrics",
+    "statistics",
+    "fusion",
+    "combinations",
+    "projection",
+)  # touch no disk, print nothing
 HEAVY = (
     "torch",
     "torchvision",

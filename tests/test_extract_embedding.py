@@ -489,3 +489,12 @@ def test_the_sample_is_spread_and_readable(work):
     assert len(extraction.sample([*paths[:2], work / "absent.png"], embedder)) == 2
     assert extraction.sample([work / "absent.png"], embedder).shape == (0, 32, 32, 3)
     assert json.dumps(embedder.preprocess.as_dict())
+
+
+def test_sets_beside_each_other_are_computed_alike(work):
+    """A loop over paddings starts the script for each: auto goes by the sets of the same model that are there."""
+    (work / "embeddings").mkdir()
+    (work / "embeddings" / "another_tool.npz").write_bytes(b"no archive")
+    assert run("--data_root", "crops", "--precision", "fp32") == 0
+    assert run("--data_root", "crops", "--id", "10") == 0
+    assert embeddings.load(work / "embeddings" / "crops_10_train.npz").meta["precision"] == "fp32"

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from common import coarse as coarse_scores
 from common import knn
 from common.embeddings import Blocks
 
@@ -53,10 +54,10 @@ def check(query, reference, k, found, allowed=None):
 @pytest.fixture(params=["float32", "bfloat16"])
 def coarse(request, monkeypatch):
     """Both coarse types, whatever this processor is good at, in blocks small enough for several."""
-    monkeypatch.setattr(knn, "LARGE", 0)
-    monkeypatch.setattr(knn, "_bfloat16_pays", lambda: request.param == "bfloat16")
-    monkeypatch.setattr(knn, "BLOCK_ROWS", 700)
-    monkeypatch.setattr(knn, "TILE", 128)
+    monkeypatch.setattr(coarse_scores, "LARGE", 0)
+    monkeypatch.setattr(coarse_scores, "bfloat16_pays", lambda: request.param == "bfloat16")
+    monkeypatch.setattr(coarse_scores, "BLOCK_ROWS", 700)
+    monkeypatch.setattr(coarse_scores, "TILE", 128)
     return request.param
 
 
@@ -154,11 +155,11 @@ def test_rounding_that_conspires_against_the_nearest(coarse):
 
 @pytest.mark.parametrize("excluding", [False, True])
 def test_scores_too_close_for_bfloat16_are_searched_again_in_float32(monkeypatch, excluding):
-    monkeypatch.setattr(knn, "LARGE", 0)
-    monkeypatch.setattr(knn, "_bfloat16_pays", lambda: True)
+    monkeypatch.setattr(coarse_scores, "LARGE", 0)
+    monkeypatch.setattr(coarse_scores, "bfloat16_pays", lambda: True)
     again = []
-    in_float32 = knn._Rows.in_float32
-    monkeypatch.setattr(knn._Rows, "in_float32", lambda rows: again.append(len(rows.unit)) or in_float32(rows))
+    in_float32 = coarse_scores.Rows.in_float32
+    monkeypatch.setattr(coarse_scores.Rows, "in_float32", lambda rows: again.append(len(rows.unit)) or in_float32(rows))
     rng = np.random.default_rng(0)
     query, reference = rng.standard_normal((100, 32)), rng.standard_normal((9000, 32))
     reference[:6000] = reference[0] + 1e-3 * reference[:6000]  # so alike that bfloat16 can't tell
@@ -181,11 +182,43 @@ def test_the_bound_of_the_docstring_holds(dim, skew, seed):
     rng = np.random.default_rng(seed)
     rows = (rng.standard_normal((60, dim)) + skew).astype(np.float32)
     rows[-1] = rows[0]
-    block = knn._fill(knn._space(60, dim, torch.bfloat16, "cpu"), [rows], "row", 0, 60)
+    block = coarse_scores.fill(coarse_scores._space(60, dim, torch.bfloat16, "cpu"), [rows], "row", 0, 60)
     error = block.error + (1 + block.error) * block.error.max() + dim * 2.0**-22 + 2.0**-20
     difference = np.abs((block.coarse.double() @ block.coarse.double().T).numpy() - cosines(rows, rows))
     assert (difference <= error.double().numpy()[:, None]).all()
     assert 0 <= block.error.max() <= 2.0**-8 * 1.01
+
+
+@pytest.mark.parametrize("k", [1, 20, 200, 1899])
+@pytest.mark.parametrize("spread", [0.01, 0.5, 3.0])
+def test_the_neighbours_among_the_rows_themselves(coarse, k, spread):
+    """Three blocks and fifteen tiles, the last of each short; copies among the rows; a row is never its own neighbour."""
+    rows = clustered(np.random.default_rng(k), n_ref=1900, spread=spread)[1]
+    found = knn.search_self(rows, k)
+    check(rows, rows, k, found, ~np.eye(1900, dtype=bool))
+    own = np.arange(1900)
+    again = knn.search_excluding(rows, rows, k, own, own)
+    np.testing.assert_array_equal(found[0], again[0])
+    np.testing.assert_array_equal(found[1], again[1])
+    cut = knn.search_self([rows[:1], rows[1:650], rows[650:]], k)
+    np.testing.assert_array_equal(cut[1], found[1])
+
+
+def test_rows_too_alike_for_bfloat16_have_exact_neighbours_among_themselves(coarse):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((1500, 32))
+    rows[200:1300] = rows[0] + 1e-3 * rows[200:1300]
+    rows[1300:1320] = rows[7]  # equal rows on both sides of a block
+    rows = rows.astype(np.float32)
+    check(rows, rows, 30, knn.search_self(rows, 30), ~np.eye(1500, dtype=bool))
+
+
+@pytest.mark.parametrize(("n", "k"), [(2, 1), (3, 2), (65, 64), (129, 3)])
+def test_few_rows_among_themselves(coarse, n, k):
+    rows = np.random.default_rng(n).standard_normal((n, 5)).astype(np.float32)
+    check(rows, rows, k, knn.search_self(rows, k), ~np.eye(n, dtype=bool))
+    with pytest.raises(ValueError, match="other rows"):
+        knn.search_self(rows, n)
 
 
 def test_hundreds_of_equal_rows_tie_by_index_in_every_block(coarse):
@@ -298,6 +331,7 @@ def test_memory_does_not_grow_with_the_references(root):
     code = """
 import re
 import numpy as np
+from common import coarse as coarse_scores
 from common import knn
 rows = np.random.default_rng(0).standard_normal((16384, 64), dtype=np.float32)
 for shards in (2, 4, 40):

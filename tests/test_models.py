@@ -150,6 +150,10 @@ def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos):
     embedder.settle(pixels)
     assert embedder.precision in ("bf16", "mixed")
     assert cosine(embedder(pixels), exact).min() >= precision.MIN_COSINE
+    for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
+        beside = models.load()
+        beside.settle(pixels, known)
+        assert beside.precision == expected
     strict = models.load()
     monkeypatch.setattr("common.embedder.PROBE_COSINE", 1.1)
     strict.settle(pixels)
