@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from common.coarse import LANES, Room, Rows, Vectors, fill, shards_of
+from common.coarse import LANES, TILE, Room, Rows, Vectors, fill, shards_of
 
 if TYPE_CHECKING:
     import torch
@@ -188,11 +188,14 @@ def _candidates(columns: torch.Tensor, q: Rows, r: Rows, k: int, floor: torch.Te
     import torch
 
     group = columns.shape[2]
-    maxima = columns.amax(2)
+    # Reduced in the order in which the scores lie in memory, which is ten times as fast where they are cut by column.
+    maxima = columns.amax(2) if columns.stride(3) == 1 else columns.permute(1, 2, 3, 0).amax(1).permute(2, 0, 1)
     error = 1.01 * (q.error + (1 + q.error) * r.error.max()) + q.unit.shape[1] * 2.0**-22 + 2.0**-20
     if columns.device.type == "cuda":
         error += 2.0**-9  # a float32 product may be computed in TF32 there, which rounds both operands to 2^-10
-    threshold = torch.maximum(_reached(maxima, k) - error, floor) - error
+    if len(r.unit) > TILE or floor.min() == -torch.inf:  # few references seldom raise the floor that many have set
+        floor = torch.maximum(_reached(maxima, k) - error, floor)
+    threshold = floor - error
     threshold = threshold.to(columns).clamp(min=torch.finfo(columns.dtype).min)[:, None]
     close = maxima.flatten(1) >= threshold
     count = close.sum(1)
