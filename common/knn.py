@@ -19,6 +19,8 @@ far cheaper than the k-th largest score. Then the k-th best score is at least t 
 blocks), and a row of the true top k has s >= t, so c >= t - e. Every row with c >= t - e is scored. Data of very close
 scores cost time, never a neighbour: a query with many candidates in bfloat16 is searched again in float32 (smaller e).
 
+Among the rows themselves a product serves both of its rows: its table of scores is cut into groups by row, then by column.
+
 Memory: rows are taken in blocks of bounded size and in order, so shards may be memory-mapped files of any size.
 """
 
@@ -114,10 +116,8 @@ def search_self(vectors: Vectors, k: int, *, device: str = "auto") -> Neighbours
             for tile in room.tiles(block):
                 first = tile.start if same else 0  # rows before have met these already
                 q, r = block.part(tile), other.part(slice(first, None))
-                rows, columns = (
-                    np.arange(len(q.unit)) + start + tile.start,
-                    np.arange(len(r.unit)) + other_start + first,
-                )
+                rows = np.arange(len(q.unit)) + start + tile.start
+                columns = np.arange(len(r.unit)) + other_start + first
                 itself = np.eye(len(rows), dtype=bool) if same else None
                 scores, back = room.multiply(q, r, itself), len(q.unit) if same else 0
                 many = best.add(rows, columns[0], _candidates(scores.by_row(), q, r, k, best.floor(rows)))
