@@ -1,13 +1,14 @@
 # make demo   draw annotated shelf photos and run the whole padding study on them (sets everything up by itself)
 # make test   the tests (sets everything up by itself)        make check   lint, types, import rules
 # make bench  measure against peers and limits                make test-cluster  a Ray cluster of several nodes, and what kills them
+#                                                             make test-milvus  the tests of indexes on a real Milvus server
 #                                                             make test-all  all of it, with the long simulations and kill tests
 VENV ?= .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test test-cluster test-all check bench clean
+.PHONY: demo test test-cluster test-milvus test-all check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -15,10 +16,13 @@ demo: $(VENV)/.installed
 	PYTHON=$(abspath $(PY)) bash examples/padding_sweep.sh $(DEMO)/shelf $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest -m "not slow and not cluster"
+	$(PY) -m pytest -m "not slow and not cluster and not server"
 
 test-cluster: $(VENV)/.installed-dev
 	$(PY) -m pytest -m cluster -n 0
+
+test-milvus: $(VENV)/.installed-dev
+	$(PY) -m pytest -m server -n 0
 
 test-all: $(VENV)/.installed-dev
 	$(PY) -m pytest

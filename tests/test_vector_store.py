@@ -33,16 +33,11 @@ def server():
         pytest.skip(f"no Milvus server: {why}")
 
 
-@pytest.fixture(params=["lite", "server"])
+@pytest.fixture(params=["lite", pytest.param("server", marks=pytest.mark.server)])
 def uri(request, tmp_path):
     if request.param == "lite":
         return str(tmp_path / "index.db")
     return request.getfixturevalue("server").uri
-
-
-LONG_ON_A_SERVER = pytest.mark.parametrize(
-    "uri", ["lite", pytest.param("server", marks=pytest.mark.slow)], indirect=True
-)
 
 
 @pytest.fixture
@@ -192,7 +187,6 @@ def stop_at(monkeypatch, number):
     return lambda: monkeypatch.setattr(Store, "upsert", put)
 
 
-@LONG_ON_A_SERVER
 def test_a_killed_update_keeps_what_was_there_and_goes_on(uri, name, npz, tmp_path, monkeypatch):
     vectors, codes = clustered()
     labels = [f"fruit/kind {code}" for code in codes]
@@ -215,7 +209,6 @@ def test_a_killed_update_keeps_what_was_there_and_goes_on(uri, name, npz, tmp_pa
         assert not any("interrupted" in line for line in indexing.describe(store, name))
 
 
-@LONG_ON_A_SERVER
 @pytest.mark.parametrize("stage", ["rows", "rename"])
 def test_a_killed_overwrite_is_the_old_index_or_goes_on(uri, name, npz, monkeypatch, stage):
     vectors = clustered()[0]
@@ -249,6 +242,7 @@ def stop_here():
     raise KeyboardInterrupt
 
 
+@pytest.mark.server
 def test_a_server_killed_in_the_middle_is_one_sentence_and_nothing_is_lost(
     server, name, npz, tmp_path, monkeypatch, capsys
 ):
