@@ -99,7 +99,8 @@ def search_excluding(
 def search_self(vectors: Vectors, k: int, *, device: str = "auto") -> Neighbours:
     """Return the k nearest other rows of every row: (similarities (n, k) float32, indices (n, k) int64), sorted as by `search`.
 
-    A product of two rows serves both, so this takes little more than half as long as a search of the rows among themselves.
+    A product of two rows serves both, so this needs half of the products of search(vectors, vectors, k + 1), and leaves out the
+    row itself, not one that equals it.
     Raises ValueError as `search` does, for k >= n too.
     """
     shards = shards_of(vectors, "vector")
