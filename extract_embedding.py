@@ -17,7 +17,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ def extract(
             cli.note(f"{output.stem}: complete already")
             return finish(output, output.found(), args)
         images = [manifest.root / path for path in manifest.paths]
-        choose(embedder, record, output.precision_of_others(wanted), images, args)
+        choose(embedder, record, lambda: output.precision_of_others(wanted), images, args)
         record = {**wanted, "precision": embedder.precision, "compiled": embedder.compiled}
         rows = output.open(record, embedder.dim)
         done = first = min(rows.batches * args.batch_size, len(images))
@@ -101,15 +101,16 @@ def finish(output: OutputSet, paths: list[Path], args: argparse.Namespace) -> li
 def choose(
     embedder: Embedder | Replicas,
     record: dict[str, Any] | None,
-    known: str | None,
+    beside: Callable[[], str | None],
     images: Sequence[Path],
     args: argparse.Namespace,
 ) -> None:
-    """Set precision and compilation: those of the unfinished run, else the `known` ones of the sets beside it, else what pays."""
+    """Set precision and compilation: those of the unfinished run, else that of the sets `beside`, else what pays."""
     from common import extraction
 
     sample = extraction.sample(images, embedder, max_pixels=args.max_pixels)
     if record is None and not embedder.settled:
+        known = beside()
         embedder.settle(sample, known)
         cli.note(f"computing in {embedder.precision} on {embedder.device}")
         if known not in (None, embedder.precision):

@@ -21,14 +21,15 @@ def code(columns: Iterable[Iterable[np.ndarray]]) -> tuple[np.ndarray, list[np.n
     ]
 
 
-def look_up(values: np.ndarray, column: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the int64 code of each entry among the sorted distinct texts `values`; -1 where it is none of them."""
-    codes = []
-    for piece in column:
-        own, inverse = np.unique(piece, return_inverse=True)
-        at = np.minimum(np.searchsorted(values, own), len(values) - 1)
-        codes.append(np.where(values[at] == own, at, -1)[inverse.ravel()])
-    return np.concatenate(codes)
+def look_up(values: np.ndarray, columns: Iterable[Iterable[np.ndarray]]) -> list[np.ndarray]:
+    """Return per column the int64 code of each entry among the sorted distinct texts `values`; -1 where it is none of them."""
+    return [np.concatenate([_codes(values, piece) for piece in column]) for column in columns]
+
+
+def _codes(values: np.ndarray, piece: np.ndarray) -> np.ndarray:
+    own, inverse = np.unique(piece, return_inverse=True)
+    at = np.minimum(np.searchsorted(values, own), len(values) - 1)
+    return np.where(values[at] == own, at, -1)[inverse.ravel()]
 
 
 def crop_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:

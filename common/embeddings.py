@@ -19,6 +19,7 @@ from common.pages import release
 
 FORMAT_VERSION = 1
 SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
+TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
 _SPLITS = ("train", "test", "val", "valid", "validation", "all")
 _TEXT_FIELDS = ("labels", "class_names", "targets", "classes", "crop_ids", "ids", "dolt_ids", "sample_ids", "paths")
 
@@ -134,7 +135,7 @@ class EmbeddingSet:
 
     def take(self, rows: np.ndarray) -> EmbeddingSet:
         """Return the set of the given rows (a boolean mask or indices), in that order."""
-        arrays = {name: getattr(self, name)[rows] for name in ("vectors", "labels", "crop_ids", "sample_ids", "paths")}
+        arrays = {name: getattr(self, name)[rows] for name in ("vectors", *TEXTS)}
         return EmbeddingSet(**arrays, meta=self.meta)
 
     def renamed(self, **meta: object) -> EmbeddingSet:
@@ -149,7 +150,7 @@ def save(path: Path | str, embedding_set: EmbeddingSet) -> None:
     """
     n = len(embedding_set)
     arrays: dict[str, Any] = {"embeddings": embedding_set.vectors}
-    for name in ("labels", "crop_ids", "sample_ids", "paths"):
+    for name in TEXTS:
         values = np.asarray(getattr(embedding_set, name), dtype=str)
         if len(values) != n:
             raise UserError(f"{path}: {len(values)} {name} for {n} vectors")

@@ -66,10 +66,8 @@ class Evaluator:
         # A reference's crop and image matter where a query has the same; the rest of their names need not be kept.
         self.crops, crops = comparability.code(comparability.crop_names(queries, "query"))
         self.images, images = comparability.code(comparability.image_names(queries, "query"))
-        reference_crops, reference_images = (
-            [comparability.look_up(values, names) for names in name(references, "reference")]
-            for values, name in ((self.crops, comparability.crop_names), (self.images, comparability.image_names))
-        )
+        reference_crops = comparability.look_up(self.crops, comparability.crop_names(references, "reference"))
+        reference_images = comparability.look_up(self.images, comparability.image_names(references, "reference"))
         self.without_samples = comparability.without_samples(everything)
         n = len(references)
         self.reference_label = dict(zip(self.references, labels[:n], strict=True))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.cli import UserError
-from common.embeddings import EmbeddingSet
+from common.embeddings import TEXTS, EmbeddingSet
 
 FUSIONS = ("stack", "vote", "mean", "concat")
 DECISION = {"stack": "view", "vote": "crop", "mean": "crop", "concat": "crop"}  # what one decision is made for
@@ -89,7 +89,7 @@ def concat(sets: Sequence[EmbeddingSet]) -> EmbeddingSet:
 def _like(sets: Sequence[EmbeddingSet], rows: np.ndarray, vectors: np.ndarray) -> EmbeddingSet:
     first = sets[0]
     merged_id = "+".join(one.id for one in sets)
-    texts = {name: getattr(first, name)[rows] for name in ("labels", "crop_ids", "sample_ids", "paths")}
+    texts = {name: getattr(first, name)[rows] for name in TEXTS}
     return EmbeddingSet(vectors, **texts, meta={**first.meta, "id": merged_id, "fingerprint": first.fingerprint})
 
 

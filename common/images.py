@@ -57,7 +57,7 @@ def _orientation(exif: bytes) -> int:
     try:
         content.load(exif)
         value = content.get(0x0112)
-    except Exception:
+    except Exception:  # as above; without a sound tag, the picture is taken as it stands
         return 1
     return value if value in range(2, 9) else 1
 

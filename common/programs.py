@@ -74,7 +74,7 @@ def _refuse_pickles(path: Path) -> None:
             if name.endswith(".pt") and data:
                 try:
                     torch.load(io.BytesIO(data), weights_only=True)
-                except Exception:
+                except Exception:  # not plain tensors, or damaged: refused either way
                     pickled = True
             if pickled or "opaque_obj" in name or "custom_obj" in name:
                 raise UserError(f"{path}: {name} holds pickled objects, which could run code; export it without them")

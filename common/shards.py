@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
 
-from common.embeddings import Blocks, EmbeddingSet
+from common.embeddings import TEXTS, Blocks, EmbeddingSet
 from common.pages import release
 
 PIECE = 1 << 16  # rows
@@ -31,24 +30,12 @@ class Joined(EmbeddingSet):
     def shards(self) -> tuple[EmbeddingSet, ...]:
         return self.__dict__["_shards"]
 
-    def _join(self, name: str) -> np.ndarray:
-        return np.concatenate([getattr(one, name) for one in self.shards])
-
-    @cached_property
-    def labels(self) -> np.ndarray:  # type: ignore[override]
-        return self._join("labels")
-
-    @cached_property
-    def crop_ids(self) -> np.ndarray:  # type: ignore[override]
-        return self._join("crop_ids")
-
-    @cached_property
-    def sample_ids(self) -> np.ndarray:  # type: ignore[override]
-        return self._join("sample_ids")
-
-    @cached_property
-    def paths(self) -> np.ndarray:  # type: ignore[override]
-        return self._join("paths")
+    def __getattr__(self, name: str) -> np.ndarray:
+        """Join a column of texts; asked only for what is not there yet."""
+        if name not in TEXTS:
+            raise AttributeError(name)
+        self.__dict__[name] = np.concatenate([getattr(one, name) for one in self.shards])
+        return self.__dict__[name]
 
     def renamed(self, **meta: object) -> EmbeddingSet:
         return Joined([one.renamed(**meta) for one in self.shards])
@@ -67,7 +54,7 @@ def join(shards: Sequence[EmbeddingSet]) -> EmbeddingSet:
 def pieces(one: EmbeddingSet) -> Iterator[EmbeddingSet]:
     """Yield the set's rows as sets of up to PIECE rows that copy nothing; what was read from a file is given back after each."""
     for shard in one.shards:
-        columns = {name: getattr(shard, name) for name in ("vectors", "labels", "crop_ids", "sample_ids", "paths")}
+        columns = {name: getattr(shard, name) for name in ("vectors", *TEXTS)}
         for at in range(0, len(shard), PIECE):
             part = {name: column[at : at + PIECE] for name, column in columns.items()}
             yield EmbeddingSet(**part, meta=one.meta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,24 @@ def script(root):
         )
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of some MiB: small_disk(1) -> its folder, and again with another size to make it larger."""
+    folder = tmp_path / "small_disk"
+
+    def mount(mebibytes: int) -> Path:
+        there = folder.is_dir()
+        folder.mkdir(exist_ok=True)
+        options = f"{'remount,' if there else ''}size={mebibytes}m"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("no small file system can be mounted here")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], check=False, capture_output=True)
 
 
 @pytest.fixture(autouse=True)

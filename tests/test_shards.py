@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from test_embeddings import make
 
-from common import shards
+from common import embeddings, shards
 from common.combinations import Combination
 from common.embeddings import EmbeddingSet
 from common.evaluation import Evaluator
 from common.shards import Joined
 
-COLUMNS = ("labels", "crop_ids", "sample_ids", "paths")
+COLUMNS = embeddings.TEXTS
 
 
 def cut(one: EmbeddingSet, *at: int) -> Joined:
@@ -67,6 +67,8 @@ def test_what_a_combination_scores_does_not_depend_on_files_or_pieces(exclude, m
     monkeypatch.setattr(shards, "PIECE", 17)
     cuts = [[cut(one, 50, 120) for one in side] for side in (references, queries)]
     pieced = Evaluator(*cuts, exclude=exclude, k=3)
+    for side in cuts:
+        assert not any(set(COLUMNS) & set(vars(one)) for one in side)  # no column was joined for it
     assert pieced.classes.tolist() == plain.classes.tolist()
     assert pieced.shared_images == plain.shared_images > 0
     first, second = plain.decide(choice), pieced.decide(choice)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
-import shutil
 import sqlite3
-import subprocess
 
 import milvus_server  # beside this file
 import numpy as np
@@ -172,6 +170,25 @@ def test_a_killed_build_leaves_nothing_under_the_name_and_goes_on(uri, name, npz
     with Store(uri) as store:
         assert crops(Index(store, name).search(clustered()[0][:50], 1)) == [[f"crop_{row}"] for row in range(50)]
         assert f"{name}__building" not in store.names()
+
+
+def test_what_was_put_in_is_found_at_once_though_only_the_first_search_waits(uri, name, npz, monkeypatch):
+    build(uri, name, npz)
+    rows = clustered()[0]
+    with Store(uri) as store:
+        index, levels, plain = Index(store, name), [], store._client.search
+        note = lambda *args, **kwargs: levels.append(kwargs["consistency_level"]) or plain(*args, **kwargs)  # noqa: E731
+        monkeypatch.setattr(store._client, "search", note)
+        for _ in range(2):
+            assert crops(index.search(rows[[3]], 1)) == [["crop_3"]]
+        item = index.search(rows[[3]], 1)[0][0].item
+        for turn in range(5):
+            far = np.eye(1, DIM, turn, dtype=np.float32) - 5 * rows[[3]] / np.linalg.norm(rows[3])
+            far /= np.linalg.norm(far)
+            new = item._replace(crop_id=f"new_{turn}")
+            store.upsert(name, [indexing.key_of(new)], far, [new])
+            assert crops(index.search(far, 1)) == [[f"new_{turn}"]]
+    assert levels == ["Strong", "Bounded", "Bounded", *["Strong"] * 5]
 
 
 def stop_at(monkeypatch, number):
@@ -410,27 +427,20 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_index(npz, tmp_path, monkeypa
     assert build(path, "one", npz).total == N
 
 
-def test_a_small_disk_that_fills_is_one_sentence_and_the_build_goes_on_later(tmp_path, capsys):
-    target = tmp_path / "small"
-    target.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(target)]
-    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("no small file system can be mounted here")
+def test_a_small_disk_that_fills_is_one_sentence_and_the_build_goes_on_later(tmp_path, small_disk, capsys):
+    uri = str(small_disk(2) / "index.db")
     vectors, codes = clustered(20_000)
     npz = write(tmp_path / "set_0_train.npz", vectors, [f"fruit/kind {code}" for code in codes])
-    argv = ["build", "--npz", str(npz), "--uri", str(target / "index.db"), "--collection", "one", "--quiet"]
-    try:
-        assert search.main(argv) == 1
-        err = capsys.readouterr().err
-        assert "no space is left on its disk; free some and run the same command again" in err
-        assert len(err.strip().splitlines()) == 1
-        subprocess.run(["mount", "-o", "remount,size=200m", str(target)], check=True)
-        with Store(str(target / "index.db")) as store:
-            assert "one" not in store.names()
-        assert search.main(argv) == 0
-        assert "20,000 rows in all" in capsys.readouterr().out
-    finally:
-        subprocess.run(["umount", str(target)], check=True)
+    argv = ["build", "--npz", str(npz), "--uri", uri, "--collection", "one", "--quiet"]
+    assert search.main(argv) == 1
+    err = capsys.readouterr().err
+    assert "no space is left on its disk; free some and run the same command again" in err
+    assert len(err.strip().splitlines()) == 1
+    small_disk(200)
+    with Store(uri) as store:
+        assert "one" not in store.names()
+    assert search.main(argv) == 0
+    assert "20,000 rows in all" in capsys.readouterr().out
 
 
 def test_keys_are_stable_and_of_128_bits(npz):
