@@ -42,11 +42,12 @@ class Store:
         self.uri, self.lite = uri, "://" not in uri
         if self.lite:
             _check_file(Path(uri), create)
-        for name in ("pymilvus", "milvus_lite", "grpc"):  # they print tracebacks of what is one sentence here
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         import pymilvus
 
+        # They print tracebacks of what is one sentence here; pymilvus sets its levels when it is imported.
+        for name in ("pymilvus", "pymilvus.milvus_client", "milvus_lite", "grpc"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         self._seen: set[str] = set()  # collections of which a search has waited for all that was put in before
         with self._told():
             self._client = pymilvus.MilvusClient(uri, token=token, timeout=10)
@@ -289,7 +290,8 @@ def _sentence(uri: str, name: str, error: Exception) -> str:
     code = getattr(error, "code", None)
     low = text.lower()
     if "no space left" in low or "disk quota" in low or "errno 28" in low:
-        return f"{uri}: no space is left on its disk; free some and run the same command again"
+        restart = ", restart the server" if "://" in uri else ""  # it goes on refusing what a full disk has refused
+        return f"{uri}: no space is left on its disk; free some{restart} and run the same command again"
     if any(word in low for word in ("unavailable", "fail connecting", "failed to connect", "deadline", "illegal uri")):
         return f"{uri}: no Milvus server answers there; start it, or check --uri"
     if isinstance(error, TimeoutError) or type(error).__name__ == "FutureTimeoutError":

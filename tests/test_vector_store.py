@@ -6,6 +6,8 @@ import fcntl
 import itertools
 import json
 import sqlite3
+import subprocess
+import sys
 
 import milvus_server  # beside this file
 import numpy as np
@@ -380,6 +382,43 @@ def test_foreign_collections_and_wrong_names_are_refused(uri, name):
 def test_a_server_that_is_gone_is_one_sentence(capsys):
     assert search.main(["info", "--uri", "http://127.0.0.1:1"]) == 1
     assert "no Milvus server answers there" in capsys.readouterr().err
+
+
+def test_a_first_connection_already_keeps_milvus_from_printing_tracebacks(root, tmp_path):
+    code = (
+        "import logging, sys; from common.vector_store import Store\n"
+        "with Store(sys.argv[1], create=True):\n"
+        "    names = [name for name in logging.root.manager.loggerDict if name.startswith('pymilvus')]\n"
+        "    assert 'pymilvus.decorators' in names\n"
+        "    print(*[n for n in names if 'bulk' not in n and logging.getLogger(n).isEnabledFor(logging.ERROR)])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "index.db")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+@pytest.mark.server
+def test_a_full_disk_under_a_server_is_one_sentence_and_leaves_no_index(server, tmp_path, small_disk, root):
+    vectors = np.random.default_rng(0).standard_normal((150_000, 256)).astype(np.float32)
+    npz = write(tmp_path / "set_0_train.npz", vectors, ["a/b"] * len(vectors))
+    argv = [sys.executable, str(root / "search.py"), "build", "--npz", str(npz), "--collection", "one", "--quiet"]
+    server.stop()  # one at a time can run
+    try:
+        data = small_disk(400)
+        with milvus_server.running(data) as full:
+            done = subprocess.run([*argv, "--uri", full.uri], capture_output=True, text=True, timeout=120)
+            assert done.returncode == 1
+            assert "no space is left on its disk; free some, restart the server and run the same" in done.stderr
+            assert len(done.stderr.strip().splitlines()) == 1
+            with Store(full.uri) as store:
+                assert "one" not in store.names()
+        small_disk(3000)
+        with milvus_server.running(data) as roomy:
+            done = subprocess.run([*argv, "--uri", roomy.uri], capture_output=True, text=True, timeout=240)
+            assert "150,000 rows in all" in done.stdout, done.stderr
+    finally:
+        server.start()
 
 
 def test_files_that_are_no_index_are_refused(tmp_path, capsys):
