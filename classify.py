@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from common import cli, messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,14 +29,14 @@ Labelled = list[tuple[Path, list[tuple[str, float]]]]  # image, [(label, confide
 
 def by_classifier(pictures: Sequence[Path], args: argparse.Namespace) -> Labelled:
     """Return the most probable classes of each image."""
-    from common import calibration, checkpoint, imagenet, query_images
+    from common import calibration, checkpoint, classifier, query_images
 
     if args.model is None:
-        model = imagenet.load(device=args.device, precision="fp32")
+        model = classifier.load_imagenet_classifier(device=args.device, precision="fp32")
     elif (args.model / checkpoint.ABOUT).is_file():
-        model = checkpoint.load_classifier(args.model, device=args.device, precision="fp32")
+        model = classifier.load_classifier(args.model, device=args.device, precision="fp32")
     else:
-        raise cli.UserError(
+        raise messages.UserError(
             f"{args.model} is no checkpoint of train.py (no {checkpoint.ABOUT} in it); leave --model away for ImageNet's classes"
         )
     logits, fine = query_images.embed(pictures, model.embedder, batch_size=args.batch_size, workers=args.workers)
@@ -48,13 +48,13 @@ def by_neighbours(pictures: Sequence[Path], args: argparse.Namespace) -> Labelle
     import numpy as np
 
     from common import calibration, query_images
-    from common.gallery import NpzGallery
+    from common.exact import NpzGallery
     from common.sets import read_sets
 
     sets = [one.take(one.label() != "") for one in read_sets(args.reference_npz, key=args.key)]
     sets = [one for one in sets if len(one)]
     if not sets:
-        raise cli.UserError(
+        raise messages.UserError(
             f"{args.reference_npz[0]} has no labels: there is nothing to learn from; name labelled sets"
         )
     gallery = NpzGallery(sets)
@@ -62,7 +62,9 @@ def by_neighbours(pictures: Sequence[Path], args: argparse.Namespace) -> Labelle
         gallery.model, gallery.source, spec=args.model and str(args.model), device=args.device
     )
     if embedder.dim != gallery.dim:
-        raise cli.UserError(f"{embedder.spec} gives {embedder.dim} dimensions, {gallery.source} holds {gallery.dim}")
+        raise messages.UserError(
+            f"{embedder.spec} gives {embedder.dim} dimensions, {gallery.source} holds {gallery.dim}"
+        )
     vectors, fine = query_images.embed(pictures, embedder, batch_size=args.batch_size, workers=args.workers)
     labelled = []
     for path, hits in zip(fine, gallery.search(vectors, args.k), strict=True):
@@ -124,12 +126,12 @@ def run(args: argparse.Namespace) -> None:
         print("image\trank\tlabel\tconfidence")
         for path, found in labelled:
             for rank, (name, confidence) in enumerate(found, 1):
-                print(cli.one_line(path), rank, cli.one_line(name), f"{confidence:.4f}", sep="\t")
+                print(messages.one_line(path), rank, messages.one_line(name), f"{confidence:.4f}", sep="\t")
     if args.plot:
         from common import sheets
 
         sheets.labels(args.plot, [(str(path), found) for path, found in labelled[:60]])
-        cli.note(f"wrote {args.plot}")
+        messages.note(f"wrote {args.plot}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

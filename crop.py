@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from common import cli, crops, cutting, images, pixels
+from common import cli, crops, crops_folder, cutting, images, messages, pixels
 from common.annotations import Object, Skipped, parse
 from common.boxes import Padding
 from common.cutting import Crop, Style
@@ -34,10 +34,10 @@ def choose_paddings(args: argparse.Namespace) -> dict[Path, Padding]:
     in_pixels = bool(args.w_pad or args.h_pad)
     percents = args.padding_percent or [0 if in_pixels else 10]
     if in_pixels and any(percents):
-        raise cli.UsageError("--w_pad and --h_pad add pixels instead of --padding_percent; give one of the two")
+        raise messages.UsageError("--w_pad and --h_pad add pixels instead of --padding_percent; give one of the two")
     paddings = [Padding(percent, args.w_pad, args.h_pad) for percent in dict.fromkeys(percents)]
     if len(paddings) > 1 and "{padding}" not in args.output_root:
-        raise cli.UsageError("several paddings need {padding} in --output_root, as in crops/pad_{padding}")
+        raise messages.UsageError("several paddings need {padding} in --output_root, as in crops/pad_{padding}")
     return {Path(args.output_root.replace("{padding}", str(padding))): padding for padding in paddings}
 
 
@@ -45,7 +45,7 @@ def read_objects(args: argparse.Namespace) -> list[Object | Skipped]:
     """Return the objects of all annotation files."""
     names = dict(pair.split("=", 1) for pair in args.split_names if "=" in pair.strip("="))
     if len(names) < len(args.split_names):
-        raise cli.UsageError("--split_names takes OLD=NEW, each OLD once, as in 1=train 2=test")
+        raise messages.UsageError("--split_names takes OLD=NEW, each OLD once, as in 1=train 2=test")
     found: list[Object | Skipped] = []
     for path in args.json_path:
         found += parse(path.read_bytes(), path, split=args.split, split_names=names)
@@ -70,13 +70,13 @@ def cut(
             else:
                 results = cutting.cut_all(planned, args.image_folder, roots, style, args.workers)
             stack.enter_context(contextlib.closing(results))
-            bar = stack.enter_context(cli.progress(results, total=total, desc="crop", unit="image"))
+            bar = stack.enter_context(messages.progress(results, total=total, desc="crop", unit="image"))
             for image, outcome, count in bar:
                 outcomes[image] = outcome
                 written.update(count)
     except KeyboardInterrupt:
-        crops_written = cli.count(sum(written.values()), "crop")
-        sys.stderr.write(f"{len(outcomes):,} of {cli.count(total, 'image')} done, with {crops_written}\n")
+        crops_written = messages.count(sum(written.values()), "crop")
+        sys.stderr.write(f"{len(outcomes):,} of {messages.count(total, 'image')} done, with {crops_written}\n")
         threads = [thread for thread in threading.enumerate() if thread.name.startswith("cut")]
         deadline = time.monotonic() + 0.5
         for thread in threads:
@@ -90,10 +90,12 @@ def cut(
 
 def report(root: Path, n_written: int, n_there: int, skipped: Sequence[Skipped]) -> str:
     """Return one line that says what became of the objects of one output folder."""
-    text = f"{cli.count(n_written, 'crop')} written" if n_written or not n_there else "nothing to do"
+    text = f"{messages.count(n_written, 'crop')} written" if n_written or not n_there else "nothing to do"
     text += f" ({n_there - n_written:,} there already)" if n_there > n_written else ""
     text += f", {len(skipped):,} skipped"
-    return text + (f" ({cli.tally(item.reason for item in skipped)}), see {root / crops.SKIPPED}" if skipped else "")
+    return text + (
+        f" ({messages.tally(item.reason for item in skipped)}), see {root / crops.SKIPPED}" if skipped else ""
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -136,7 +138,7 @@ def run(args: argparse.Namespace) -> None:
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
     found = read_objects(args)
     if not args.image_folder.is_dir():
-        raise cli.UserError(f"{args.image_folder}: no such folder; name the folder of images with --image_folder")
+        raise messages.UserError(f"{args.image_folder}: no such folder; name the folder of images with --image_folder")
     planned = cutting.plan(found, ImageFolder(args.image_folder), style.image_format)
     ready = [crop for crop in planned if isinstance(crop, Crop)]
     record = {**asdict(style), **cutting.fingerprints(planned, args.image_folder)}
@@ -145,21 +147,23 @@ def run(args: argparse.Namespace) -> None:
         todo = {}
         for root, padding in roots.items():
             own, paths = {**record, "padding": str(padding)}, [crop.path for crop in ready]
-            if stack.enter_context(crops.writing(root, own, paths, overwrite=args.overwrite)):
-                skipped[root] = crops.read_skipped(root)
+            if stack.enter_context(crops_folder.writing(root, own, paths, overwrite=args.overwrite)):
+                skipped[root] = crops_folder.read_skipped(root)
             else:
                 todo[root] = padding
         outcomes, written = cut(planned, args, todo, style) if todo else ({}, Counter())
         for root, padding in todo.items():
             rows, skipped[root] = cutting.settle(planned, outcomes, padding, style)
-            crops.write(root, rows, skipped[root])
+            crops_folder.write(root, rows, skipped[root])
     for root in roots:
         line = report(root, written[root], len(planned) - len(skipped[root]), skipped[root])
         print(f"{root}: {line}" if len(roots) > 1 else line)
     if all(len(left) == len(planned) for left in skipped.values()):
-        raise cli.UserError(f"{args.output_root}: no object could be cropped; {crops.SKIPPED} there says why")
+        raise messages.UserError(f"{args.output_root}: no object could be cropped; {crops.SKIPPED} there says why")
     if args.strict and any(skipped.values()):
-        raise cli.UserError(f"{args.output_root}: --strict forbids skipped objects; {crops.SKIPPED} there names them")
+        raise messages.UserError(
+            f"{args.output_root}: --strict forbids skipped objects; {crops.SKIPPED} there names them"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from common import cli, messages
+from common.options import add_evaluation_options
 
 METHODS = ("pca", "tsne", "umap")
 
 if TYPE_CHECKING:
-    from common.combinations import Combination
     from common.evaluation import Evaluator
+    from common.records import Combination
 
 
 def fixed_line(combination: Combination, accuracy: float) -> str:
@@ -43,7 +44,7 @@ def show_matrix(evaluator: Evaluator) -> None:
     by_ids = {(pair.reference_ids[0], pair.query_ids[0]): value for pair, value in accuracy.items()}
     print("Accuracy@1, reference ID by row, query ID by column\n")
     rows = [[r, *(f"{by_ids[r, q]:.4f}" if (r, q) in by_ids else "-" for q in queries)] for r in refs]
-    print(cli.table(["ref \\ query", *queries], rows) + "\n")
+    print(messages.table(["ref \\ query", *queries], rows) + "\n")
     for pair, value in accuracy.items():
         print(fixed_line(pair, value))
 
@@ -52,7 +53,7 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
     """Print every measure of one combination."""
     import numpy as np
 
-    from common import ranking, statistics
+    from common import per_query, statistics
     from common.metrics import RECALL_AT
 
     decisions = evaluator.decide(combination)
@@ -73,7 +74,7 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
     recall = [
         f"Recall@{k} {hits / tally.n:.4f}" for k, hits in zip(RECALL_AT, tally.recalled, strict=True) if k <= references
     ]
-    (average_precision, r_precision), image = ranking.retrieval(evaluator, combination)
+    (average_precision, r_precision), image = per_query.retrieval(evaluator, combination)
     within = statistics.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
     print(f"  MAP@R {average_precision.mean():.4f}, 95 % interval {within.low:.4f} to {within.high:.4f}")
     print(f"  {'  '.join(recall)}  R-precision {r_precision.mean():.4f}  Macro-F1 {tally.scores.macro_f1:.4f}\n")
@@ -82,7 +83,7 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
     rows = [(name, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", int(n)) for name, p, r, f, n in columns if n]
     rows.sort(key=lambda row: (row[3], row[0]))
     shown = rows[:30]
-    print(cli.table(["label, worst first", "precision", "recall", "F1", "queries"], shown))
+    print(messages.table(["label, worst first", "precision", "recall", "F1", "queries"], shown))
     if len(rows) > len(shown):
         print(f"… and {len(rows) - len(shown):,} labels with higher F1; --predictions writes every query")
     print()
@@ -112,7 +113,7 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
             (name, f"{own[i]:.4f}", f"{apart[i, nearest[i]]:.4f}", names[nearest[i]]) for i, name in enumerate(names)
         ]
         rows.sort(key=lambda row: float(row[2]), reverse=True)
-        print(cli.table(["label", "within", "to nearest class", "nearest class"], rows[:30]))
+        print(messages.table(["label", "within", "to nearest class", "nearest class"], rows[:30]))
     path = output_root / f"similarity_{'+'.join(ids)}.png"
     plots.similarity_heatmap(
         path, result.matrix, list(names), title=f"Mean cosine between classes, references {'+'.join(ids)}"
@@ -151,7 +152,7 @@ def draw(
 
 def interact(evaluator: Evaluator, args: argparse.Namespace) -> None:
     """Read IDs from the terminal: every new one joins the references and is scored as query against all of them."""
-    from common.combinations import Combination
+    from common.records import Combination
 
     print("Type IDs to add them as references; or: list, remove ID…, plot [pca|tsne|umap], q", flush=True)
     merged: list[str] = []
@@ -203,7 +204,7 @@ def interact(evaluator: Evaluator, args: argparse.Namespace) -> None:
                     print(
                         add(word) if known else f"no reference set {word}; there are: {', '.join(evaluator.references)}"
                     )
-        except cli.UserError as error:  # a mistake at the prompt must not end the session
+        except messages.UserError as error:  # a mistake at the prompt must not end the session
             print(error)
         sys.stdout.flush()
 
@@ -212,7 +213,7 @@ def chosen_combinations(
     evaluator: Evaluator, reference_ids: list[str] | None, query_ids: list[str] | None
 ) -> list[Combination]:
     """Return the combinations that the IDs on the command line stand for. Raises UsageError for an unknown ID."""
-    from common.combinations import Combination
+    from common.records import Combination
 
     for ids, known, side in (
         (reference_ids, evaluator.references, "reference"),
@@ -220,7 +221,7 @@ def chosen_combinations(
     ):
         for one in ids or []:
             if one not in known:
-                raise cli.UsageError(f"--{side}_ids {one}: no such {side} set; there are: {', '.join(known)}")
+                raise messages.UsageError(f"--{side}_ids {one}: no such {side} set; there are: {', '.join(known)}")
     queries = tuple(dict.fromkeys(query_ids or evaluator.queries))
     if evaluator.mode != "stack" and reference_ids:
         return [Combination(tuple(dict.fromkeys(reference_ids)), queries)]
@@ -233,7 +234,7 @@ def chosen_combinations(
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
-    cli.add_evaluation_options(parser)
+    add_evaluation_options(parser)
     cli.add_seed(parser)
     cli.add_cluster(parser)
     parser.add_argument(
@@ -277,17 +278,18 @@ def run(args: argparse.Namespace) -> None:
 
 def evaluate(evaluator: Evaluator, args: argparse.Namespace) -> None:
     """Print and draw what the command line asks for."""
-    from common import files, predictions
+    from common import files, per_query
     from common.evaluation import remarks
 
     references, queries = evaluator.references, evaluator.queries
     for remark in remarks(evaluator):
-        cli.warn(remark)
+        messages.warn(remark)
     combinations = chosen_combinations(evaluator, args.reference_ids, args.query_ids)
     name = args.company_name or next(iter(queries.values())).dataset or "-"
     print(
-        f"Dataset {name}: {cli.count(len(references), 'reference set')}, "
-        f"{cli.count(len(queries), 'query set')}, {cli.count(len(evaluator.classes), 'label')}, fusion {args.fusion}, k {args.k}\n"
+        f"Dataset {name}: {messages.count(len(references), 'reference set')}, "
+        f"{messages.count(len(queries), 'query set')}, {messages.count(len(evaluator.classes), 'label')}, "
+        f"fusion {args.fusion}, k {args.k}\n"
     )
     if args.interactive:
         interact(evaluator, args)
@@ -300,15 +302,17 @@ def evaluate(evaluator: Evaluator, args: argparse.Namespace) -> None:
     if args.similarity:
         show_similarity(evaluator, args.reference_ids or list(evaluator.references)[:1], args.output_root)
     if (args.plot or args.predictions) and not combinations:
-        raise cli.UsageError("no reference and query set share an ID; name sets with --reference_ids and --query_ids")
+        raise messages.UsageError(
+            "no reference and query set share an ID; name sets with --reference_ids and --query_ids"
+        )
     for one in combinations if args.plot else []:
         draw(evaluator, one, args.plot, args.top_n_labels, args.output_root, args.seed)
     if args.predictions:
         import pandas as pd
 
-        frame = pd.concat([predictions.table(evaluator, one) for one in combinations], ignore_index=True)
+        frame = pd.concat([per_query.prediction_table(evaluator, one) for one in combinations], ignore_index=True)
         files.write_table(args.predictions, frame)
-        print(f"wrote {args.predictions}: {cli.count(len(frame), 'prediction')}")
+        print(f"wrote {args.predictions}: {messages.count(len(frame), 'prediction')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

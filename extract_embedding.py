@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
+from common import cli, messages
 
 if TYPE_CHECKING:
     from common.crops import Manifest
@@ -57,7 +57,7 @@ def extract(
     with output.locked():
         record = output.earlier(wanted, overwrite=args.overwrite)
         if record and output.is_complete() and not args.overwrite:
-            cli.note(f"{output.stem}: complete already")
+            messages.note(f"{output.stem}: complete already")
             return finish(output, output.found(), args)
         images = [manifest.root / path for path in manifest.paths]
         choose(embedder, record, lambda: output.precision_of_others(wanted), images, args)
@@ -65,12 +65,12 @@ def extract(
         rows = output.open(record, embedder.dim)
         done = first = min(rows.batches * args.batch_size, len(images))
         if first:
-            cli.note(f"{output.stem}: going on after {first:,} of {len(images):,} images")
+            messages.note(f"{output.stem}: going on after {first:,} of {len(images):,} images")
         pace = extraction.Pace()
         options = {"batch_size": args.batch_size, "workers": args.workers, "max_pixels": args.max_pixels}
         embed = embedder.embed if args.cluster else partial(extraction.embed, embedder=embedder)
         try:
-            with cli.progress(total=len(images), desc=output.stem, unit="image") as bar:
+            with messages.progress(total=len(images), desc=output.stem, unit="image") as bar:
                 bar.update(first)
                 for batch in embed(images, **options, first_batch=rows.batches, pace=pace):
                     vectors = batch.vectors
@@ -78,14 +78,14 @@ def extract(
                     done = batch.rows.stop
                     bar.update(len(batch.rows))
         except KeyboardInterrupt:
-            cli.note(f"{output.stem}: {done:,} of {len(images):,} images done")
+            messages.note(f"{output.stem}: {done:,} of {len(images):,} images done")
             raise
-        skipped = cli.tally(reason for _, reason in rows.skipped)
+        skipped = messages.tally(reason for _, reason in rows.skipped)
         if not rows.rows:
-            raise cli.UserError(f"{manifest.root}: no image of split {names['split']} gave a vector ({skipped})")
+            raise messages.UserError(f"{manifest.root}: no image of split {names['split']} gave a vector ({skipped})")
         paths = output.write(manifest, rows, record)
-    cli.note(
-        f"{output.stem}: {cli.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
+    messages.note(
+        f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
         f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {extraction.describe(pace, len(images) - first)}"
     )
     return finish(output, paths, args)
@@ -94,7 +94,9 @@ def extract(
 def finish(output: OutputSet, paths: list[Path], args: argparse.Namespace) -> list[Path]:
     """Return the files of a complete set; raises UserError under --strict when images are missing from it."""
     if args.strict and output.skipped_csv.exists():
-        raise cli.UserError(f"{output.skipped_csv}: images were skipped, and --strict is given; repair or remove them")
+        raise messages.UserError(
+            f"{output.skipped_csv}: images were skipped, and --strict is given; repair or remove them"
+        )
     return paths
 
 
@@ -112,9 +114,9 @@ def choose(
     if record is None and not embedder.settled:
         known = beside()
         embedder.settle(sample, known)
-        cli.note(f"computing in {embedder.precision} on {embedder.device}")
+        messages.note(f"computing in {embedder.precision} on {embedder.device}")
         if known not in (None, embedder.precision):
-            cli.note(
+            messages.note(
                 f"{args.output_root} has sets of this model in {known}, which is not close enough to fp32 for these images; "
                 "for all alike: --precision fp32 --overwrite"
             )
@@ -125,9 +127,9 @@ def choose(
     if compiled and not embedder.compiled and len(sample):
         seconds = embedder.compile(extraction.fill(sample, args.batch_size))
         if seconds is not None:
-            cli.note(f"compiled in {seconds:.0f} s")
+            messages.note(f"compiled in {seconds:.0f} s")
         elif record is not None:
-            raise cli.UserError(
+            raise messages.UserError(
                 "the unfinished run was compiled, which cannot be done now; add --overwrite to start anew"
             )
 
@@ -194,7 +196,7 @@ def named(args: argparse.Namespace) -> list[tuple[Manifest, dict[str, str]]]:
             names = {"dataset_name": args.company_name or root.resolve().name, "id": identity, "split": split}
             other = roots.setdefault(tuple(names.values()), root)
             if other != root:
-                raise cli.UsageError(
+                raise messages.UsageError(
                     f"{other} and {root} both make the set {'_'.join(names.values())}; embed them with two --id"
                 )
             parts.append((manifest.take([row for row, own in enumerate(manifest.splits) if own == split]), names))
@@ -203,7 +205,7 @@ def named(args: argparse.Namespace) -> list[tuple[Manifest, dict[str, str]]]:
 
 def run(args: argparse.Namespace) -> None:
     if args.num_gpus is not None and not args.cluster:
-        raise cli.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
+        raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     parts = named(args)
     args.n_images = sum(len(manifest) for manifest, _ in parts)
     options = {
@@ -217,9 +219,9 @@ def run(args: argparse.Namespace) -> None:
             ray = stack.enter_context(cluster.connected(args.cluster))
             embedder = replicas.Replicas(ray, args.model, args.num_gpus, **options)
         else:
-            from common import models
+            from common.embedder import load as load_model
 
-            embedder = models.load(args.model, **options)
+            embedder = load_model(args.model, **options)
         for manifest, names in parts:
             for path in extract(manifest, embedder, names, args):
                 print(path, flush=True)

@@ -19,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from common import cli, messages
+from common.options import add_evaluation_options
 
 if TYPE_CHECKING:
-    from common.combinations import Combination
     from common.comparison import Comparison, Result
-    from common.decisions import Tally
     from common.evaluation import Evaluator
+    from common.records import Combination, Tally
 
 
 def size_range(text: str) -> tuple[int, int]:
@@ -44,21 +44,21 @@ def asked_combinations(evaluator: Evaluator, args: argparse.Namespace) -> list[C
     refs, queries = list(evaluator.references), list(evaluator.queries)
     low, high = args.combination_size
     if args.pairing == "matched" and (only := sorted(set(refs) ^ set(queries))):
-        cli.warn(f"left out of matched combinations, as only one side has the ID: {', '.join(only)}")
+        messages.warn(f"left out of matched combinations, as only one side has the ID: {', '.join(only)}")
     n = count_combinations(refs, queries, low, high, args.pairing)
     if n > args.max_combinations:
-        raise cli.UsageError(
+        raise messages.UsageError(
             f"--combination_size {low}-{high} of {len(refs)} reference and {len(queries)} query sets gives {n:,} combinations; "
             f"choose fewer sets or sizes, --search greedy, or allow it with --max_combinations {n}"
         )
     combinations = enumerate_combinations(refs, queries, low, high, args.pairing)
     valid = [one for one in combinations if evaluator.valid(one)]
     if len(valid) < len(combinations):
-        cli.note(
+        messages.note(
             f"{len(combinations) - len(valid):,} combinations have a query set without references of its model, left out"
         )
     if not valid:
-        raise cli.UsageError(
+        raise messages.UsageError(
             f"--combination_size {low} needs at least {low} sets on both sides"
             f"{' with the same IDs' if args.pairing == 'matched' else ''}; "
             f"there are {len(refs)} reference and {len(queries)} query sets"
@@ -72,7 +72,7 @@ def search(evaluator: Evaluator, args: argparse.Namespace) -> Comparison:
 
     def exhaustive() -> Iterator[tuple[Combination, Tally]]:
         asked = asked_combinations(evaluator, args)
-        for at, tally in cli.progress(
+        for at, tally in messages.progress(
             evaluator.tallies(asked), total=len(asked), desc="combinations", unit="combination"
         ):
             yield asked[at], tally
@@ -92,7 +92,7 @@ def search(evaluator: Evaluator, args: argparse.Namespace) -> Comparison:
 
     scored = list(exhaustive() if args.search == "exhaustive" else greedily())
     if not scored:
-        raise cli.UsageError(
+        raise messages.UsageError(
             "no single pair of sets can be scored; with --pairing matched both sides need the same IDs"
         )
     if args.baseline:
@@ -103,15 +103,15 @@ def search(evaluator: Evaluator, args: argparse.Namespace) -> Comparison:
 
 def named_pair(evaluator: Evaluator, text: str) -> Combination:
     """Return the combination `R/Q`, IDs of one side joined by `+`. Raises UsageError for what there is not."""
-    from common.combinations import Combination
+    from common.records import Combination
 
     sides = [tuple(side.split("+")) for side in text.split("/")]
     if len(sides) != 2 or not all(one in evaluator.references for one in sides[0]):
-        raise cli.UsageError(
+        raise messages.UsageError(
             f"--baseline {text}: write R/Q with R among {', '.join(evaluator.references)}, such as 10/10"
         )
     if not all(one in evaluator.queries for one in sides[1]):
-        raise cli.UsageError(f"--baseline {text}: no such query set; there are {', '.join(evaluator.queries)}")
+        raise messages.UsageError(f"--baseline {text}: no such query set; there are {', '.join(evaluator.queries)}")
     return Combination(*sides)
 
 
@@ -134,12 +134,14 @@ def ranking_table(results: Sequence[Result], top: int) -> str:
         )
         for number, one in enumerate(results[:top], 1)
     ]
-    return cli.table(["rank", "references", "queries", "accuracy", "95% interval", "difference", "p", "Pareto"], rows)
+    return messages.table(
+        ["rank", "references", "queries", "accuracy", "95% interval", "difference", "p", "Pareto"], rows
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
-    cli.add_evaluation_options(parser)
+    add_evaluation_options(parser)
     cli.add_seed(parser)
     group = parser.add_argument_group("combinations")
     group.add_argument(
@@ -182,7 +184,7 @@ def run(args: argparse.Namespace) -> None:
     from common.sets import read_sides
 
     if args.fusion == "concat" and args.pairing == "crossed":
-        raise cli.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
+        raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
 
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
@@ -193,17 +195,19 @@ def run(args: argparse.Namespace) -> None:
     evaluators = [Evaluator(references, one, mode=args.fusion, exclude=exclude, **options) for one in queries]
     test, chooser = evaluators[0], evaluators[-1]
     for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator)):
-        cli.warn(remark)
+        messages.warn(remark)
     title = args.company_name or next(iter(test.queries.values())).dataset or "-"
     ranked = search(chooser, args)
     if ranked.n_left_out:
-        cli.note(f"{ranked.n_left_out:,} views are of crops that not every query set holds; comparisons leave them out")
+        messages.note(
+            f"{ranked.n_left_out:,} views are of crops that not every query set holds; comparisons leave them out"
+        )
     final, scored_on = ranked, f"{args.query_split}, where it was also chosen"
     if args.val_npz:
         chosen = [ranked.results[0].combination, ranked.baseline.combination]
         missing = [one for one in chosen for q in one.query_ids if q not in test.queries]
         if missing:
-            raise cli.UserError(
+            raise messages.UserError(
                 f"--test_npz has no query set for the chosen {missing[0]}; give both sides the same IDs"
             )
         tallies = [(one, test.tally(test.decide(one), one.reference_ids)) for one in dict.fromkeys(chosen)]
@@ -235,7 +239,7 @@ def show_ranking(ranked: Comparison, final: Comparison, args: argparse.Namespace
     where = f" on {args.val_split}" if args.val_npz else ""
     base = ranked.baseline
     print(
-        f"Best of {cli.count(len(ranked.results), 'combination')}{where}; baseline {base.combination} {base.score:.4f}\n"
+        f"Best of {messages.count(len(ranked.results), 'combination')}{where}; baseline {base.combination} {base.score:.4f}\n"
     )
     print(ranking_table(ranked.results, args.top) + "\n")
     if args.val_npz:
@@ -264,7 +268,7 @@ def write_flips(
         )
         mcnemar = f" (McNemar {change.mcnemar_p:.3f}, if crops were independent)" if args.if_independent else ""
         print(f"{one} against {baseline}: {counts}, p {change.p:.3f}{mcnemar}")
-    print(f"wrote {args.flips.with_suffix('.parquet')} and .csv: {cli.count(len(table), 'crop')}")
+    print(f"wrote {args.flips.with_suffix('.parquet')} and .csv: {messages.count(len(table), 'crop')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

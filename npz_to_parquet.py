@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
+from common import cli, messages
 
 if TYPE_CHECKING:
     from common.embeddings import EmbeddingSet
@@ -68,9 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     is_csv = args.out.suffix.lower() == ".csv"
     if not is_csv and args.out.suffix.lower() != ".parquet":
-        raise cli.UsageError(f"--out {args.out}: end the name in .parquet or .csv")
+        raise messages.UsageError(f"--out {args.out}: end the name in .parquet or .csv")
     if is_csv and (args.neighbors or args.thumbnails):
-        raise cli.UsageError("a .csv file holds no --neighbors and no --thumbnails; write a .parquet file")
+        raise messages.UsageError("a .csv file holds no --neighbors and no --thumbnails; write a .parquet file")
     from common.sets import read_shards
 
     groups = read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
@@ -79,25 +79,25 @@ def run(args: argparse.Namespace) -> None:
     for one, *_ in groups:
         other = twice.setdefault((one.dataset, one.split, one.id, one.fingerprint, one.dim), one.source)
         if other != one.source:
-            cli.warn(
+            messages.warn(
                 f"{other} and {one.source} are the same set ({one.id}, {one.split or 'no split'}): both are written"
             )
         if not one.fingerprint and any(group[0].fingerprint for group in groups):
-            cli.note(
+            messages.note(
                 f"{one.source} does not tell its model; it is taken for that of the other files of {one.dim} numbers"
             )
     if len(models) > 1 and ("{model}" not in str(args.out) or args.predictions or args.flips):
-        raise cli.UsageError(
+        raise messages.UsageError(
             f"embeddings of {len(models)} models ({', '.join(models)}) do not belong in one file; name one model's with "
             "--root, or write a file for each with --out '{model}.parquet' (without --predictions and --flips)"
         )
     for model, sets in models.items():
         path = Path(str(args.out).replace("{model}", model))
         n, dim, columns = convert(sets, path, args)
-        print(f"{path}: {cli.count(n, 'row')} of {dim:,} dimensions from {cli.count(len(sets), 'file')}")
+        print(f"{path}: {messages.count(n, 'row')} of {dim:,} dimensions from {messages.count(len(sets), 'file')}")
         if not is_csv:
             flags = "".join(flag for column, flag in ATLAS.items() if column in columns)
-            cli.note(f"look at it: embedding-atlas {path} --vector embedding{flags}")
+            messages.note(f"look at it: embedding-atlas {path} --vector embedding{flags}")
 
 
 def convert(sets: Sequence[EmbeddingSet], path: Path, args: argparse.Namespace) -> tuple[int, int, list[str]]:
@@ -106,12 +106,14 @@ def convert(sets: Sequence[EmbeddingSet], path: Path, args: argparse.Namespace) 
 
     n, dim = sum(map(len, sets)), sets[0].dim
     if (args.neighbors or 0) >= n:
-        raise cli.UserError(f"--neighbors {args.neighbors}: there are {cli.count(n, 'row')} in all; ask for fewer")
+        raise messages.UserError(
+            f"--neighbors {args.neighbors}: there are {messages.count(n, 'row')} in all; ask for fewer"
+        )
     pictures = parquet.Pictures(args.thumbnails) if args.thumbnails else None
     groups = parquet.tables(sets, _more(sets, args), data_root=args.data_root, pictures=pictures)
     groups = groups if pictures else parquet.ahead(groups)  # pictures keep all cores busy by themselves
     facts = [{"rows": len(one), **{key: one.meta[key] for key in one.meta if key not in HERE}} for one in sets]
-    with cli.progress(total=n, desc=path.name, unit="row") as bar:
+    with messages.progress(total=n, desc=path.name, unit="row") as bar:
         columns = parquet.write(path, groups, {"sets": json.dumps(facts, ensure_ascii=False)}, bar)
     if pictures:
         pictures.report(n)
@@ -123,7 +125,7 @@ def _more(sets: Sequence[EmbeddingSet], args: argparse.Namespace) -> dict[str, A
     import pyarrow as pa
 
     from common import joins, projection
-    from common.embeddings import Blocks
+    from common.blocks import Blocks
 
     more: dict[str, Any] = {}
     for option, kinds in JOINS.items():

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
+from common import blocks, cli, messages
 
 if TYPE_CHECKING:
     from common.embeddings import EmbeddingSet
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from common import strata
+    from common.labels import stratified_sample
     from common.sets import read_shards
 
     sets = [shard for group in read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid) for shard in group]
@@ -73,12 +73,14 @@ def run(args: argparse.Namespace) -> None:
     kinds = list({id(one): one for one in (*models.values(), *{one.dim: one for one in sets}.values())}.values())
     if len(models) > 1 or len({one.dim for one in sets}) > 1:
         told = "; ".join(f"{one.source}: {one.meta.get('model', 'unknown model')}, {one.dim} numbers" for one in kinds)
-        raise cli.UsageError(f"the projector shows one model at a time ({told}); name one model's files with --root")
+        raise messages.UsageError(
+            f"the projector shows one model at a time ({told}); name one model's files with --root"
+        )
     n = sum(map(len, sets))
     labels = np.unique(np.concatenate([one.label() for one in sets]), return_inverse=True)[1]
-    rows = strata.sample(labels, args.max_points, args.seed)
+    rows = stratified_sample(labels, args.max_points, args.seed)
     if len(rows) < n:
-        cli.warn(
+        messages.warn(
             f"{n:,} rows are more than the {args.max_points:,} taken: {len(rows):,} of them are written, a sample in which every "
             "label keeps its share"
         )
@@ -88,8 +90,8 @@ def run(args: argparse.Namespace) -> None:
     ]
     write(parts, args.logdir, size=args.thumbnails, data_root=args.data_root)
     print(args.logdir)
-    cli.note(
-        f"{cli.count(len(rows), 'point')} of {sets[0].dim:,} numbers; look at them: tensorboard --logdir {args.logdir}"
+    messages.note(
+        f"{messages.count(len(rows), 'point')} of {sets[0].dim:,} numbers; look at them: tensorboard --logdir {args.logdir}"
     )
 
 
@@ -98,7 +100,10 @@ def write(sets: Sequence[EmbeddingSet], logdir: Path, *, size: int, data_root: P
     from common import files
 
     n = sum(map(len, sets))
-    with files.whole(logdir / "tensors.tsv") as temporary, cli.progress(total=n, desc="tensors.tsv", unit="row") as bar:
+    with (
+        files.whole(logdir / "tensors.tsv") as temporary,
+        messages.progress(total=n, desc="tensors.tsv", unit="row") as bar,
+    ):
         write_tensors(temporary, sets, bar)
     files.write_text(logdir / "metadata.tsv", metadata(sets))
     paths = [
@@ -112,8 +117,8 @@ def write(sets: Sequence[EmbeddingSet], logdir: Path, *, size: int, data_root: P
     if size and side >= SMALLEST:
         picture, lost = sprite(paths, side)
         if lost:
-            cli.warn(
-                f"{len(lost):,} of {cli.count(n, 'picture')} left empty ({cli.tally(lost)}); "
+            messages.warn(
+                f"{len(lost):,} of {messages.count(n, 'picture')} left empty ({messages.tally(lost)}); "
                 "where they have moved, give --data_root"
             )
         files.write_bytes(logdir / "sprite.jpg", picture)
@@ -121,7 +126,7 @@ def write(sets: Sequence[EmbeddingSet], logdir: Path, *, size: int, data_root: P
             f'  sprite {{\n    image_path: "sprite.jpg"\n    single_image_dim: {side}\n    single_image_dim: {side}\n  }}'
         )
         if side < size:
-            cli.note(f"thumbnails of {side} px, so that {n:,} fit into {SPRITE_SIDE} x {SPRITE_SIDE} px")
+            messages.note(f"thumbnails of {side} px, so that {n:,} fit into {SPRITE_SIDE} x {SPRITE_SIDE} px")
     else:
         (logdir / "sprite.jpg").unlink(missing_ok=True)
     files.write_text(logdir / NAMES[3], "embeddings {\n" + "\n".join(lines) + "\n}\n")
@@ -138,7 +143,7 @@ def write_tensors(path: Path, sets: Sequence[EmbeddingSet], bar: object) -> None
     schema = pa.schema([(name, pa.float32()) for name in names])
     with open(path, "wb") as file, pyarrow.csv.CSVWriter(file, schema, write_options=options) as writer:
         for one in sets:
-            for part in cli.batches(len(one), ROWS):
+            for part in blocks.batches(len(one), ROWS):
                 columns = np.ascontiguousarray(np.asarray(one.vectors[part]).T)
                 writer.write_table(pa.table([pa.array(column) for column in columns], schema=schema))
                 bar.update(part.stop - part.start)  # type: ignore[attr-defined]
@@ -180,13 +185,13 @@ def sprite(paths: Sequence[str], side: int) -> tuple[bytes, list[str]]:
     import cv2
     import numpy as np
 
-    from common import thumbnails
+    from common import images
 
     columns = math.ceil(math.sqrt(len(paths)))
     canvas = np.full((math.ceil(len(paths) / columns) * side, columns * side, 3), 255, np.uint8)
     lost = []
-    with cli.progress(total=len(paths), desc="sprite.jpg", unit="picture") as bar:
-        for at, jpeg in enumerate(thumbnails.jpegs(paths, side, quality=92)):
+    with messages.progress(total=len(paths), desc="sprite.jpg", unit="picture") as bar:
+        for at, jpeg in enumerate(images.jpegs(paths, side, quality=92)):
             bar.update()
             top, left = at // columns * side, at % columns * side
             if isinstance(jpeg, str):

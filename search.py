@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
+from common import blocks, cli, messages
 
 if TYPE_CHECKING:
-    from common.gallery import NpzGallery
+    from common.exact import NpzGallery
     from common.index import Index
 
 INDEX_TYPES, METRICS = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW"), ("COSINE", "IP", "L2")
@@ -43,29 +43,33 @@ def build(args: argparse.Namespace) -> None:
     groups = read_shards(args.npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
     n = sum(len(one) for group in groups for one in group)
     options = {name: getattr(args, name) for name in ("index_type", "metric", "pca", "batch_size", "overwrite")}
-    with Store(args.uri, create=True, token=token()) as store, cli.progress(total=n, desc="build", unit="row") as bar:
+    with (
+        Store(args.uri, create=True, token=token()) as store,
+        messages.progress(total=n, desc="build", unit="row") as bar,
+    ):
         built = indexing.build(store, args.collection, groups, index_params=params, advance=bar.update, **options)
     print(
-        f"{args.uri} {args.collection}: {built.rows:,} rows put in, {cli.count(built.skipped, 'set')} there already, "
+        f"{args.uri} {args.collection}: {built.rows:,} rows put in, {messages.count(built.skipped, 'set')} there already, "
         f"{built.total:,} rows in all"
     )
     if built.pca_recall is not None:
         print(f"PCA to {args.pca} dimensions keeps {built.pca_recall:.1%} of the true 10 nearest neighbours")
     if built.rows and not built.skipped and built.total < n:
-        cli.warn(f"{n - built.total:,} rows have the dataset, split, crop and ID of another: the later one stays")
+        messages.warn(f"{n - built.total:,} rows have the dataset, split, crop and ID of another: the later one stays")
 
 
 def query(args: argparse.Namespace) -> None:
     """Print the nearest rows of each query image."""
     from common import query_images
-    from common.retrieval import Queries, retrieve, true_labels
+    from common.items import Queries
+    from common.retrieval import retrieve, true_labels
 
     pictures = query_images.find(args.query)
     where = {name: values for name in ("label", "split", "dataset") if (values := getattr(args, name))}
     with gallery_of(args) as gallery:
         embedder = query_images.recorded_model(gallery.model, gallery.source, spec=args.model, device=args.device)
         if embedder.dim != gallery.dim:
-            raise cli.UserError(
+            raise messages.UserError(
                 f"{embedder.spec} gives {embedder.dim} dimensions, {gallery.source} holds {gallery.dim}"
             )
         vectors, fine = query_images.embed(pictures, embedder, batch_size=args.batch_size)
@@ -74,7 +78,7 @@ def query(args: argparse.Namespace) -> None:
         found = retrieve(gallery, queries, args.k, where=where, method=args.rerank, candidates=args.candidates)
         truths = true_labels(gallery, fine, args.true_label)
     if not any(found) and where:
-        cli.warn(f"no row passes the filters {' '.join(f'--{name} {value}' for name, value in where.items())}")
+        messages.warn(f"no row passes the filters {' '.join(f'--{name} {value}' for name, value in where.items())}")
     if args.format == "json":
         rows: Any = [
             {
@@ -91,7 +95,9 @@ def query(args: argparse.Namespace) -> None:
         print("query\trank\tscore\tpath\tlabel")
         for name, hits in zip(names, found, strict=True):
             for rank, hit in enumerate(hits, 1):
-                print(*map(cli.one_line, (name, rank, f"{hit.score:.4f}", hit.item.path, hit.item.label)), sep="\t")
+                print(
+                    *map(messages.one_line, (name, rank, f"{hit.score:.4f}", hit.item.path, hit.item.label)), sep="\t"
+                )
     if args.plot:
         from common import sheets
 
@@ -101,11 +107,11 @@ def query(args: argparse.Namespace) -> None:
             if hits
         ]
         if not drawn:
-            raise cli.UserError(f"{args.plot}: there are no results to draw; change the filters")
+            raise messages.UserError(f"{args.plot}: there are no results to draw; change the filters")
         if len(names) > 20:
-            cli.note("only the first 20 queries are drawn")
+            messages.note("only the first 20 queries are drawn")
         sheets.results(args.plot, drawn, score={"COSINE": "cosine"}.get(gallery.metric, gallery.metric))
-        cli.note(f"wrote {args.plot}")
+        messages.note(f"wrote {args.plot}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -113,7 +119,8 @@ def evaluate(args: argparse.Namespace) -> None:
     import numpy as np
 
     from common import retrieval_scores as scoring
-    from common.gallery import NpzGallery, one_model, same_model
+    from common.exact import NpzGallery
+    from common.items import one_model, same_model
     from common.metrics import RECALL_AT
     from common.retrieval import labelled, retrieve
     from common.sets import read_sets
@@ -129,8 +136,8 @@ def evaluate(args: argparse.Namespace) -> None:
         for method in methods:
             options = {"method": method, "candidates": args.candidates, "same_sample": args.exclude_same_sample}
             found[method] = []
-            with cli.progress(total=len(queries), desc=method, unit="query") as bar:
-                for part in cli.batches(len(queries), 256):
+            with messages.progress(total=len(queries), desc=method, unit="query") as bar:
+                for part in blocks.batches(len(queries), 256):
                     some = queries.take(range(part.start, part.stop))
                     found[method] += retrieve(gallery, some, scoring.TOP, **options)
                     bar.update(len(some))
@@ -143,12 +150,13 @@ def evaluate(args: argparse.Namespace) -> None:
             seconds = scoring.latency(gallery, queries, **options)
             rows.append([*row, *(f"{1e3 * np.percentile(seconds, q):.1f}" for q in (50, 95))])
         print(
-            f"{gallery.source}: {len(gallery):,} rows, {cli.count(len(queries), 'query', 'queries')}, none among its own results"
+            f"{gallery.source}: {len(gallery):,} rows, {messages.count(len(queries), 'query', 'queries')}, "
+            "none among its own results"
         )
         if unknown := int((n_relevant == 0).sum()):
             print(f"{unknown:,} queries have a label that no other row has; they count as wrong")
         header = ["Recall@1", "95 % interval", "F1@10", "95 % interval", *(f"Recall@{k}" for k in RECALL_AT[1:])]
-        print("\n" + cli.table(["re-ranking", *header, "p50 ms", "p95 ms"], rows))
+        print("\n" + messages.table(["re-ranking", *header, "p50 ms", "p95 ms"], rows))
         gains = []
         for method in methods[1:]:
             for name, values in scores[method].measures.items():
@@ -157,7 +165,7 @@ def evaluate(args: argparse.Namespace) -> None:
                 gains.append([method, name, f"{gain.difference[0]:+.4f}", interval, f"{gain.p[0]:.4f}"])
         if gains:
             print("\nGain over no re-ranking, paired by query, interval by source image\n")
-            print(cli.table(["re-ranking", "measure", "gain", "95 % interval", "p"], gains))
+            print(messages.table(["re-ranking", "measure", "gain", "95 % interval", "p"], gains))
         if args.uri and args.npz:
             exact = retrieve(NpzGallery(read_sets(args.npz, key=args.key)), queries, scoring.TOP)
             share = scoring.agreement(found["none"], exact)
@@ -167,12 +175,12 @@ def evaluate(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """Print what an index holds, or what one of N rows would need."""
     if args.plan:
-        from common.index_plan import table
+        from common.index import plan_table
 
-        print(table(args.plan, args.pca or args.dim))
+        print(plan_table(args.plan, args.pca or args.dim))
     if not args.uri:
         if not args.plan:
-            raise cli.UsageError("give --uri to describe an index, or --plan N to plan one")
+            raise messages.UsageError("give --uri to describe an index, or --plan N to plan one")
         return
     from common.indexing import describe
     from common.vector_store import Store
@@ -202,18 +210,18 @@ def gallery_of(args: argparse.Namespace) -> Iterator[NpzGallery | Index]:
         from common.vector_store import Store
 
         if not args.collection:
-            raise cli.UsageError("--uri needs --collection; search.py info --uri lists them")
+            raise messages.UsageError("--uri needs --collection; search.py info --uri lists them")
         with Store(args.uri, token=token()) as store:
             params = parameters("--search_params", args.search_params, ("nprobe", "ef"))
             yield Index(store, args.collection, params=params)
     elif args.npz:
-        from common.gallery import NpzGallery
+        from common.exact import NpzGallery
         from common.sets import read_sets
 
         sets = read_sets(args.npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
         yield NpzGallery(sets, data_root=args.data_root)
     else:
-        raise cli.UsageError("give --npz FILES to search exactly, or --uri and --collection of an index")
+        raise messages.UsageError("give --npz FILES to search exactly, or --uri and --collection of an index")
 
 
 def parameters(option: str, words: Sequence[str], known: Sequence[str]) -> dict[str, int]:
@@ -222,7 +230,7 @@ def parameters(option: str, words: Sequence[str], known: Sequence[str]) -> dict[
     for word in words:
         name, _, value = word.partition("=")
         if name not in known or not value.isdigit() or int(value) < 1:
-            raise cli.UsageError(
+            raise messages.UsageError(
                 f"{option} {word}: write NAME=NUMBER with {' or '.join(known) or 'no parameter at all'}"
             )
         found[name] = int(value)

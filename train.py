@@ -22,14 +22,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, objectives
+from common import cli, messages, objectives
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from common.backbone import Backbone
     from common.crops import Manifest
-    from common.embedder import Backbone
     from common.network import Network
     from common.pictures import Pictures, Reader
     from common.study import Study
@@ -52,14 +52,15 @@ def learn(
     import numpy as np
     import torch
 
-    from common import augment, judging, sampling, training
+    from common import judging, sampling, training
     from common.network import run as run_network
+    from common.pictures import Views, cut_mix
 
     triplet, labels, val_labels = args.objective == "triplet", study.labels("train"), study.labels("val")
     val_samples = study.samples[study.val]
     alone = triplet and judging.answerable(val_labels, val_samples) < 0.5
     if alone:
-        cli.note("most validation images have no other of their class: their references are the training split")
+        messages.note("most validation images have no other of their class: their references are the training split")
 
     def groups(epoch: int) -> Iterator[np.ndarray]:
         rng = np.random.default_rng([args.seed, epoch])
@@ -72,7 +73,7 @@ def learn(
             rows, targets = inputs(epoch, number, group), labels[group]
             if not triplet:
                 rng = np.random.default_rng([args.seed, epoch, number])
-                rows, targets = augment.cut_mix(rows, targets, len(study.classes), rng)
+                rows, targets = cut_mix(rows, targets, len(study.classes), rng)
             yield torch.from_numpy(rows), torch.from_numpy(targets)
 
     def validate(module: torch.nn.Module) -> tuple[float, float]:
@@ -95,7 +96,7 @@ def learn(
         return training.fit(network.top, batches, loss, validate, plan, state_file=state_file)
     val_inputs, reference_inputs = val, reader(study.train, "reference")[1] if alone else val
     with ThreadPoolExecutor(args.workers, "view") as pool:
-        inputs = augment.Views(train, network.preprocess, seed=args.seed, pool=pool)
+        inputs = Views(train, network.preprocess, seed=args.seed, pool=pool)
         return training.fit(network, batches, loss, validate, plan, state_file=state_file)
 
 
@@ -106,13 +107,13 @@ def begin(args: argparse.Namespace, record: dict[str, Any]) -> bool:
     path, begun = args.output / RECORD, args.output / STATE / "epoch.pt"
     there = [name for name in RESULTS if (args.output / name).exists()]
     if there and not path.is_file() and not args.overwrite:
-        raise cli.UserError(
+        raise messages.UserError(
             f"{args.output} holds {there[0]}, which train.py has not made; name another --output, or add --overwrite"
         )
     finished = "model.json" in there
     try:
         same = files.claim(path, record, overwrite=not finished and not begun.is_file())
-    except cli.UserError:
+    except messages.UserError:
         if not args.overwrite:
             raise
         same = False
@@ -129,8 +130,8 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
     """Train and write the checkpoint folder."""
     import pandas as pd
 
-    from common import checkpoint, curve, files, judging, study
-    from common.embedder import pick_device
+    from common import checkpoint, files, judging, plots, study
+    from common.backbone import pick_device
     from common.network import Network, features, start
     from common.pictures import Reader
 
@@ -140,7 +141,7 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
         manifest, reader, vary=not args.freeze_backbone, seed=args.seed
     )
     parts = ", ".join(f"{part} {len(getattr(divided, part)):,}" for part in study.SPLITS)
-    cli.note(f"{cli.count(len(divided.classes), 'class', 'classes')}; images: {parts}")
+    messages.note(f"{messages.count(len(divided.classes), 'class', 'classes')}; images: {parts}")
     outputs = args.embedding_dim if triplet else len(divided.classes)
     device = pick_device(args.device)
     pretrained = args.model != "siamese" and args.weights != "random"
@@ -157,7 +158,7 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
         metrics = judging.judge_classifier(network, divided, val_pictures, reader)
     files.write_table(args.output / "training.csv", pd.DataFrame(rows))
     title = f"{args.objective}, {args.model}, {args.data_root.resolve().name}"
-    curve.draw(args.output / "training.png", rows, "Recall@1" if triplet else "Accuracy", title)
+    plots.training_curve(args.output / "training.png", rows, "Recall@1" if triplet else "Accuracy", title)
     training = {name: getattr(args, name) for name in DECIDING} | {"data_root": args.data_root.resolve().name}
     checkpoint.save(
         args.output,
@@ -235,8 +236,8 @@ def _cores() -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import checkpoint, files, judging, models, study
-    from common.embedder import pick_device
+    from common import checkpoint, files, judging, study
+    from common.backbone import fingerprint, pick_device
     from common.network import start
     from common.output_set import digest
 
@@ -247,10 +248,10 @@ def run(args: argparse.Namespace) -> None:
     manifest = study.read(args.data_root, splits=splits, label_level=args.label_level)
     spec, backbone = start(args.model, args.weights, args.image_size, args.seed)
     record = {name: getattr(args, name) for name in DECIDING}
-    record |= {"input": digest(manifest), "fingerprint": models.fingerprint(backbone)}
+    record |= {"input": digest(manifest), "fingerprint": fingerprint(backbone)}
     with files.locked(args.output / LOCK):
         if begin(args, record):
-            cli.note(f"{args.output}: complete already")
+            messages.note(f"{args.output}: complete already")
         else:
             train(manifest, spec, backbone, args)
     print(judging.describe(checkpoint.describe(args.output)))

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli
+from common import cli, messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ def make_app(view: Explorer, host: str) -> Any:
     from dash import Dash
     from flask import Response, abort, send_from_directory
 
-    from common import local_server, points, view_page
+    from common import images, local_server, view_page
 
     app = Dash(
         "view",
@@ -101,7 +101,7 @@ def make_app(view: Explorer, host: str) -> Any:
         data = at(file, row).picture(row, LARGE if large else SMALL, prefer_source=large)
         if data is None:
             abort(404)
-        return Response(data, mimetype=points.kind_of(data), headers={"Cache-Control": "private, max-age=3600"})
+        return Response(data, mimetype=images.kind_of(data), headers={"Cache-Control": "private, max-age=3600"})
 
     @app.server.route("/about/<int:file>/<int:row>")
     def about(file: int, row: int) -> Any:
@@ -148,7 +148,7 @@ def _title(view: Explorer) -> tuple[str, str]:
     models = view.names("model")
     dims = dict.fromkeys(f"{one.dim:,} numbers" for one in view.files if one.dim)
     facts = [", ".join(one.name for one in view.files), *models[:3], *dims]
-    return f"{cli.count(n, 'embedding')}{f' of {sets[0]}' if len(sets) == 1 else ''}", " · ".join(facts)
+    return f"{messages.count(n, 'embedding')}{f' of {sets[0]}' if len(sets) == 1 else ''}", " · ".join(facts)
 
 
 def _notes(view: Explorer) -> list[str]:
@@ -170,7 +170,7 @@ def _connect(app: Any, view: Explorer) -> None:
     from dash import ClientsideFunction, Input, Output, State, dcc, no_update
 
     from common import images, scenes, view_page
-    from common.points import kind_of
+    from common.images import kind_of
 
     filters = [Input(name, "value") for name in ("label", "split", "padding", "only", "text")]
 
@@ -228,13 +228,13 @@ def _connect(app: Any, view: Explorer) -> None:
         ]
         shown, total = sum(one["n"] for one in drawn[:1]), totals[0][1]
         status = (
-            f"{cli.count(shown, 'point')} of {total:,} shown"
+            f"{messages.count(shown, 'point')} of {total:,} shown"
             if shown < total
-            else f"{cli.count(total, 'point')}, all shown"
+            else f"{messages.count(total, 'point')}, all shown"
         )
         two = len(drawn) == 2
         titles = [texts[a], texts.get(b, "")]
-        counts = [cli.count(one["n"], "point") for one in drawn] + [""] * (2 - len(drawn))
+        counts = [messages.count(one["n"], "point") for one in drawn] + [""] * (2 - len(drawn))
         return (
             drawn[0], drawn[1] if two else None, *titles, *counts, not two, "maps two" if two else "maps",
             {"column": colour, "groups": [asdict(one) for one in legend]},
@@ -274,7 +274,7 @@ def _connect(app: Any, view: Explorer) -> None:
         label = view.files[file].row(row)["label"]
         try:
             near, said = view.near(file, row, scope)
-        except cli.UserError as error:
+        except messages.UserError as error:
             near, said = [], str(error)
         marks = [{"file": file, "row": one.row, "key": int(view.keys[file][one.row])} for one in near]
         same = sum(one.label == label for one in near)
@@ -303,7 +303,7 @@ def _connect(app: Any, view: Explorer) -> None:
     def gallery(selection: Any, more: Any, a: str, *rest: Any) -> Any:
         file, rows, selected = listed(selection, a, wanted(*rest))
         shown = rows[: PAGE * ((more or 0) + 1)]
-        said = f"Selection: {cli.count(len(rows), 'point')}" if selected else f"Points: {len(rows):,}"
+        said = f"Selection: {messages.count(len(rows), 'point')}" if selected else f"Points: {len(rows):,}"
         return listed_tiles(view, file, shown.tolist()), said, len(shown) == len(rows), not selected
 
     @app.callback(
@@ -337,7 +337,7 @@ def _connect(app: Any, view: Explorer) -> None:
             found = view.look_up(data, among, int(k))
         except (images.ImageError, ValueError) as error:
             return f"{name}: {error}; choose another picture.", []
-        except cli.UserError as error:
+        except messages.UserError as error:
             return str(error), []
         picture = f"data:{kind_of(data) or 'image/*'};base64,{given['content']}"
         tiles = near_tiles(view, 0, found.near, None)
@@ -392,11 +392,13 @@ def opened(uri: str, name: str | None, files: Sequence[Points]) -> Iterator[Any]
     with Store(uri, token=os.environ.get("MILVUS_TOKEN", "")) as store:
         names = [one for one in store.names() if "__" not in one]
         if name is None and len(names) != 1:
-            raise cli.UsageError(f"{uri} has the collections {', '.join(names) or 'none'}; name one with --collection")
+            raise messages.UsageError(
+                f"{uri} has the collections {', '.join(names) or 'none'}; name one with --collection"
+            )
         index = Index(store, name or names[0])
         models = [model.get("fingerprint") for model in (index.model, files[0].model)]
         if all(models) and models[0] != models[1]:
-            raise cli.UserError(
+            raise messages.UserError(
                 f"{index.source} and {files[0].path} come from different models; name files of one model"
             )
         yield index
@@ -414,7 +416,7 @@ def run(args: argparse.Namespace) -> None:
         app = make_app(Explorer(files, model=args.model, index=index), args.host)
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
-        cli.note(f"{cli.count(sum(one.n for one in files), 'row')}; Ctrl-C ends")
+        messages.note(f"{messages.count(sum(one.n for one in files), 'row')}; Ctrl-C ends")
         threading.Thread(
             target=importlib.import_module, args=["torch"], daemon=True
         ).start()  # the first click needs it

@@ -14,13 +14,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import bench  # noqa: E402
-import numpy as np  # noqa: E402
+import bench
+import numpy as np
 
-from common import comparison, fusion  # noqa: E402
-from common.combinations import Combination, enumerate_combinations  # noqa: E402
-from common.embeddings import EmbeddingSet  # noqa: E402
-from common.evaluation import Evaluator  # noqa: E402
+from common import (
+    comparison,
+    fusion,
+)
+from common.combinations import enumerate_combinations
+from common.embeddings import EmbeddingSet
+from common.evaluation import Evaluator
+from common.records import Combination
 
 IDS = ("0", "5", "10", "20", "30", "40")
 

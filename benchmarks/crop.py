@@ -22,14 +22,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose crop.py is not the script
 sys.path.append(str(ROOT / "benchmarks"))
 
-import bench  # noqa: E402
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import bench
+import cv2
+import numpy as np
 
-import crop  # noqa: E402
-from common import images, pixels  # noqa: E402
-from common.annotations import Object, parse  # noqa: E402
-from common.boxes import Padding, place  # noqa: E402
+import crop
+from common import (
+    images,
+    pixels,
+)
+from common.annotations import Object, parse
+from common.boxes import Padding, place
 
 PADDINGS = (0, 5, 10, 20)
 SIZE = (224, 224)

@@ -18,15 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder
 sys.path.append(str(ROOT / "benchmarks"))
 
-import bench  # noqa: E402
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import bench
+import cv2
+import numpy as np
+import torch
 
-from common import extraction, images, models  # noqa: E402
-from common.embedder import Embedder  # noqa: E402
-from common.precision import cosines, multiplies_bf16  # noqa: E402
-from common.preprocess import Preprocess  # noqa: E402
+from common import extraction, images
+from common.embedder import Embedder
+from common.embedder import load as load_model
+from common.precision import cosines, multiplies_bf16
+from common.preprocess import Preprocess
 
 MODELS = ("tf_efficientnet_lite0", "resnet50", "vit_small_patch16_224")
 BATCH = 64
@@ -54,7 +55,7 @@ def ready(name: str, sample: np.ndarray, *, best: bool) -> tuple[Embedder, str]:
     """Return the embedder in fp32, or in its best setting and what that is."""
     weights = None if name == MODELS[0] else "random"
     torch.manual_seed(0)
-    embedder = models.load(name, weights=weights, precision="auto" if best else "fp32", device="auto")
+    embedder = load_model(name, weights=weights, precision="auto" if best else "fp32", device="auto")
     said = "fp32"
     if best:
         embedder.settle(sample)

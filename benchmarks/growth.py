@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose crop.py is not the script
 sys.path.append(str(ROOT / "benchmarks"))
 
-import bench  # noqa: E402
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import bench
+import cv2
+import numpy as np
 
-from common import embeddings  # noqa: E402
+from common import embeddings
 
 TIMES = (1, 4, 16)
 DIM = 256

@@ -16,11 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import bench  # noqa: E402
-import numpy as np  # noqa: E402
+import bench
+import numpy as np
 
-from common import embeddings, knn  # noqa: E402
-from common.coarse import BLOCK_ROWS, TILE, bfloat16_pays  # noqa: E402
+from common import (
+    embeddings,
+    knn,
+)
+from common.coarse import BLOCK_ROWS, TILE, bfloat16_pays
 
 PEAK = """
 import re, sys

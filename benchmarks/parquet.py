@@ -22,14 +22,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder
 sys.path.append(str(ROOT / "benchmarks"))
 
-import bench  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
+import bench
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-import npz_to_parquet  # noqa: E402
-from common import embeddings, parquet, sets  # noqa: E402
+import npz_to_parquet
+from common import (
+    embeddings,
+    parquet,
+    sets,
+)
 
 DIM = 768
 SHARD = 100_000

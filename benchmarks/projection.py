@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder
 sys.path.append(str(ROOT / "benchmarks"))
 
-import bench  # noqa: E402
-import numpy as np  # noqa: E402
+import bench
+import numpy as np
 
-from common import projection  # noqa: E402
+from common import projection
 
 DIM = 768
 SAMPLE = 5_000

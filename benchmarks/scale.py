@@ -25,12 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose crop.py is not the script
 sys.path.append(str(ROOT / "benchmarks"))
 
-import bench  # noqa: E402
-import growth  # noqa: E402
-import numpy as np  # noqa: E402
+import bench
+import growth
+import numpy as np
 
-from common import crops  # noqa: E402
-from common.index_plan import plans, size  # noqa: E402
+from common import crops
+from common.index import index_size, plans
 
 PADDINGS, PER_IMAGE = 4, 20
 DISK = 1e9  # bytes a second that the shared file system is taken to give to all nodes together
@@ -239,16 +239,19 @@ def study(found: Constants, n: int, nodes: int, dim: int = 1280) -> list[Cost]:
 def constants(found: Constants) -> list[str]:
     """Return the lines of the table of constants."""
     rows = [
-        ("a photograph of 12 megapixels decoded", f"{1e3 * found.decode:.3g} ms, {size(found.photo_bytes)}"),
-        ("a crop at one padding cut, resized, encoded, written", f"{1e3 * found.cut:.3g} ms, {size(found.crop_bytes)}"),
+        ("a photograph of 12 megapixels decoded", f"{1e3 * found.decode:.3g} ms, {index_size(found.photo_bytes)}"),
+        (
+            "a crop at one padding cut, resized, encoded, written",
+            f"{1e3 * found.cut:.3g} ms, {index_size(found.crop_bytes)}",
+        ),
         ("a crop decoded and put through the default model", f"{1e3 * found.forward:.3g} ms"),
         ("a row read and its names coded for evaluation", f"{1e6 * found.read:.3g} us"),
         ("10^9 multiplications of similarities", f"{1e12 * found.similarity:.3g} ms"),
         ("a row of Parquet of 256 numbers", f"{1e6 * found.row:.3g} us"),
-        ("names and labels of a row in an .npz", size(found.text_bytes)),
+        ("names and labels of a row in an .npz", index_size(found.text_bytes)),
         (
             "memory of evaluate_combo.py a row, of the manifest a crop",
-            f"{size(found.driver_bytes)}, {size(found.manifest_bytes)}",
+            f"{index_size(found.driver_bytes)}, {index_size(found.manifest_bytes)}",
         ),
         ("start of each script", ", ".join(f"{name} {value:.1f} s" for name, value in found.start.items())),
     ]
@@ -286,10 +289,10 @@ def table(found: Constants) -> list[str]:
             )
             cells = [f"{n:,}", f"{nodes:,}", *(duration(one.time) for one in stages), f"{worst.name}: {by}"]
             cells += [
-                size(6e8 + n * max(found.driver_bytes, found.manifest_bytes)),
-                size(disk),
-                size(sum(one.network for one in stages)),
-                f"{best.index_type}, {size(best.memory)}",
+                index_size(6e8 + n * max(found.driver_bytes, found.manifest_bytes)),
+                index_size(disk),
+                index_size(sum(one.network for one in stages)),
+                f"{best.index_type}, {index_size(best.memory)}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -17,14 +17,18 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import bench  # noqa: E402
-import numpy as np  # noqa: E402
+import bench
+import numpy as np
 
-from common import embeddings, indexing, retrieval_scores  # noqa: E402
-from common.gallery import NpzGallery  # noqa: E402
-from common.index import Index  # noqa: E402
-from common.sets import read_sets, read_shards  # noqa: E402
-from common.vector_store import Store  # noqa: E402
+from common import (
+    embeddings,
+    indexing,
+    retrieval_scores,
+)
+from common.exact import NpzGallery
+from common.index import Index
+from common.sets import read_sets, read_shards
+from common.vector_store import Store
 
 BATCH, K = 100, 10
 

@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # in place of this folder, whose crop.py is not the script
 sys.path.append(str(ROOT / "benchmarks"))
 
-import bench  # noqa: E402
-import numpy as np  # noqa: E402
+import bench
+import numpy as np
 
-from common.annotations import Object, parse  # noqa: E402
-from common.combinations import enumerate_combinations  # noqa: E402
+from common.annotations import Object, parse
+from common.combinations import enumerate_combinations
 
 PADDINGS = ("0", "5", "10", "20", "40")
 CORES = len(os.sched_getaffinity(0))

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.boxes import Box, Unusable
-from common.cli import UserError
 from common.images import EXTENSIONS
+from common.messages import Unusable, UserError
 
 T = TypeVar("T")
 
@@ -289,3 +288,15 @@ def _without_repeats(found: Iterator[Object | Skipped]) -> list[Object | Skipped
             seen.add(key)
         kept.append(item)
     return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An annotated box in pixels of the image; the right and bottom edges are exclusive. Finite, width and height above 0."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    width: float
+    height: float

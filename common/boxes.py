@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-class Unusable(Exception):
-    """An object that gives no crop; the message is the short reason for skipped.csv."""
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """An annotated box in pixels of the image; the right and bottom edges are exclusive. Finite, width and height above 0."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-    width: float
-    height: float
+from common.annotations import Box
+from common.messages import Unusable
 
 
 @dataclass(frozen=True, slots=True)

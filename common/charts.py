@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from common.combinations import Combination
     from common.comparison import Result
+    from common.records import Combination
 
 
 HEIGHT = 300

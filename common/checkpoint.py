@@ -13,16 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from common import calibration, files
-from common.cli import UserError
+from common import files
+from common.messages import UserError
 from common.preprocess import Preprocess
 
 if TYPE_CHECKING:
     import torch
 
-    from common.embedder import Backbone, Embedder
+    from common.backbone import Backbone
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 FIELDS = {
@@ -37,26 +35,6 @@ FIELDS = {
     "metrics": "what was measured",
     "fingerprint": "of the embedding model, as in the .npz files made with it",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-    """classifier(batch) -> logits (n, len(classes)) float32 of (n, height, width, 3) uint8, as `preprocess` returns them."""
-
-    embedder: Embedder
-    classes: list[str]
-    temperature: float
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self.embedder.preprocess
-
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        return self.embedder(batch)
-
-    def probabilities(self, batch: np.ndarray) -> np.ndarray:
-        """Return the calibrated confidences (n, classes) float64, each row of sum 1."""
-        return calibration.softmax(self(batch), self.temperature)
 
 
 def save(
@@ -78,7 +56,7 @@ def save(
     """
     import safetensors.torch
 
-    from common import models
+    from common.backbone import fingerprint
 
     folder = Path(folder)
     about: dict[str, Any] = {
@@ -93,7 +71,7 @@ def save(
         "metrics": dict(metrics or {}),
     }
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}  # none may share memory
-    about["fingerprint"] = models.fingerprint(_assemble(folder, about, tensors, ("projection",)))
+    about["fingerprint"] = fingerprint(_assemble(folder, about, tensors, ("projection",)))
     data = safetensors.torch.save(tensors, metadata={"fingerprint": about["fingerprint"]})
     (folder / ABOUT).unlink(missing_ok=True)
     files.write_bytes(folder / WEIGHTS, data)  # not save_file, whose error on a full disk is none of Python's
@@ -122,35 +100,6 @@ def backbone(folder: Path | str) -> Backbone:
     return _load(Path(folder), describe(folder), ("projection",))
 
 
-def load_classifier(folder: Path | str, *, device: str = "auto", precision: str = "auto") -> Classifier:
-    """Return the classifier of a checkpoint. Raises UserError for one that has none, as those of --objective triplet."""
-    from common.embedder import Embedder
-
-    folder = Path(folder)
-    about = describe(folder)
-    classes = about["classes"]
-    if about.get("objective") != "classifier" or not classes:
-        raise UserError(
-            f"{folder} holds an embedding model, not a classifier: train one with --objective classifier, or classify by "
-            "nearest neighbours"
-        )
-    whole = _load(folder, about, ("head",))
-    # The architecture has pooled already, so that the embedder takes the logits as they come.
-    embedder = Embedder(
-        whole,
-        spec=str(folder),
-        options={},
-        fingerprint=about.get("fingerprint", ""),
-        device=device,
-        precision=precision,
-    )
-    if embedder.dim != len(classes):
-        raise UserError(
-            f"{folder / ABOUT} names {len(classes)} classes, the head has {embedder.dim}; train the model again"
-        )
-    return Classifier(embedder, list(classes), float(about["temperature"] or 1.0))
-
-
 def _load(folder: Path, about: Mapping[str, Any], tops: Sequence[str]) -> Backbone:
     from common import weights
 
@@ -163,8 +112,8 @@ def _assemble(
     """Return the architecture filled with `backbone.*`, followed by those linear layers of `tops` that the state has."""
     import torch
 
-    from common import models
-    from common.embedder import Pooled
+    from common import architectures
+    from common.backbone import Pooled, fit_input
     from common.weights import fill
 
     spec, options = about["spec"], dict(about["options"])
@@ -173,8 +122,8 @@ def _assemble(
     for key, value in state.items():
         part, _, rest = key.partition(".")
         parts.setdefault(part, {})[rest] = value
-    inner = models.architecture(spec, options.get("pooling"))
-    models.fit_input(inner.module, preprocess)
+    inner = architectures.architecture(spec, options.get("pooling"))
+    fit_input(inner.module, preprocess)
     fill(inner.module, parts.get("backbone", {}), spec, str(folder))
     modules: list[torch.nn.Module] = [Pooled(inner, options.get("layer"), options.get("pooling"), spec)]
     for top in tops:

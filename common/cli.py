@@ -1,4 +1,4 @@
-"""What every script does alike: options, `--config`, errors as one sentence, exit codes, progress, tables.
+"""Conventions shared by all scripts: options, `--config`, exit codes, errors as one sentence.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 bad data, 2 bad usage, 130 interrupted.
 """
@@ -7,28 +7,14 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import errno
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
-_quiet = False
-
-
-class UserError(Exception):
-    """The data cannot be used. The message is one sentence that names the file and the remedy; exit code 1."""
-
-    exit_code = 1
-
-
-class UsageError(UserError):
-    """The options contradict each other or the data; exit code 2, as argparse's own errors."""
-
-    exit_code = 2
+from common.messages import UsageError, UserError, os_error, set_quiet
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -68,39 +54,6 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
-    """Add what evaluate_combo.py and greedy_combo_eval.py share: which sets, how neighbours vote, what is left out."""
-    sets = parser.add_argument_group("embedding sets")
-    spec: dict[str, Any] = {"nargs": "+", "required": True, "metavar": "[ID=]NPZ"}
-    sets.add_argument(
-        "--train_npz", **spec, help="references: files, folders or globs; those of another split are left out"
-    )
-    sets.add_argument(
-        "--test_npz", **spec, help="queries: files, folders or globs; those of another split are left out"
-    )
-    sets.add_argument("--reference_split", default="train", metavar="SPLIT", help="split that references keep")
-    sets.add_argument("--query_split", default="test", metavar="SPLIT", help="split that queries keep")
-    sets.add_argument("--key", help="name of the array or of the pickled dict inside a foreign .npz")
-    sets.add_argument("--company_name", metavar="NAME", help="title of the output, and the key inside older files")
-    sets.add_argument("--drop_invalid", action="store_true", help="leave out zero and non-finite vectors, counted")
-    scoring = parser.add_argument_group("scoring")
-    scoring.add_argument(
-        "--fusion", choices=("stack", "vote", "mean", "concat"), default="stack", help="how sets are merged"
-    )
-    scoring.add_argument("--k", type=whole(1), default=1, help="neighbours that vote")
-    scoring.add_argument(
-        "--vote_weights", choices=("uniform", "similarity"), default="uniform", help="weights of their votes"
-    )
-    scoring.add_argument(
-        "--label_level", type=whole(0), metavar="L", help="label level that is scored (default: the deepest)"
-    )
-    leave = scoring.add_mutually_exclusive_group()
-    leave.add_argument("--exclude_self", action="store_true", help="a crop is not its own neighbour, at any ID")
-    leave.add_argument(
-        "--exclude_same_sample", action="store_true", help="crops of the query's own source image are no neighbours"
-    )
-
-
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """Return an argparse type: an integer from `low` to `high`."""
 
@@ -137,19 +90,18 @@ def number(low: float, high: float = float("inf")) -> Callable[[str], float]:
 
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
     """Parse `argv`, run the script and return its exit code; a user's mistake becomes one sentence on stderr."""
-    global _quiet
-    from common import config  # which needs this module's errors
+    # which needs this module's errors
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name that is no text must not end a run
     try:
-        args = parser.parse_args(config.applied(parser, list(sys.argv[1:] if argv is None else argv)))
+        args = parser.parse_args(with_config(parser, list(sys.argv[1:] if argv is None else argv)))
     except SystemExit as end:  # argparse has printed help or its error
         return end.code if isinstance(end.code, int) else 2
     except UserError as error:
         return _fail(parser, str(error), error.exit_code)
-    _quiet = args.quiet
+    set_quiet(args.quiet)
     if argv is None:
         atexit.register(gc.freeze)  # the interpreter's last collection over torch's objects would take two seconds
     try:
@@ -182,85 +134,76 @@ def _remedy(package: str | None) -> str:
     return f"run pip install {name}"
 
 
-def os_error(error: OSError) -> str:
-    """Return one sentence for an error of the file system, with the file and the remedy."""
-    where = str(error.filename or error.filename2 or "the output folder")
-    remedies = {
-        errno.ENOSPC: "no space is left on its disk; free some and run the same command again",
-        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
-        errno.EACCES: "permission denied; change its permissions or name another path",
-        errno.EPERM: "not permitted; change its permissions or name another path",
-        errno.EROFS: "its file system is read-only; name another path",
-        errno.ENOENT: "no such file or folder; check the path",
-        errno.EISDIR: "is a folder; name a file",
-        errno.ENOTDIR: "a part of this path is a file, not a folder; check the path",
-        errno.EEXIST: "exists already; name another path",
-        errno.ENAMETOOLONG: "the path is too long; choose shorter names",
-        errno.EMFILE: "too many open files; raise `ulimit -n`",
-    }
-    return f"{where}: {remedies.get(error.errno or 0, error.strerror or str(error))}"
-
-
 def _fail(parser: argparse.ArgumentParser, message: str, code: int) -> int:
     sys.stderr.write(f"{parser.prog}: {'' if code == 130 else 'error: '}{message}\n")
     return code
 
 
-def progress(items: Iterable[T] | None = None, *, total: int | None = None, desc: str = "", unit: str = "it") -> Any:
-    """Return a tqdm bar on stderr around `items`; silent with --quiet or where stderr is no terminal."""
-    from tqdm import tqdm
+def with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
+    """Return `argv` with the options of --config that the command line does not give itself."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    path = first.parse_known_args(argv)[0].config
+    if path is None:
+        return argv
+    section = Path(parser.prog).stem
+    options = _read_config(path, section)
+    parsers = [parser]
+    for action in parser._actions:  # a sub-command's options belong to its own parser
+        if isinstance(action, argparse._SubParsersAction):
+            parsers += [action.choices[word] for word in argv if word in action.choices][:1]
+            elsewhere = {name for sub in action.choices.values() for name in _options_by_name(sub)}
+            options = {
+                key: value
+                for key, value in options.items()
+                if key in _options_by_name(*parsers) or key not in elsewhere
+            }
+    known = _options_by_name(*parsers)
+    extra: list[str] = []
+    for key, value in options.items():
+        if key not in known:
+            raise UsageError(f"{path}: section {section} has no option {key!r}; it knows {', '.join(sorted(known))}")
+        action = known[key]
+        if any(word.split("=")[0] in action.option_strings for word in argv) or value is None:
+            continue
+        flag = action.option_strings[0]
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise UsageError(f"{path}: {section}.{key} is a switch; write true or false, not {value!r}")
+            extra += [flag] if value else []
+        elif isinstance(value, list):
+            extra += [flag, *(str(item) for item in value)] if value else []
+        elif isinstance(value, dict):
+            extra += [flag, *(f"{name}={item}" for name, item in value.items())]
+        else:
+            extra += [f"{flag}={value}"]
+    return argv + extra
 
-    return tqdm(
-        items, total=total, desc=desc, unit=unit, file=sys.stderr, dynamic_ncols=True, disable=True if _quiet else None
-    )
+
+def _options_by_name(*parsers: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    names = {
+        option.lstrip("-"): action
+        for parser in parsers
+        for action in parser._actions
+        for option in action.option_strings
+    }
+    return {name: action for name, action in names.items() if name not in ("h", "help", "config")}
 
 
-def note(message: str) -> None:
-    """Say something about the run on stderr, unless --quiet."""
-    if not _quiet:
-        sys.stderr.write(message + "\n")
+def _read_config(path: Path, section: str) -> dict[str, Any]:
+    import yaml
 
-
-def warn(message: str) -> None:
-    """Say on stderr what the user must know even with --quiet."""
-    sys.stderr.write(f"warning: {message}\n")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return an aligned text table; columns of numbers are right-aligned."""
-    lines = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    right = [all(_is_number(line[column]) for line in lines[1:]) for column in range(len(header))]
-    cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)] for line in lines]
-    return "\n".join("  ".join(line).rstrip() for line in cells)
-
-
-def _is_number(text: str) -> bool:
     try:
-        float(text.rstrip("%").replace(",", "") or "0")
-    except ValueError:
-        return text in ("-", "")
-    return True
-
-
-def count(n: int, noun: str, plural: str | None = None) -> str:
-    """Return `1 crop` or `1,204 crops`."""
-    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
-
-
-def tally(reasons: Iterable[str]) -> str:
-    """Return `2 image missing, 1 empty box`: each reason with its count, the most frequent first."""
-    from collections import Counter
-
-    return ", ".join(f"{n:,} {reason}" for reason, n in Counter(reasons).most_common())
-
-
-def batches(n: int, size: int) -> Iterator[slice]:
-    """Yield slices that cover range(n) in steps of `size`."""
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
-
-
-def one_line(value: object) -> str:
-    """Return `value` as a field of a TSV: tabs, line ends and backslashes are escaped."""
-    return str(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; check --config") from None
+    except OSError as error:
+        raise UserError(os_error(error)) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    options = (content or {}).get(section) if isinstance(content or {}, dict) else content
+    if options is None:
+        return {}
+    if not isinstance(options, dict):
+        raise UserError(f"{path}: write the options as `{section}:` followed by `name: value` lines")
+    return {str(key): value for key, value in options.items()}

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import files, knn, pages
-from common.cli import UserError, count, note
+from common import files, knn
+from common.blocks import Mapped, locate
+from common.messages import UserError, count, note
 
 ATTEMPTS = 5  # times that a part of the work may end its worker before it is taken to be the cause
 AHEAD = 3  # parts under way or waiting to be taken, for each that can run at once
@@ -298,13 +299,13 @@ def _pieces(blocks: Sequence[np.ndarray], size: int, groups: np.ndarray | None) 
         for at in range(0, len(block), size):
             rows = block[at : at + size]
             own = None if groups is None else groups[start : start + len(rows)]
-            yield _Piece(start, len(rows), pages.locate(rows) or ray.put(np.asarray(rows)), own)
+            yield _Piece(start, len(rows), locate(rows) or ray.put(np.asarray(rows)), own)
             start += len(rows)
 
 
 def _search(query: Any, reference: Any, k: int, query_groups: Any, reference_groups: Any) -> knn.Neighbours:
     """A task: the neighbours of a piece of the queries in a piece of the references."""
-    query, reference = (rows.open() if isinstance(rows, pages.Mapped) else rows for rows in (query, reference))
+    query, reference = (rows.open() if isinstance(rows, Mapped) else rows for rows in (query, reference))
     return knn.search_excluding(query, reference, min(k, len(reference)), query_groups, reference_groups)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from common.pages import release
+from common.blocks import release
 
 if TYPE_CHECKING:
     import torch

@@ -10,27 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.records import Combination
+
 if TYPE_CHECKING:
     from common.evaluation import Evaluator, Tally
-
-
-@dataclass(frozen=True)
-class Combination:
-    """IDs merged as references, and IDs merged as queries."""
-
-    reference_ids: tuple[str, ...]
-    query_ids: tuple[str, ...]
-
-    @property
-    def matched(self) -> bool:
-        return self.reference_ids == self.query_ids
-
-    @property
-    def is_pair(self) -> bool:
-        return len(self.reference_ids) == len(self.query_ids) == 1
-
-    def __str__(self) -> str:
-        return f"{'+'.join(self.reference_ids)}/{'+'.join(self.query_ids)}"
 
 
 def subsets(ids: Sequence[str], low: int, high: int) -> list[tuple[str, ...]]:

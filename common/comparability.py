@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from common import fusion
-from common.cli import UserError
 from common.embeddings import EmbeddingSet
-from common.shards import pieces
+from common.messages import UserError
+from common.sets import pieces
 
 
 def code(columns: Iterable[Iterable[np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from common import statistics
-from common.combinations import Combination
-from common.decisions import Cost, Tally
 from common.evaluation import Evaluator
+from common.records import Combination, Cost, Tally
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from common import files, trees
-from common.annotations import Object, Skipped
-from common.boxes import Padding, Region, number_text
-from common.cli import UserError
 from common.images import EXTENSIONS
+from common.messages import UserError, warn
 
 if TYPE_CHECKING:
     import numpy as np
 
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+
+
 MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
-_ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
 
 
 @dataclass(frozen=True)
@@ -49,25 +47,6 @@ class Manifest:
         return Manifest(self.root, paths, splits, sample_ids, crop_ids, self.labels[list(rows)], self.padding)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of crops.csv."""
-
-    path: str
-    item: Object
-    region: Region
-    padding: Padding
-
-    def fields(self, levels: int) -> list[object]:
-        """Return the line's values in the order of FORMATS, with `levels` class columns."""
-        item, box, region = self.item, self.item.box, self.region
-        classes = [*item.classes, *[""] * (levels - len(item.classes))]
-        numbers = map(number_text, (box.left, box.top, box.width, box.height))
-        pixels = (region.left, region.top, region.width, region.height)
-        line = [self.path, item.split, item.sample_id, item.crop_id, *classes, *numbers, *pixels]
-        return [*line, self.padding, int(region.clipped)]
-
-
 def read(
     data_root: Path | str, *, folders: Sequence[str] | None = None, splits: Sequence[str] | None = None
 ) -> Manifest:
@@ -86,7 +65,7 @@ def read(
     elif inner := sorted(str(path.parent) for path in root.glob(f"*/{MANIFEST}")):
         raise UserError(f"{root} holds several crops folders; name one of them: {', '.join(inner[:20])}")
     else:
-        paths, names, classes = trees.scan(root, splits or ())
+        paths, names, classes = scan_tree(root, splits or ())
         ids = [os.path.splitext(path)[0] for path in paths]
         manifest = Manifest(root, paths, names, ids, list(ids), _levels(classes))
     rows = list(range(len(manifest)))
@@ -170,78 +149,47 @@ def _check_known(root: Path, kind: str, names: Sequence[str], known: set[str]) -
             raise UserError(f"{root} has no {kind} {name!r}; it has: {', '.join(listed[:20])}{more}")
 
 
-@contextlib.contextmanager
-def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwrite: bool) -> Iterator[bool]:
-    """Hold the crops folder `root` for one run that will write `paths`; yields True when an earlier run has done it all.
+def scan_tree(root: Path, splits: Sequence[str] = ()) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+    """Return path, split and class names of every image below `root`, sorted by path; hidden files are left out.
 
-    `record` names the options and the input. Raises UserError when the folder is in use, holds files that are not of
-    crop.py, or has crops of another record, unless `overwrite`, which first removes what earlier runs wrote, and only that.
+    The first level is the split where all its folders are called so, in any case, or where `splits` names one of them; else
+    the split is `all`. Raises UserError when two images differ in their extension only, for they would share an id.
     """
-    known = (root / RECORD).is_file()
-    if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
-        raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
-    with files.locked(root / LOCK):
-        listed = _listed(root) if known else []
-        if overwrite or (known and not any((root / path).exists() for path in listed)):  # or nothing would be lost
-            _clear(root, listed if known else paths)
-        same = files.claim(root / RECORD, record, overwrite=False)
-        finished = same and (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
-        if not finished:
-            files.sweep(root)
-            files.write_text(root / PLAN, "\0".join(paths))
-        yield finished
-        (root / PLAN).unlink(missing_ok=True)
+    paths = sorted(_walk(root, "", frozenset()))
+    _check_ids(root, paths)
+    parts = [path.split("/")[:-1] for path in paths]
+    top = {folders[0] for folders in parts if folders}
+    named = {name for name in top if name.lower() in SPLITS}
+    by_split = bool(top & {*splits}) or (bool(top) and named == top)
+    if named and not by_split:
+        warn(
+            f"{root}: {', '.join(sorted(named))} taken as a class, not a split, because of the folders beside it "
+            f"({', '.join(sorted(top - named)[:5])}); --splits {' '.join(sorted(named))} says otherwise"
+        )
+    if not by_split:
+        return paths, ["all"] * len(paths), [tuple(folders) for folders in parts]
+    names = [folders[0] if folders else "all" for folders in parts]
+    found = [name.lower() if name in named else name for name in names]
+    return paths, found, [tuple(folders[1:]) for folders in parts]
 
 
-def _listed(root: Path) -> list[str]:
-    """Return the crops that earlier runs have written or, killed, may have."""
-    listed: list[str] = []
-    with contextlib.suppress(FileNotFoundError, UserError):
-        listed += _read_manifest(root).paths
-    with contextlib.suppress(FileNotFoundError):
-        listed += (root / PLAN).read_text(encoding="utf-8").split("\0")
-    return [path for path in listed if path and ".." not in path.split("/") and not path.startswith("/")]
+def _walk(root: Path, below: str, above: frozenset[str]) -> Iterator[str]:
+    real = os.path.realpath(root / below)
+    if real in above:  # a link that leads back up
+        return
+    with os.scandir(root / below) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(root, f"{below}{entry.name}/", above | {real})
+            elif entry.name.lower().endswith(EXTENSIONS):
+                yield below + entry.name
 
 
-def _clear(root: Path, paths: Sequence[str]) -> None:
-    """Remove these crops and the folders they leave empty. The list outlives a kill, the record goes last."""
-    files.write_text(root / PLAN, "\0".join(paths))
-    for name in (MANIFEST, SKIPPED):
-        (root / name).unlink(missing_ok=True)
+def _check_ids(root: Path, paths: Sequence[str]) -> None:
+    first: dict[str, str] = {}
     for path in paths:
-        (root / path).unlink(missing_ok=True)
-    for folder in sorted({above for path in paths for above in Path(path).parents[:-1]}, reverse=True):
-        with contextlib.suppress(OSError):  # holds something else
-            (root / folder).rmdir()
-    (root / RECORD).unlink(missing_ok=True)
-
-
-def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
-    """Write crops.csv and skipped.csv, each whole or not at all; crops.csv comes last: where it stands, the folder is complete."""
-    rows = list(rows)
-    levels = max((len(row.item.classes) for row in rows), default=1)
-    classes = [f"class_{level}" for level in range(levels)]
-    header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
-    header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
-    lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
-    _write_csv(root / SKIPPED, ["sample_id", "object_id", "reason"], lines)
-    _write_csv(root / MANIFEST, header, (row.fields(levels) for row in rows))
-
-
-def read_skipped(root: Path) -> list[Skipped]:
-    """Return the lines of skipped.csv, none where it is missing."""
-    try:
-        with open(root / SKIPPED, encoding="utf-8", newline="") as file:
-            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) == 3]
-    except FileNotFoundError:
-        return []
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with (
-        files.whole(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        other = first.setdefault(os.path.splitext(path)[0], path)
+        if other is not path:
+            raise UserError(f"{root}: {other} and {path} would share one id; rename or remove one of them")

@@ -11,11 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common import boxes, crops, files, images, pixels
+from common import boxes, crops, crops_folder, files, images, pixels
 from common.annotations import Object, Skipped
-from common.boxes import Padding, Region, Unusable
-from common.cli import UserError
+from common.boxes import Padding, Region
 from common.image_folder import ImageFolder
+from common.messages import Unusable, UserError
 
 Size = tuple[int, int]  # (width, height) in pixels
 Image = tuple[str, "Size | None"]  # a file below the image folder, and the size it is declared to have when turned
@@ -201,9 +201,9 @@ def cut_all(
 
 def settle(
     planned: Sequence[Crop | Skipped], outcomes: Mapping[Image, Size | str], padding: Padding, style: Style
-) -> tuple[list[crops.Row], list[Skipped]]:
+) -> tuple[list[crops_folder.Row], list[Skipped]]:
     """Return the lines of crops.csv and of skipped.csv at this padding: each object is in one of them."""
-    rows: list[crops.Row] = []
+    rows: list[crops_folder.Row] = []
     skipped: list[Skipped] = []
     for crop in planned:
         if isinstance(crop, Skipped):
@@ -213,7 +213,7 @@ def settle(
         try:
             if isinstance(size, str):
                 raise Unusable(size)
-            rows.append(crops.Row(crop.path, crop.item, crop.region(padding, size, style), padding))
+            rows.append(crops_folder.Row(crop.path, crop.item, crop.region(padding, size, style), padding))
         except Unusable as error:
             skipped.append(Skipped(crop.item.sample_id, crop.item.object_id, str(error)))
     return rows, skipped

@@ -2,115 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from common.cli import UsageError, UserError, warn
-from common.folding import folded
-from common.precision import DTYPES, MIN_COSINE, PROBE_COSINE, cosines, lowered, multiplies_bf16
-from common.preprocess import Preprocess
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """What a spec stands for. `module` takes normalised float (n, 3, h, w); its output is pooled to (n, dim).
-
-    prefix_tokens: class and register tokens ahead of the patch tokens (None: unknown, no class token).
-    channels_last_output: 4-D outputs are (n, h, w, c). fixed_batch: the only batch size an exported program takes.
-    portable: eager PyTorch code, so that layers can be hooked and the module compiled and cast.
-    """
-
-    module: nn.Module
-    preprocess: Preprocess
-    identity: dict[str, Any] = field(default_factory=dict)
-    prefix_tokens: int = 0
-    channels_last_output: bool = False
-    fixed_batch: int | None = None
-    portable: bool = True
-
-
-class Pooled(nn.Module):
-    """Normalised float (n, 3, h, w) -> (n, dim): run the backbone, take the output or that of `layer`, pool it."""
-
-    def __init__(self, backbone: Backbone, layer: str | None, pooling: str | None, spec: str) -> None:
-        super().__init__()
-        self.module, self.pooling, self.spec = backbone.module, pooling, spec
-        self.prefix_tokens, self.nhwc = backbone.prefix_tokens, backbone.channels_last_output
-        self._layer_output: list[Any] = []
-        self._hooked = layer is not None
-        if layer is not None:
-            find_layer(self.module, layer, spec).register_forward_hook(self._keep)
-
-    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._layer_output.append(output)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        output = self.module(images)
-        if self._hooked:
-            if not self._layer_output:
-                raise UsageError(f"{self.spec}: the layer of --layer takes no part in the model's output; name another")
-            output = self._layer_output[0]
-            self._layer_output.clear()
-        return self._pool(output)
-
-    def _pool(self, output: Any) -> torch.Tensor:
-        while isinstance(output, (tuple, list)) and output:
-            output = output[0]
-        if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
-            kind = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"{type(output)}"
-            raise UserError(f"{self.spec} gives {kind}, not (n, dim), (n, tokens, dim) or (n, c, h, w); use --layer")
-        if output.ndim == 2:
-            if self.pooling is not None:
-                raise UsageError(
-                    f"{self.spec} gives one vector an image already; leave --pooling away, or choose a --layer"
-                )
-            return output
-        if output.ndim == 4:
-            if self.pooling == "cls":
-                raise UsageError(f"{self.spec} has no class token; use --pooling mean")
-            return output.mean((1, 2) if self.nhwc else (2, 3))
-        if (self.pooling or ("cls" if self.prefix_tokens else "mean")) == "mean":
-            return output[:, self.prefix_tokens :].mean(1)
-        if not self.prefix_tokens:
-            raise UsageError(f"{self.spec} has no class token; use --pooling mean")
-        return output[:, 0]
-
-
-class Normalised(nn.Module):
-    """uint8 (n, h, w, 3) -> what `module` makes of the normalised float (n, 3, h, w)."""
-
-    mean: torch.Tensor
-    scale: torch.Tensor
-
-    def __init__(self, module: nn.Module, preprocess: Preprocess) -> None:
-        super().__init__()
-        self.module = module
-        for name, values in (("mean", preprocess.mean), ("scale", preprocess.std)):
-            self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        # The permuted view of (n, h, w, 3) is channels-last already: nothing is copied.
-        return self.module((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.scale)
-
-
-def find_layer(module: nn.Module, layer: str, spec: str) -> nn.Module:
-    """Return the inner module called `layer`; raises UsageError with the nearest names."""
-    import difflib
-
-    layers = dict(module.named_modules())
-    if layer and layer in layers:
-        return layers[layer]
-    names = [name for name in layers if name]
-    near = difflib.get_close_matches(layer, names, 6, 0.5) or [name for name in names if "." not in name][:12]
-    raise UsageError(f"{spec} has no layer {layer!r}; near it: {', '.join(near) or 'no named layer at all'}")
+from common.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
+from common.messages import UsageError, UserError, warn
+from common.models import build
+from common.precision import DTYPES, MIN_COSINE, PROBE_COSINE, cosines, folded, lowered, multiplies_bf16
+from common.weights import DEFAULT, RANDOM
 
 
 class Embedder:
@@ -234,25 +141,31 @@ class Embedder:
         return time.perf_counter() - started
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device; "auto" is CUDA, then Apple's MPS, then the CPU. Raises UsageError for one that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UsageError(f"--device {name} is not usable here ({reason}); use --device auto or cpu") from None
-    return device
+def load(
+    spec: str | Path = DEFAULT,
+    *,
+    weights: str | Path | None = None,
+    layer: str | None = None,
+    pooling: str | None = None,
+    resize_mode: str = "squash",
+    device: str = "auto",
+    precision: str = "auto",
+) -> Embedder:
+    """Return the embedder that `spec` stands for (see this module's table).
 
+    weights: a state dict (safetensors, or a torch file without code), or "random" for untrained ones. layer: the inner module whose
+    output is taken. pooling: "cls" or "mean" for outputs of tokens; else the model's own. resize_mode: squash, letterbox or
+    model. precision: auto, fp32, mixed, bf16 or fp16 (see embedder.py). Raises UserError or UsageError in one sentence.
+    """
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next layer: returned to the kernel and asked for again, it cost half the time."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    m_trim_threshold, m_mmap_threshold = -1, -3
-    mallopt(m_mmap_threshold, 1 << 30)
-    mallopt(m_trim_threshold, (1 << 31) - 1)
+    spec = str(spec)
+    backbone = build(spec, weights=weights, pooling=None if layer else pooling)
+    preprocess = dataclasses.replace(backbone.preprocess, resize_mode=resize_mode)
+    backbone = dataclasses.replace(backbone, preprocess=preprocess)
+    options = {"layer": layer, "pooling": pooling, "resize_mode": resize_mode}
+    identified = fingerprint(backbone, options)
+    if weights is not None:
+        options["weights"] = RANDOM if weights == RANDOM else str(Path(weights).resolve())
+    kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
+    spec = f"{kind}{Path(name).resolve()}" if Path(name).exists() and name != DEFAULT else spec
+    return Embedder(backbone, spec=spec, options=options, fingerprint=identified, device=device, precision=precision)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,49 +13,23 @@ from typing import Any
 import numpy as np
 
 from common import files, npz
-from common.cli import UserError, warn
-from common.pages import release
+from common.blocks import Blocks, release
+from common.messages import UserError, warn
+
+MODEL_FIELDS = (
+    "model",
+    "model_options",
+    "fingerprint",
+    "preprocess",
+    "normalized",
+)  # of meta: which model made vectors
+
 
 FORMAT_VERSION = 1
 SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
 _SPLITS = ("train", "test", "val", "valid", "validation", "all")
 _TEXT_FIELDS = ("labels", "class_names", "targets", "classes", "crop_ids", "ids", "dolt_ids", "sample_ids", "paths")
-
-
-class Blocks:
-    """The rows of several (n_i, dim) float32 arrays as one matrix that is never copied whole unless asked to be."""
-
-    dtype = np.dtype(np.float32)
-    ndim = 2
-
-    def __init__(self, blocks: Sequence[np.ndarray]) -> None:
-        self.blocks = tuple(blocks)
-        self._starts = np.cumsum([0, *(len(block) for block in blocks)])
-        self.shape = (int(self._starts[-1]), self.blocks[0].shape[1])
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step == 1:
-                bounds = zip(self.blocks, self._starts[:-1], strict=True)
-                parts = [block[max(0, start - at) : max(0, stop - at)] for block, at in bounds]
-                return np.concatenate([part for part in parts if len(part)] or [self.blocks[0][:0]])
-            rows = np.arange(start, stop, step)
-        rows = np.asarray(rows)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows % len(self)
-        out = np.empty((len(rows), self.shape[1]), np.float32)
-        which = np.searchsorted(self._starts, rows, side="right") - 1
-        for number in np.unique(which):
-            here = which == number
-            out[here] = self.blocks[number][rows[here] - self._starts[number]]
-        return out
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.concatenate(self.blocks).astype(dtype or np.float32, copy=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from common import comparability, fusion, knn, metrics
-from common.cli import UsageError, UserError
-from common.combinations import Combination
-from common.decisions import Cost, Decisions, Tally
 from common.embeddings import EmbeddingSet
+from common.messages import UsageError, UserError
+from common.records import Combination, Cost, Decisions, Tally
 
 EXCLUDE = ("none", "self", "sample")
 

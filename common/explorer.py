@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.cli import UserError, count
+from common.messages import UserError, count
 from common.points import Points
 
 NEAR = 12  # neighbours shown

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import UserError
+from common.messages import UserError
 
 if TYPE_CHECKING:
     import pandas as pd

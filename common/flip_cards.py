@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common import flips, thumbnails
-from common.combinations import Combination
-from common.decisions import Decisions
+from common import flips, images
 from common.embeddings import EmbeddingSet
 from common.evaluation import Evaluator
+from common.records import Combination, Decisions
 
 CARDS = 12
 VIEWS, NEIGHBOURS = 6, 3  # pictures in a row
@@ -72,7 +71,7 @@ class Album:
     def show(self, file: str) -> tuple[str, str, str]:
         """Return (file, uri, reason); either of the last two is empty."""
         if file not in self._read:
-            self._read[file] = next(thumbnails.jpegs([file], PIXELS, QUALITY))
+            self._read[file] = next(images.jpegs([file], PIXELS, QUALITY))
         content = self._read[file]
         if isinstance(content, str):
             return file, "", content

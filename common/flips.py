@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common import statistics
-from common.combinations import Combination
-from common.decisions import Decisions
 from common.evaluation import Evaluator
+from common.records import Combination, Decisions
 
 if TYPE_CHECKING:
     import pandas as pd

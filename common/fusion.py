@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.cli import UserError
 from common.embeddings import TEXTS, EmbeddingSet
+from common.messages import UserError
 
 FUSIONS = ("stack", "vote", "mean", "concat")
 DECISION = {"stack": "view", "vote": "crop", "mean": "crop", "concat": "crop"}  # what one decision is made for

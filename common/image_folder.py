@@ -6,8 +6,8 @@ import os
 import unicodedata
 from pathlib import Path
 
-from common.cli import UserError
 from common.images import EXTENSIONS, ImageError
+from common.messages import UserError
 
 
 class ImageFolder:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import io
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.boxes import Unusable
+from common.messages import Unusable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,3 +192,42 @@ def encode(image: np.ndarray, image_format: str, jpeg_quality: int = 95) -> byte
     if image_format == "jpg":
         return simplejpeg.encode_jpeg(np.ascontiguousarray(image), jpeg_quality, "RGB", "420")
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def kind_of(data: bytes) -> str:
+    """Return the media type of a picture that a page may show, by its first bytes; '' for anything else."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "image/jpeg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "image/png"
+    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+
+
+def thumbnail(path: Path | str, size: int) -> np.ndarray:
+    """Return the picture as RGB uint8 of at most `size` pixels a side, never enlarged; raises images.ImageError."""
+    import cv2
+
+    picture = decode(path)
+    scale = size / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def jpegs(paths: Iterable[str], size: int, quality: int = 85) -> Iterator[bytes | str]:
+    """Yield for every path the thumbnail as JPEG, or the reason why there is none, in order and read on all cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(_thumbnail_jpeg, paths, repeat(size), repeat(quality))
+
+
+def _thumbnail_jpeg(path: str, size: int, quality: int) -> bytes | str:
+    import cv2
+
+    if not path:
+        return "no path known"
+    try:
+        picture = thumbnail(path, size)
+    except ImageError as error:
+        return str(error)
+    return cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from common import blocks, messages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,20 +32,20 @@ def join(sets: Sequence[EmbeddingSet], path: Path, kinds: dict[str, str]) -> dic
         table = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype=str, keep_default_na=False)
         table = table.rename(columns={"dataset": "dataset_name"}).astype("string").fillna("")
         if missing := [name for name in (*KEYS[:3], *kinds) if name not in table]:
-            raise cli.UserError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(table.columns)}")
+            raise messages.UserError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(table.columns)}")
         if "id" in table:  # a decision made from several sets, `0+10`, holds for the rows of each
             table = table.assign(id=table["id"].str.split("+")).explode("id", ignore_index=True)
         keys = [name for name in KEYS if name in table]
         texts = {name: pa.array([text or None for text in table[name]], pa.string()) for name in kinds}
         columns = pa.table({name: texts[name].cast(kind) for name, kind in kinds.items()})
     except ValueError as error:  # of pandas and of pyarrow
-        raise cli.UserError(f"{path} cannot be read: {' '.join(str(error).split())}; make it anew") from None
+        raise messages.UserError(f"{path} cannot be read: {' '.join(str(error).split())}; make it anew") from None
     index = pd.MultiIndex.from_frame(table[keys].astype(object))
     if (twice := index.duplicated()).any():
-        raise cli.UserError(f"{path} has two rows for {' '.join(index[twice.argmax()])}; keep one of them")
+        raise messages.UserError(f"{path} has two rows for {' '.join(index[twice.argmax()])}; keep one of them")
     parts = []
     for one in sets:
-        for part in cli.batches(len(one), _BATCH):
+        for part in blocks.batches(len(one), _BATCH):
             values = {
                 "dataset_name": one.dataset,
                 "split": one.split,
@@ -57,8 +57,8 @@ def join(sets: Sequence[EmbeddingSet], path: Path, kinds: dict[str, str]) -> dic
     rows = np.concatenate(parts)
     lost = len(index) - len(np.unique(rows[rows >= 0]))
     if lost == len(index):
-        raise cli.UserError(f"{path}: none of its {lost:,} rows names a crop of these embeddings; check the file")
+        raise messages.UserError(f"{path}: none of its {lost:,} rows names a crop of these embeddings; check the file")
     if lost:
-        cli.warn(f"{path}: {lost:,} of its {len(index):,} rows name no crop of these embeddings")
+        messages.warn(f"{path}: {lost:,} of its {len(index):,} rows name no crop of these embeddings")
     taken = columns.take(pa.array(rows, mask=rows < 0))
     return {name: taken[name].combine_chunks() for name in kinds}

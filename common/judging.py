@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common import calibration, knn, metrics, statistics
-from common.cli import UserError, count, table
+from common.messages import UserError, count, table
 from common.pictures import Pictures, Reader
 from common.study import Study
 

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from common.cli import UsageError, UserError, warn
+from common.messages import UsageError, UserError, warn
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -1,19 +1,24 @@
-"""A backbone with one linear layer on top, as it is trained: uint8 images in, embeddings or logits out."""
+"""A backbone with one linear layer on top, as it is trained; and the linear layer alone, fitted on fixed features."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from common import checkpoint, linear, models, siamese
-from common.cli import UserError, batches
-from common.embedder import Backbone, Normalised, Pooled, keep_freed_memory
+from common import architectures, calibration, checkpoint, models
+from common.backbone import Backbone, Normalised, Pooled, fit_input, keep_freed_memory
+from common.blocks import batches
+from common.messages import UserError, shorten
 from common.pictures import Pictures
-from common.weights import shorten
+from common.weights import RANDOM
+
+STRENGTHS = tuple(10.0**power for power in np.arange(-5, 1.5, 0.5))  # scikit-learn's C: the inverse of the penalty
+
 
 EVALUATED_AT_ONCE = 64  # images
 DROPOUT = {"head": 0.2, "projection": 0.0}
@@ -61,7 +66,7 @@ class Network(nn.Module):
         self, features: np.ndarray, labels: np.ndarray, val_features: np.ndarray, val_labels: np.ndarray
     ) -> list[dict[str, float]]:
         """Make the top layer a logistic regression on features (n, dim); return strength, loss and score of those tried."""
-        weight, bias, tried = linear.fit(features, labels, val_features, val_labels)
+        weight, bias, tried = fit_linear(features, labels, val_features, val_labels)
         self.top.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
         least = min(cost for *_, cost in tried)
         return [
@@ -87,20 +92,20 @@ def start(spec: str, weights: str | Path | None, image_size: int | None, seed: i
 
     `siamese` and weights="random" start untrained; of a checkpoint the backbone is taken. Raises UserError or UsageError.
     """
-    if spec != siamese.SPEC and Path(spec, checkpoint.ABOUT).is_file():
+    if spec != architectures.SIAMESE and Path(spec, checkpoint.ABOUT).is_file():
         whole = models.build(spec, weights=weights)
         backbone = dataclasses.replace(whole, module=whole.module[0].module)  # type: ignore[index]
         spec = checkpoint.describe(spec)["spec"]
-    elif weights == models.RANDOM or (spec == siamese.SPEC and weights is None):
+    elif weights == RANDOM or (spec == architectures.SIAMESE and weights is None):
         torch.manual_seed(seed)
-        backbone = models.architecture(spec)
+        backbone = architectures.architecture(spec)
     else:
         backbone = models.build(spec, weights=weights)
     if not backbone.portable:
         raise UserError(f"{spec} is an exported program, which cannot be trained; name its architecture with --model")
     if image_size:
         preprocess = dataclasses.replace(backbone.preprocess, height=image_size, width=image_size, short_edge=None)
-        models.fit_input(backbone.module, preprocess)
+        fit_input(backbone.module, preprocess)
         backbone = dataclasses.replace(backbone, preprocess=preprocess)
     kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
     return f"{kind}{Path(name).resolve()}" if Path(name, "config.json").is_file() else spec, backbone
@@ -116,3 +121,37 @@ def run(module: nn.Module, inputs: np.ndarray | Pictures) -> np.ndarray:
             outputs = module(torch.from_numpy(np.ascontiguousarray(inputs[part])).to(device))
             parts.append(outputs.float().cpu().numpy())
     return np.concatenate(parts)
+
+
+def fit_linear(
+    features: np.ndarray, labels: np.ndarray, val_features: np.ndarray, val_labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[tuple[float, float, float]]]:
+    """Return weight (classes, dim), bias (classes,) and (C, validation accuracy, negative log-likelihood) of each strength tried.
+
+    features: (n, dim) float32; labels: (n,) codes 0..classes-1, all of which occur. The columns are standardised by the training
+    features, which is folded into weight and bias. The strength of the least validation negative log-likelihood is taken.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
+    scaled = (features - mean) / scale
+    tried, best = [], (np.inf, np.empty(0), np.empty(0))
+    model = LogisticRegression(max_iter=300, warm_start=True)
+    for strength in STRENGTHS:
+        model.C = strength
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the weakest penalties are tried, seldom taken
+            model.fit(scaled, labels)
+        weight, bias = model.coef_, model.intercept_
+        if len(weight) == 1:  # two classes have one row: half of it for either gives the same difference
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        weight = weight / scale
+        bias = bias - weight @ mean
+        logits = val_features @ weight.T + bias
+        accuracy = float((logits.argmax(axis=1) == val_labels).mean())
+        cost = calibration.negative_log_likelihood(logits, val_labels)
+        tried.append((strength, accuracy, cost))
+        if cost < best[0]:
+            best = cost, weight.astype(np.float32), bias.astype(np.float32)
+    return best[1], best[2], tried

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from common.cli import UserError
+from common.messages import UserError
 
 CHUNK = 1 << 22  # bytes
 _ADMITTED = {

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, files, thumbnails
-from common.pages import release
+from common import blocks, files, images, messages
+from common.blocks import release
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +36,7 @@ class Pictures:
         """Return the JPEG thumbnails of these files with their paths, null where one cannot be read."""
         import pyarrow as pa
 
-        found = list(zip(paths, thumbnails.jpegs(paths, self.size), strict=True))
+        found = list(zip(paths, images.jpegs(paths, self.size), strict=True))
         self.lost += [(path or "a row without a path", why) for path, why in found if isinstance(why, str)]
         jpegs = pa.array([jpeg if isinstance(jpeg, bytes) else None for _, jpeg in found], pa.binary())
         return pa.StructArray.from_arrays([jpegs, _text(list(paths))], ["bytes", "path"], mask=jpegs.is_null())
@@ -44,9 +44,9 @@ class Pictures:
     def report(self, total: int) -> None:
         if self.lost:
             names = "; ".join(name for name, _ in self.lost[:5]) + (" …" if len(self.lost) > 5 else "")
-            cli.warn(
-                f"{len(self.lost):,} of {cli.count(total, 'picture')} left empty ({cli.tally(why for _, why in self.lost)}): "
-                f"{names}; where the pictures have moved, give --data_root"
+            reasons = messages.tally(why for _, why in self.lost)
+            messages.warn(
+                f"{len(self.lost):,} of {messages.count(total, 'picture')} left empty ({reasons}): {names}; where the pictures have moved, give --data_root"
             )
 
 
@@ -73,7 +73,7 @@ def tables(
         root = str(data_root or one.meta.get("data_root") or "")
         fixed = {"dataset_name": one.dataset, "split": one.split, "id": one.id}
         fixed |= {name: str(one.meta.get(name) or "") for name in ("padding", "model")}
-        for part in cli.batches(len(one), rows):
+        for part in blocks.batches(len(one), rows):
             n, here = part.stop - part.start, slice(start + part.start, start + part.stop)
             paths = [os.path.join(root, path) if path else "" for path in one.paths[part].tolist()]
             columns = {name: pa.repeat(pa.scalar(value or None, pa.string()), n) for name, value in fixed.items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import threading
 from collections import OrderedDict
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.cli import UserError
+from common.images import kind_of
+from common.labels import natural_rank
+from common.messages import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,7 +121,7 @@ class Points:
             encoded = pc.dictionary_encode(self._texts(column).combine_chunks())
             encoded = encoded.combine_chunks() if hasattr(encoded, "combine_chunks") else encoded
             names = encoded.dictionary.to_pylist()
-            order = sorted(range(len(names)), key=lambda at: _natural(names[at]))
+            order = sorted(range(len(names)), key=lambda at: natural_rank(names[at]))
             place = np.empty(len(names), np.int32)
             place[order] = np.arange(len(names), dtype=np.int32)
             self._codes[column] = place[encoded.indices.to_numpy()], [names[at] for at in order]
@@ -283,7 +284,7 @@ class Points:
         return data if isinstance(data, bytes) and kind_of(data) else None
 
     def _source_picture(self, row: int, size: int) -> bytes | None:
-        from common import images, thumbnails
+        from common import images
 
         path = self._table["source_file"][row].as_py() if "source_file" in self.columns else None
         try:
@@ -292,7 +293,7 @@ class Points:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES:
                 return None
-            return images.encode(thumbnails.thumbnail(path, size), "jpg", 85)
+            return images.encode(images.thumbnail(path, size), "jpg", 85)
         except (OSError, ValueError, images.ImageError):
             return None
 
@@ -353,15 +354,6 @@ class _Part:
 _MAP = ("projection_x", "projection_y", "projection_z")
 
 
-def kind_of(data: bytes) -> str:
-    """Return the media type of a picture that a page may show, by its first bytes; '' for anything else."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "image/jpeg"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "image/png"
-    return "image/webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
-
-
 def _is_plain(kind: Any) -> bool:
     import pyarrow as pa
 
@@ -374,8 +366,3 @@ def _is_plain(kind: Any) -> bool:
         pa.types.is_floating,
     )
     return any(test(kind) for test in tests)
-
-
-def _natural(text: str) -> tuple[int, float, str]:
-    """Sort numbers by value, before texts."""
-    return (0, float(text), text) if re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII) else (1, 0.0, text)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.cli import UserError
+from common.messages import UserError
 
 RESIZE_MODES = ("squash", "letterbox", "model")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.cli import UserError, progress, warn
 from common.images import EXTENSIONS
+from common.messages import UserError, progress, warn
 
 if TYPE_CHECKING:
     from common.embedder import Embedder
@@ -42,7 +42,7 @@ def recorded_model(model: Mapping[str, Any], source: str, *, spec: str | None = 
 
     Raises UserError when the model is unknown, or is another one than that by its fingerprint.
     """
-    from common import models
+    from common.embedder import load as load_model
 
     if spec is None and not model.get("model"):
         raise UserError(f"{source} does not say which model made it; name it with --model")
@@ -50,7 +50,7 @@ def recorded_model(model: Mapping[str, Any], source: str, *, spec: str | None = 
     if spec is not None:
         options.pop("weights", None)
     resize_mode = dict(model.get("preprocess") or {}).get("resize_mode", "squash")
-    embedder = models.load(
+    embedder = load_model(
         spec or model["model"], **{"resize_mode": resize_mode, **options}, device=device, precision="fp32"
     )
     if model.get("fingerprint") and embedder.fingerprint != model["fingerprint"]:

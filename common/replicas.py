@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from common.cli import UserError, count, note
 from common.cluster import ATTEMPTS, Cluster, cause, why
+from common.messages import UserError, count, note
 
 
 class _Replica:
@@ -19,10 +19,10 @@ class _Replica:
 
     def load(self, spec: str, options: dict[str, Any], folder: str) -> dict[str, Any]:
         """Load the model as models.load does and return what the driver must know of it."""
-        from common import models
+        from common import embedder
 
         os.chdir(folder)  # where the driver was started: a factory may be a module there
-        self.embedder = models.load(spec, **options)
+        self.embedder = embedder.load(spec, **options)
         names = ("spec", "options", "fingerprint", "preprocess", "dim", "settled", "precision", "compiled")
         return {"device": str(self.embedder.device), **{name: getattr(self.embedder, name) for name in names}}
 

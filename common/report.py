@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common import charts, files, flip_cards, flips, report_tables, report_text, statistics
-from common.combinations import Combination
+from common import charts, files, flip_cards, flips, report_tables, statistics
 from common.comparison import Comparison, Result
 from common.evaluation import Evaluator, remarks
 from common.fusion import DECISION
+from common.records import Combination
 
 RANKED = 25  # rows of the ranking
 TRIED = 5  # combinations that are looked through for flips where the baseline is the best
@@ -52,7 +52,7 @@ def page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(report_text.FILTERS)
+    environment.filters.update(report_tables.FILTERS)
     return environment.get_template("report.html").render(
         title=title,
         seed=seed,
@@ -61,8 +61,8 @@ def page(
         ranked=ranked,
         chosen_on=chosen_on,
         best=best,
-        headline=report_text.headline(best, ranked, comparison.baseline, validated=chosen_on is not None),
-        rival=report_text.rival_words(ranked),
+        headline=report_tables.headline(best, ranked, comparison.baseline, validated=chosen_on is not None),
+        rival=report_tables.rival_words(ranked),
         remarks=remarks(evaluator),
         decision=DECISION[evaluator.mode],
         split=next(iter(evaluator.queries.values())).split or "query",
@@ -78,7 +78,7 @@ def page(
         models=sorted({str(one.meta["model"]) for one in evaluator.queries.values() if one.meta.get("model")}),
         n_ranked=RANKED,
         few=statistics.FEW_IMAGES,
-        level=report_text.LEVEL,
+        level=report_tables.LEVEL,
     )
 
 

@@ -5,57 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from common import images, reranking
-from common.cli import UsageError, UserError, warn
 from common.embeddings import EmbeddingSet
-from common.gallery import Hit, Item, Items
+from common.items import Gallery, Hit, Item, Items, Queries
+from common.messages import UsageError, UserError, warn
 
 EXPAND_BY = 10  # rows that a query is moved towards
 CANDIDATES = {"none": 0, "query_expansion": EXPAND_BY, "k_reciprocal": 200, "geometric": 30}
-
-
-class Gallery(Protocol):
-    """gallery.NpzGallery or index.Index."""
-
-    n_views: int
-
-    def __len__(self) -> int: ...
-    def search(
-        self,
-        queries: np.ndarray,
-        k: int,
-        where: Mapping[str, Sequence[str]] | None = None,
-        *,
-        vectors: bool = False,
-        ready: bool = False,
-    ) -> list[list[Hit]]: ...
-    def prepared(self, queries: np.ndarray) -> np.ndarray: ...
-    def label_counts(self, labels: Iterable[str]) -> dict[str, int]: ...
-    def own_counts(self, queries: Sequence[Item], *, same_sample: bool = False) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Queries:
-    """vectors (n, dim) float32; pictures: their files, '' where unknown; items: what they are in the gallery, or None."""
-
-    vectors: np.ndarray
-    pictures: Sequence[str]
-    items: Sequence[Item | None]
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def take(self, rows: Sequence[int]) -> Queries:
-        """Return these queries."""
-        return Queries(self.vectors[list(rows)], [self.pictures[r] for r in rows], [self.items[r] for r in rows])
 
 
 def retrieve(

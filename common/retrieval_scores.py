@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from common import statistics
-from common.gallery import Hit, Item
+from common.items import Gallery, Hit, Item, Queries
 from common.metrics import RECALL_AT
-from common.retrieval import Gallery, Queries, retrieve
+from common.retrieval import retrieve
 
 TOP = 10  # results that F1 is of
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from common import strata
 from common.figures import label_colors
+from common.labels import stratified_sample
 from common.points import Points
 
 LIMITS = {
@@ -79,7 +79,7 @@ def flips(points: Points) -> np.ndarray:
 def sampled(points: Points, keep: np.ndarray, limit: int) -> np.ndarray:
     """Return the rows where `keep` is true, or a sample of them stratified by label."""
     rows = np.flatnonzero(keep)
-    return rows if len(rows) <= limit else rows[strata.sample(points.codes("label")[0][rows], limit)]
+    return rows if len(rows) <= limit else rows[stratified_sample(points.codes("label")[0][rows], limit)]
 
 
 def grouped(parts: Sequence[tuple[Points, np.ndarray]], column: str) -> tuple[list[Group], list[np.ndarray]]:

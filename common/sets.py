@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
-import math
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from common import shards
-from common.cli import UserError, note, warn
-from common.embeddings import SHARD, EmbeddingSet, load
+from common.blocks import Blocks, release
+from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
+from common.labels import natural
+from common.messages import UserError, note, warn
+
+PIECE = 1 << 16  # rows
+
 
 SPLIT_OF = {"--train_npz": "--reference_split", "--test_npz": "--query_split", "--val_npz": "--val_split"}
 
@@ -61,7 +64,7 @@ def read_sets(
     Raises UserError for unreadable files, a missing shard, and shards of different dimension.
     """
     found = read_shards(specs, key=key, company_name=company_name, drop_invalid=drop_invalid)
-    return [shards.join(group) for group in found]
+    return [join(group) for group in found]
 
 
 def read_shards(
@@ -151,17 +154,60 @@ def read_sides(
     return chosen
 
 
-def natural(text: str) -> list[tuple[float, str]]:
-    """Return a sorting key by which 5 comes before 10, and 10 before 10-vit."""
-    parts = enumerate(re.split(r"(\d+(?:\.\d+)?)", text))  # every second one is a number
-    return [(float(part), "") if at % 2 else (math.inf, part) for at, part in parts if part]
-
-
 def _labelled(one: EmbeddingSet, label_level: int | None) -> EmbeddingSet:
-    unlabelled = np.concatenate([piece.label(label_level) == "" for piece in shards.pieces(one)])
+    unlabelled = np.concatenate([piece.label(label_level) == "" for piece in pieces(one)])
     if unlabelled.all():
         raise UserError(f"{one.source} has no labels: there is nothing to score; look at it with npz_to_parquet.py")
     if unlabelled.any():
         warn(f"{one.source}: {unlabelled.sum():,} of {len(one):,} rows have no label and are left out")
         return one.take(~unlabelled)
     return one
+
+
+class Joined(EmbeddingSet):
+    """The rows of several shards one after the other: their vectors as `Blocks`, their texts joined when first asked for.
+
+    Most work asks for few of them, and at a million rows each column is 100 MB of text.
+    """
+
+    def __init__(self, shards: Sequence[EmbeddingSet]) -> None:
+        """Take shards of one dimension; where some have fewer label levels, the deeper ones are '' there."""
+        levels = max(one.labels.shape[1] for one in shards)
+        whole = [one if one.labels.shape[1] == levels else _deepen(one, levels) for one in shards]
+        # A frozen dataclass keeps its fields in __dict__; the texts are left out of it.
+        self.__dict__.update(_shards=tuple(whole), vectors=Blocks([one.vectors for one in whole]), meta=shards[0].meta)
+
+    @property
+    def shards(self) -> tuple[EmbeddingSet, ...]:
+        return self.__dict__["_shards"]
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        """Join a column of texts; asked only for what is not there yet."""
+        if name not in TEXTS:
+            raise AttributeError(name)
+        self.__dict__[name] = np.concatenate([getattr(one, name) for one in self.shards])
+        return self.__dict__[name]
+
+    def renamed(self, **meta: object) -> EmbeddingSet:
+        return Joined([one.renamed(**meta) for one in self.shards])
+
+
+def _deepen(one: EmbeddingSet, levels: int) -> EmbeddingSet:
+    empty = np.full((len(one), levels - one.labels.shape[1]), "", one.labels.dtype)
+    return dataclasses.replace(one, labels=np.concatenate([one.labels, empty], axis=1))
+
+
+def join(shards: Sequence[EmbeddingSet]) -> EmbeddingSet:
+    """Return the shards, in their order, as one set."""
+    return shards[0] if len(shards) == 1 else Joined(shards)
+
+
+def pieces(one: EmbeddingSet) -> Iterator[EmbeddingSet]:
+    """Yield the set's rows as sets of up to PIECE rows that copy nothing; what was read from a file is given back after each."""
+    for shard in one.shards:
+        columns = {name: getattr(shard, name) for name in ("vectors", *TEXTS)}
+        for at in range(0, len(shard), PIECE):
+            part = {name: column[at : at + PIECE] for name, column in columns.items()}
+            yield EmbeddingSet(**part, meta=one.meta)
+            for column in columns.values():
+                release(column)

@@ -78,12 +78,12 @@ def _label(clean: Callable[[str], str], label: str) -> str:
 
 
 def _show(axes: Axes, picture: str, color: str, width: float) -> None:
-    from common import images, thumbnails
+    from common import images
 
     axes.set(xticks=[], yticks=[], anchor="NW")
     axes.spines[:].set(visible=True, color=color, linewidth=width)
     try:
-        image = thumbnails.thumbnail(picture, SIDE) if picture else None
+        image = images.thumbnail(picture, SIDE) if picture else None
     except images.ImageError:
         image = None
     if image is None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from common import crops, sampling
-from common.cli import UserError, count, note, warn
 from common.embeddings import EmbeddingSet
+from common.messages import UserError, count, note, warn
 from common.pictures import Pictures, Reader
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import files
-from common.cli import UserError, note, progress
+from common.messages import UserError, note, progress
 
 if TYPE_CHECKING:
     import torch

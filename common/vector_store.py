@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from common.cli import UsageError, UserError
-from common.gallery import Hit, Item
+from common.items import Hit, Item
+from common.messages import UsageError, UserError
 
 INDEX_PARAMS: dict[str, tuple[str, ...]] = {
     "FLAT": (),

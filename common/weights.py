@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import UserError
+from common.messages import UserError, shorten
 
 if TYPE_CHECKING:
     import torch
+
+RANDOM = "random"
+
 
 DEFAULT = "tf_efficientnet_lite0"
 UNFILLED = "\0unfilled"  # in the place of a file of weights: construct the model only
@@ -160,8 +163,3 @@ def near(name: str, known: list[str]) -> list[str]:
     import difflib
 
     return difflib.get_close_matches(name, known, 6, 0.5)
-
-
-def shorten(error: Exception | None) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 160 else text[:159] + "…"

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import cli, files
+from common import cli, files, messages
 
 URL = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 SPLITS = ("train", "val", "test")
@@ -40,7 +40,7 @@ def fetch(folder: Path, source: str) -> dict[str, list[tuple[Path, str]]]:
     if Path(source).is_dir():
         for name, checksum in known.items():
             if not check_integrity(Path(source, name), checksum):
-                raise cli.UserError(f"{Path(source, name)} is missing or damaged; fetch it from {URL}")
+                raise messages.UserError(f"{Path(source, name)} is missing or damaged; fetch it from {URL}")
             with files.whole(folder / "flowers-102" / name) as temporary:
                 shutil.copyfile(Path(source, name), temporary)
     found = {}
@@ -53,18 +53,18 @@ def fetch(folder: Path, source: str) -> dict[str, list[tuple[Path, str]]]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         reason = " ".join(str(getattr(error, "reason", error)).split())
-        raise cli.UserError(
+        raise messages.UserError(
             f"{source} is out of reach ({reason}); --source names a folder that holds {', '.join(known)}"
         ) from None
     except (RuntimeError, ValueError) as error:  # a wrong checksum, or no address
-        raise cli.UserError(f"{source} did not give the data set ({error}); run the same command again") from None
+        raise messages.UserError(f"{source} did not give the data set ({error}); run the same command again") from None
     return found
 
 
 def place(found: dict[str, list[tuple[Path, str]]], root: Path) -> None:
     """Put every image into `root/<split>/<flower>/`; the staged file is linked where the file system can, else copied."""
     for split, images in found.items():
-        for source, name in cli.progress(images, desc=split, unit="image"):
+        for source, name in messages.progress(images, desc=split, unit="image"):
             target = root / split / name / source.name
             if target.exists():
                 continue
@@ -72,7 +72,7 @@ def place(found: dict[str, list[tuple[Path, str]]], root: Path) -> None:
             try:
                 os.link(source, target)
             except FileNotFoundError:
-                raise cli.UserError(f"{source.name} is not in the archive; run the same command again") from None
+                raise messages.UserError(f"{source.name} is not in the archive; run the same command again") from None
             except OSError:
                 files.write_bytes(target, source.read_bytes(), sync=False)
 
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     for split in SPLITS:
         folders = [path for path in (args.output_root / split).iterdir() if path.is_dir()]
         n = sum(1 for folder in folders for _ in folder.iterdir())
-        print(f"{args.output_root / split}: {cli.count(n, 'image')} of {cli.count(len(folders), 'flower')}")
+        print(f"{args.output_root / split}: {messages.count(n, 'image')} of {messages.count(len(folders), 'flower')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from shelf.packages import CATALOGUE, Array, Product, bgr
 from shelf.scene import Camera, Facing, Picture, arrange, jitter, paint_bay, split_of, true_box
 
-from common import cli, files
+from common import cli, files, messages
 
 MISDRAWN = 8  # a drawn box is off by at most this many pixels a side
 
@@ -199,18 +199,18 @@ def run(args: argparse.Namespace) -> None:
     ]
     work = partial(shoot, folder=args.output_root / "images", seed=args.seed, width=args.width, height=args.height)
     with ThreadPoolExecutor(args.workers) as pool:
-        boxes = list(cli.progress(pool.map(work, shots), total=len(shots), desc="photographs", unit="photo"))
+        boxes = list(messages.progress(pool.map(work, shots), total=len(shots), desc="photographs", unit="photo"))
     sku, coco = describe(shots, boxes, args.width, args.height)
     missing = len(CATALOGUE) - len({annotation["category_id"] for annotation in coco["train"]["annotations"]})
     if missing:
-        raise cli.UsageError(
+        raise messages.UsageError(
             f"{missing} of {len(CATALOGUE)} classes are on no train photo; raise --shelves or --photos_per_shelf"
         )
     files.write_text(args.output_root / "annotations_sku.json", json.dumps(sku, indent=1))
     for split, content in coco.items():
         files.write_text(args.output_root / f"{split}.json", json.dumps(content, indent=1))
     counts = ", ".join(f"{len(content['annotations']):,} {split}" for split, content in coco.items())
-    photos, shelves = cli.count(len(shots), "photo"), cli.count(args.shelves, "shelf", "shelves")
+    photos, shelves = messages.count(len(shots), "photo"), messages.count(args.shelves, "shelf", "shelves")
     print(f"{args.output_root}: {photos} of {shelves}, boxes: {counts}")
 
 

@@ -65,6 +65,6 @@ def small_disk(tmp_path):
 @pytest.fixture(autouse=True)
 def _notes_are_said():
     """A test that ran a script with --quiet must not silence the next one."""
-    from common import cli
+    from common import messages
 
-    cli._quiet = False
+    messages.set_quiet(False)

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.annotations import Object, Skipped, parse
-from common.boxes import Box
-from common.cli import UserError
+from common.annotations import Box, Object, Skipped, parse
+from common.messages import UserError
 
 
 def sku(**objects) -> dict:

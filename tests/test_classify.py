@@ -11,6 +11,7 @@ import pytest
 import classify
 import extract_embedding
 from common import calibration, checkpoint, images, models
+from common.embedder import load as load_model
 from common.sets import read_sets
 
 
@@ -73,7 +74,7 @@ def test_neighbours_vote_by_similarity(photos, capsys, tmp_path):
     one = read_sets([npz])[0]
     rows = np.asarray(one.vectors, np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    embedder = models.load(precision="fp32")
+    embedder = load_model(precision="fp32")
     for entry in answer:
         vector = embedder(embedder.preprocess(images.decode(entry["image"]))[None])[0].astype(np.float64)
         cosines = rows @ vector / np.linalg.norm(vector)
@@ -109,7 +110,7 @@ def test_a_checkpoint_labels_with_calibrated_confidence(photos, capsys, tmp_path
     picture = next((photos / "test").rglob("*.jpg"))
     code, out, err = run(capsys, "--image", picture, "--model", folder, "--top_k", 5, "--format", "json")
     assert code == 0, err
-    model = models.load(precision="fp32")
+    model = load_model(precision="fp32")
     features = model(model.preprocess(images.decode(picture))[None])
     logits = features @ state["head.weight"].numpy().T
     expected = dict(zip(classes, calibration.softmax(logits, 4.0)[0], strict=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common import cli
+from common import cli, messages
 
 
 def script(run=lambda args: None) -> tuple[argparse.ArgumentParser, list[argparse.Namespace]]:
@@ -66,8 +66,8 @@ def test_a_wrong_config_is_one_sentence(tmp_path: Path, capsys, text: str | None
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (cli.UserError("a.json: empty; write it again"), 1, "thing.py: error: a.json: empty; write it again\n"),
-        (cli.UsageError("--size and --ids contradict"), 2, "thing.py: error: --size and --ids contradict\n"),
+        (messages.UserError("a.json: empty; write it again"), 1, "thing.py: error: a.json: empty; write it again\n"),
+        (messages.UsageError("--size and --ids contradict"), 2, "thing.py: error: --size and --ids contradict\n"),
         (KeyboardInterrupt(), 130, "thing.py: interrupted; run the same command again to go on\n"),
         (OSError(errno.ENOSPC, "x", "out.npz"), 1, "thing.py: error: out.npz: no space is left on its disk; "),
         (MemoryError(), 1, "thing.py: error: not enough memory"),

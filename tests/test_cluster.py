@@ -22,7 +22,7 @@ from test_embeddings import make
 import crop
 import evaluate_combo
 import extract_embedding
-from common import embeddings, knn, pages
+from common import blocks, embeddings, knn
 
 DEADLINE = 120  # seconds for a run, or for what is waited for
 
@@ -270,9 +270,9 @@ def test_rows_of_a_file_are_found_again(tmp_path):
     embeddings.save(tmp_path / "a.npz", make(5000, dim=7))
     vectors = embeddings.load(tmp_path / "a.npz").vectors
     for rows in (vectors, vectors[10:], vectors[1000:3000][5:]):
-        assert np.array_equal(pages.locate(rows).open(), rows)
-    assert pages.locate(vectors[::2]) is None
-    assert pages.locate(np.asarray(vectors) + 0) is None
+        assert np.array_equal(blocks.locate(rows).open(), rows)
+    assert blocks.locate(vectors[::2]) is None
+    assert blocks.locate(np.asarray(vectors) + 0) is None
 
 
 def test_pieces_give_the_neighbours_of_the_whole(monkeypatch):

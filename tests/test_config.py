@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common import config
+from common import cli
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 import make_shelf
@@ -38,7 +38,7 @@ def test_every_section_is_understood_by_its_script(root, monkeypatch):
     for command in commands_of(text):
         script, *argv = shlex.split(command)
         parser = importlib.import_module(script.removesuffix(".py")).build_parser()
-        args = parser.parse_args(config.applied(parser, argv))
+        args = parser.parse_args(cli.with_config(parser, argv))
         assert any("demo" in str(value) for value in vars(args).values())
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from common import crops
-from common.cli import UserError
+from common.messages import UserError
 
 
 def tree(root, *paths):

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from common import embeddings, npz
-from common.cli import UserError
-from common.embeddings import Blocks, EmbeddingSet
+from common.blocks import Blocks
+from common.embeddings import EmbeddingSet
+from common.messages import UserError
 
 
 def make(n=5, dim=7, seed=0, **meta) -> EmbeddingSet:

@@ -10,12 +10,13 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 from test_embeddings import make
 
-from common import fusion, ranking
-from common.cli import UsageError, UserError
-from common.combinations import Combination, enumerate_combinations, greedy
+from common import fusion, per_query
+from common.combinations import enumerate_combinations, greedy
 from common.embeddings import EmbeddingSet
 from common.evaluation import Evaluator, remarks
+from common.messages import UsageError, UserError
 from common.metrics import RECALL_AT
+from common.records import Combination
 
 IDS = ("0", "10", "20")
 
@@ -196,8 +197,8 @@ def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
             scores.append((relevant.cumsum() / np.arange(1, r + 1) * relevant).sum() / r if r else 0)
             margins.append(row[names == actual].max() - row[names != actual].max())
         combination = Combination(("0", "20"), ("10",))
-        assert ranking.retrieval(evaluator, combination)[0][0].mean() == pytest.approx(np.mean(scores), abs=1e-9)
-        np.testing.assert_allclose(ranking.margins(evaluator, combination), margins, atol=1e-6)
+        assert per_query.retrieval(evaluator, combination)[0][0].mean() == pytest.approx(np.mean(scores), abs=1e-9)
+        np.testing.assert_allclose(per_query.margins(evaluator, combination), margins, atol=1e-6)
 
 
 def test_greedy_follows_the_best_step_and_stops_without_gain(sides):

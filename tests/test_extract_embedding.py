@@ -22,7 +22,7 @@ from PIL import Image
 
 import extract_embedding
 from common import embeddings, extraction, output_set, sets
-from common.rows import RowFile
+from common.output_set import RowFile
 
 TINY = textwrap.dedent(
     """
@@ -137,9 +137,9 @@ def test_names_ids_and_meta(work, capsys):
     assert (one.dataset, one.id, one.split) == ("shop", "0-tiny_encoder:make", "train")
     assert one.meta["normalized"] is True
     assert one.meta["data_root"] == str(work / "crops")
-    from common import models
+    from common.embedder import load as load_model
 
-    assert models.load(one.meta["model"], **one.meta["model_options"]).fingerprint == one.fingerprint
+    assert load_model(one.meta["model"], **one.meta["model_options"]).fingerprint == one.fingerprint
 
 
 def test_flat_folder_without_labels(work):
@@ -480,9 +480,9 @@ def test_help_needs_no_torch(script):
 
 def test_the_sample_is_spread_and_readable(work):
     assert importlib.util.find_spec("torch")
-    from common import models
+    from common.embedder import load as load_model
 
-    embedder = models.load("tiny_encoder:make")
+    embedder = load_model("tiny_encoder:make")
     paths = sorted((work / "crops").rglob("*.png"))
     sample = extraction.sample(paths, embedder, n=5)
     assert sample.shape == (5, 32, 32, 3)

@@ -7,8 +7,8 @@ import pytest
 from test_embeddings import make
 
 from common import fusion
-from common.cli import UserError
 from common.embeddings import EmbeddingSet
+from common.messages import UserError
 
 
 def tiny(vectors, crops, identity="0", labels=None) -> EmbeddingSet:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_embeddings import make, pickled
 
 from common import annotations, embeddings, npz
-from common.cli import UserError
+from common.messages import UserError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 FUZZ = settings(

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from common import coarse as coarse_scores
 from common import knn
-from common.embeddings import Blocks
+from common.blocks import Blocks
 
 
 def cosines(query, reference):

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from common import models, precision, programs, weights
-from common.cli import UsageError, UserError
+from common import architectures, models, precision, weights
+from common.embedder import load as load_model
+from common.messages import UsageError, UserError
 from common.preprocess import Preprocess, resize
 
 ENCODER = textwrap.dedent(
@@ -65,7 +66,7 @@ def photos(study_data) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def default() -> models.Embedder:
-    return models.load(precision="fp32")
+    return load_model(precision="fp32")
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_the_embedded_weights_classify(photos):
 
 
 def test_mixed_precision_stays_close_where_bf16_does_not(default, photos):
-    embedder = models.load(precision="fp32")
+    embedder = load_model(precision="fp32")
     pixels = np.stack([embedder.preprocess(photo) for photo in photos])
     exact = embedder(pixels)
     embedder.use("bf16")
@@ -143,7 +144,7 @@ def test_mixed_precision_stays_close_where_bf16_does_not(default, photos):
 
 def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos):
     monkeypatch.setattr("common.embedder.multiplies_bf16", lambda device: True)
-    embedder = models.load()
+    embedder = load_model()
     assert embedder.precision == "fp32"
     pixels = np.stack([embedder.preprocess(photo) for photo in photos])
     exact = embedder(pixels)
@@ -151,10 +152,10 @@ def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos):
     assert embedder.precision in ("bf16", "mixed")
     assert cosine(embedder(pixels), exact).min() >= precision.MIN_COSINE
     for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
-        beside = models.load()
+        beside = load_model()
         beside.settle(pixels, known)
         assert beside.precision == expected
-    strict = models.load()
+    strict = load_model()
     monkeypatch.setattr("common.embedder.PROBE_COSINE", 1.1)
     strict.settle(pixels)
     assert strict.precision == "fp32"
@@ -171,7 +172,7 @@ def test_rounded_filters_are_bfloat16_with_errors_that_cancel():
 
 
 def test_folding_keeps_the_function_and_removes_the_normalisations():
-    from common.folding import folded
+    from common.precision import folded
 
     class Shared(nn.Module):
         """One normalisation that may be folded, and one that may not, as its input is used twice."""
@@ -202,7 +203,7 @@ def test_timm_with_a_state_dict(tmp_path):
     module = timm.create_model("resnet10t", num_classes=7)
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file(module.state_dict(), path)
-    embedder = models.load("timm/resnet10t", weights=path, precision="fp32")
+    embedder = load_model("timm/resnet10t", weights=path, precision="fp32")
     module.reset_classifier(0)
     config = timm.data.resolve_model_data_config(module)
     pixels = noise(3, embedder.preprocess.height, embedder.preprocess.width)
@@ -213,17 +214,17 @@ def test_timm_with_a_state_dict(tmp_path):
     # The same weights as training code leaves them: in a checkpoint, with a prefix, as a torch file.
     wrapped = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in module.state_dict().items()}}
     torch.save(wrapped, tmp_path / "w.pth")
-    again = models.load("resnet10t", weights=tmp_path / "w.pth", precision="fp32")
+    again = load_model("resnet10t", weights=tmp_path / "w.pth", precision="fp32")
     np.testing.assert_array_equal(again(pixels), embedder(pixels))
     assert again.fingerprint == embedder.fingerprint
-    assert models.load(again.spec, **again.options).fingerprint == embedder.fingerprint
+    assert load_model(again.spec, **again.options).fingerprint == embedder.fingerprint
 
 
 def test_layer_and_pooling(tmp_path):
     module = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=224).eval()
     path = tmp_path / "w.safetensors"
     safetensors.torch.save_file(module.state_dict(), path)
-    load = lambda **options: models.load("vit_tiny_patch16_224", weights=path, precision="fp32", **options)  # noqa: E731
+    load = lambda **options: load_model("vit_tiny_patch16_224", weights=path, precision="fp32", **options)  # noqa: E731
     pixels = noise(2, 224, 224)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.no_grad():
@@ -243,7 +244,7 @@ def test_layer_and_pooling(tmp_path):
 
 
 def test_layer_of_a_convolutional_network(default):
-    inner = models.load(layer="blocks.2.1", precision="fp32")
+    inner = load_model(layer="blocks.2.1", precision="fp32")
     module = models.build(models.DEFAULT).module.eval()
     pixels = noise(2, 224, 224)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
@@ -253,7 +254,7 @@ def test_layer_of_a_convolutional_network(default):
     np.testing.assert_allclose(inner(pixels), expected.numpy(), rtol=1e-3, atol=1e-4)
     assert inner.fingerprint != default.fingerprint
     with pytest.raises(UsageError, match="no class token"):
-        models.load(layer="blocks.2.1", pooling="cls")
+        load_model(layer="blocks.2.1", pooling="cls")
 
 
 def test_torchvision_with_a_state_dict(tmp_path):
@@ -262,7 +263,7 @@ def test_torchvision_with_a_state_dict(tmp_path):
     torch.manual_seed(0)
     module = torchvision.models.mobilenet_v3_small().eval()
     torch.save(module.state_dict(), tmp_path / "w.pth")
-    embedder = models.load("torchvision/mobilenet_v3_small", weights=tmp_path / "w.pth", precision="fp32")
+    embedder = load_model("torchvision/mobilenet_v3_small", weights=tmp_path / "w.pth", precision="fp32")
     module.classifier[3] = nn.Identity()
     pixels = noise(2, 224, 224)
     expected = plain(module, pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -272,7 +273,7 @@ def test_torchvision_with_a_state_dict(tmp_path):
 
 def test_hugging_face_folder(vit_folder):
     folder, module = vit_folder
-    embedder = models.load(f"hf/{folder}", precision="fp32")
+    embedder = load_model(f"hf/{folder}", precision="fp32")
     assert (embedder.preprocess.height, embedder.preprocess.interpolation) == (64, "bicubic")
     pixels = noise(3, 64, 64)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
@@ -280,10 +281,10 @@ def test_hugging_face_folder(vit_folder):
     with torch.no_grad():
         tokens = module(pixel_values=images).last_hidden_state
     np.testing.assert_allclose(embedder(pixels), tokens[:, 0].numpy(), rtol=1e-3, atol=1e-4)
-    mean = models.load(str(folder), pooling="mean", precision="fp32")
+    mean = load_model(str(folder), pooling="mean", precision="fp32")
     np.testing.assert_allclose(mean(pixels), tokens[:, 1:].mean(1).numpy(), rtol=1e-3, atol=1e-4)
     # A pooler that the file does not have is random; the fingerprint must not depend on it.
-    assert models.load(f"hf/{folder}").fingerprint == embedder.fingerprint
+    assert load_model(f"hf/{folder}").fingerprint == embedder.fingerprint
 
 
 def test_hugging_face_convolutions_are_pooled_by_the_mean(tmp_path):
@@ -292,7 +293,7 @@ def test_hugging_face_convolutions_are_pooled_by_the_mean(tmp_path):
     config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     module = transformers.ResNetModel(config).eval()
     module.save_pretrained(tmp_path)
-    embedder = models.load(f"hf/{tmp_path}", precision="fp32")
+    embedder = load_model(f"hf/{tmp_path}", precision="fp32")
     pixels = noise(2, embedder.preprocess.height, embedder.preprocess.width)
     with torch.no_grad():
         features = module(pixel_values=(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)
@@ -310,11 +311,11 @@ def test_hugging_face_folder_that_lacks_weights(vit_folder, tmp_path):
     ]
     safetensors.torch.save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="lacks 1 weights"):
-        models.load(f"hf/{tmp_path}")
+        load_model(f"hf/{tmp_path}")
 
 
 def test_factory(factory):
-    embedder = models.load(factory, precision="fp32")
+    embedder = load_model(factory, precision="fp32")
     import my_encoder
 
     pixels = noise(3, 48, 64)
@@ -324,10 +325,10 @@ def test_factory(factory):
 
 
 def test_the_fingerprint_of_a_factory_covers_its_source(factory, tmp_path):
-    before = models.load(factory).fingerprint
+    before = load_model(factory).fingerprint
     (tmp_path / "my_encoder.py").write_text(ENCODER + "\n# changed\n")
     del sys.modules["my_encoder"]
-    assert models.load(factory).fingerprint != before
+    assert load_model(factory).fingerprint != before
 
 
 @pytest.mark.parametrize(
@@ -341,11 +342,11 @@ def test_the_fingerprint_of_a_factory_covers_its_source(factory, tmp_path):
 )
 def test_factory_errors(factory, spec, message):
     with pytest.raises(UserError, match=message):
-        models.load(spec)
+        load_model(spec)
 
 
 def test_torchscript_and_exported_programs(factory, tmp_path):
-    models.load(factory)  # imports my_encoder from the working folder
+    load_model(factory)  # imports my_encoder from the working folder
     import my_encoder
 
     module = my_encoder.make().eval()
@@ -358,18 +359,18 @@ def test_torchscript_and_exported_programs(factory, tmp_path):
     pixels = noise(5, 48, 64)
     expected = plain(module, pixels, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
     for name in ("s.pt", "e.pt2"):
-        embedder = models.load(tmp_path / name)
+        embedder = load_model(tmp_path / name)
         np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(embedder(pixels[:1]), expected[:1], rtol=1e-4, atol=1e-5)
-        assert models.load(embedder.spec, **embedder.options).fingerprint == embedder.fingerprint
-    fixed = models.load(tmp_path / "fixed.pt2")  # takes two images at a time and says nothing of mean and std
+        assert load_model(embedder.spec, **embedder.options).fingerprint == embedder.fingerprint
+    fixed = load_model(tmp_path / "fixed.pt2")  # takes two images at a time and says nothing of mean and std
     assert (fixed.preprocess.height, fixed.preprocess.width) == (48, 64)
     expected = plain(module, pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     np.testing.assert_allclose(fixed(pixels), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(UsageError, match="leave --weights away"):
-        models.load(tmp_path / "s.pt", weights="random")
+        load_model(tmp_path / "s.pt", weights="random")
     with pytest.raises(UsageError, match="precision it was exported in"):
-        models.load(tmp_path / "s.pt", precision="bf16")
+        load_model(tmp_path / "s.pt", precision="bf16")
 
 
 class Bomb:
@@ -380,22 +381,22 @@ class Bomb:
 def test_no_pickle_is_run(tmp_path, factory, capsys):
     import zipfile
 
-    models.load(factory)
+    load_model(factory)
     import my_encoder
 
     torch.save({"a": torch.zeros(1), "b": Bomb()}, tmp_path / "bomb.pth")
     with pytest.raises(UserError, match="could run code"):
-        models.load("resnet10t", weights=tmp_path / "bomb.pth")
+        load_model("resnet10t", weights=tmp_path / "bomb.pth")
     torch.save(my_encoder.make(), tmp_path / "whole.pt")
     with pytest.raises(UserError, match="name the architecture too"):
-        models.load(tmp_path / "whole.pt")
+        load_model(tmp_path / "whole.pt")
     program = torch.export.export(my_encoder.make().eval(), (torch.zeros(2, 3, 48, 64),))
     torch.export.save(program, tmp_path / "e.pt2")
     with zipfile.ZipFile(tmp_path / "e.pt2") as old, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new:
         for name in old.namelist():
             new.writestr(name, pickle.dumps(Bomb()) if name.endswith("sample_inputs/model.pt") else old.read(name))
     with pytest.raises(UserError, match="pickled objects"):
-        models.load(tmp_path / "bad.pt2")
+        load_model(tmp_path / "bad.pt2")
     assert "EXECUTED" not in "".join(capsys.readouterr())
 
 
@@ -418,7 +419,7 @@ def make_checkpoint(folder, projection: bool):
 @pytest.mark.parametrize("projection", [False, True])
 def test_checkpoint_folder(tmp_path, projection):
     module = make_checkpoint(tmp_path / "c", projection)
-    embedder = models.load(tmp_path / "c", precision="fp32")
+    embedder = load_model(tmp_path / "c", precision="fp32")
     assert embedder.dim == (6 if projection else 512)
     pixels = noise(2, 64, 64)
     expected = plain(module, pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -429,10 +430,10 @@ def test_checkpoint_errors(tmp_path):
     make_checkpoint(tmp_path / "c", False)
     (tmp_path / "c" / "model.json").write_text("{}")
     with pytest.raises(UserError, match=r"model\.json is no checkpoint's description"):
-        models.load(tmp_path / "c")
+        load_model(tmp_path / "c")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither a checkpoint"):
-        models.load(tmp_path / "empty")
+        load_model(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
@@ -449,12 +450,12 @@ def test_without_a_hub_one_sentence_names_the_embedded_default(spec, monkeypatch
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "0")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"no model hub is in reach; .* embedded tf_efficientnet_lite0") as caught:
-        models.load(spec)
+        load_model(spec)
     assert "\n" not in str(caught.value)
 
 
 def test_random_weights_are_asked_for_and_the_same_every_time(capsys):
-    one, two = (models.load("resnet10t", weights="random") for _ in range(2))
+    one, two = (load_model("resnet10t", weights="random") for _ in range(2))
     assert one.fingerprint == two.fingerprint
     assert "random weights" in capsys.readouterr().err
 
@@ -462,31 +463,31 @@ def test_random_weights_are_asked_for_and_the_same_every_time(capsys):
 def test_weights_of_another_model(tmp_path):
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"w\.pth lacks \d+ of the \d+ weights of timm/resnet18, such as"):
-        models.load("resnet18", weights=tmp_path / "w.pth")
+        load_model("resnet18", weights=tmp_path / "w.pth")
     state = timm.create_model("resnet10t").state_dict()
     state["conv1.0.weight"] = torch.zeros(4, 3, 3, 3)
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"conv1\.0\.weight is \(4, 3, 3, 3\), timm/resnet10t needs"):
-        models.load("resnet10t", weights=tmp_path / "w.pth")
+        load_model("resnet10t", weights=tmp_path / "w.pth")
     (tmp_path / "w.safetensors").write_bytes(b"not one")
     for content in (b"not one", b""):
         for name in ("w.safetensors", "w.pth"):
             (tmp_path / name).write_bytes(content)
             with pytest.raises(UserError, match=r"no readable state dict|could run code"):
-                models.load("resnet10t", weights=tmp_path / name)
+                load_model("resnet10t", weights=tmp_path / name)
     with pytest.raises(UserError, match="no such file; check --weights"):
-        models.load("resnet10t", weights=tmp_path / "absent.pth")
+        load_model("resnet10t", weights=tmp_path / "absent.pth")
 
 
 @pytest.mark.parametrize("spec", ["resnet5O", "torchvision/resnet5O", "models/absent.pt", "", "hf/"])
 def test_unknown_models(spec):
     with pytest.raises(UsageError, match="no such model"):
-        models.load(spec)
+        load_model(spec)
 
 
 def test_device_that_is_not_there():
     with pytest.raises(UsageError, match="--device cuda:77 is not usable here"):
-        models.load(device="cuda:77")
+        load_model(device="cuda:77")
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "nearest"])
@@ -519,7 +520,7 @@ def test_resize_modes():
 
 
 def test_out_of_device_memory_halves_the_batch(factory, monkeypatch, capsys):
-    embedder = models.load(factory, precision="fp32")
+    embedder = load_model(factory, precision="fp32")
     pixels = noise(10, 48, 64)
     expected = embedder(pixels)
     run, sizes = embedder._run, []
@@ -540,7 +541,7 @@ def test_out_of_device_memory_halves_the_batch(factory, monkeypatch, capsys):
 
 
 def test_compilation_goes_on_without_a_compiler(factory, monkeypatch, capsys):
-    embedder = models.load(factory, precision="fp32")
+    embedder = load_model(factory, precision="fp32")
     pixels = noise(4, 48, 64)
     expected = embedder(pixels)
 
@@ -556,7 +557,7 @@ def test_compilation_goes_on_without_a_compiler(factory, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_compiled_results_equal_eager_ones(factory):
-    embedder = models.load(factory, precision="fp32")
+    embedder = load_model(factory, precision="fp32")
     pixels = noise(4, 48, 64)
     expected = embedder(pixels)
     assert embedder.compile(pixels) is not None
@@ -567,4 +568,4 @@ def test_compiled_results_equal_eager_ones(factory):
 def test_programs_are_told_by_their_content(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(UserError, match=r"x\.pt is no TorchScript or torch\.export program"):
-        programs.load(tmp_path / "x.pt", None)
+        architectures.load_program(tmp_path / "x.pt", None)

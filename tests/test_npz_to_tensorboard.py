@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 import npz_to_tensorboard
-from common import embeddings, strata
+from common import embeddings
 from common.embeddings import EmbeddingSet
+from common.labels import stratified_sample
 
 COLOURS = ((200, 40, 40), (40, 160, 60), (50, 60, 200))
 
@@ -186,7 +187,7 @@ def test_more_rows_than_allowed_are_sampled_and_said(tmp_path, capsys):
     assert {label: lines.count(label) for label in set(lines)} == {f"brand {n}": 10 for n in range(3)}
     kept = np.loadtxt(tmp_path / "log" / "tensors.tsv", delimiter="\t", dtype=np.float32)
     whole = embeddings.load(path)
-    names = strata.sample(np.unique(whole.label(), return_inverse=True)[1], 30, 0)
+    names = stratified_sample(np.unique(whole.label(), return_inverse=True)[1], 30, 0)
     assert np.array_equal(kept, whole.vectors[names])
 
 
@@ -220,12 +221,12 @@ def test_two_models_are_one_sentence(tmp_path, capsys):
     ("codes", "n", "sizes"), [([0] * 100 + [1] * 10 + [2], 11, [9, 1, 1]), ([0] * 6 + [1] * 3, 6, [4, 2])]
 )
 def test_a_stratified_sample_keeps_shares(codes, n, sizes):
-    rows = strata.sample(np.array(codes), n)
+    rows = stratified_sample(np.array(codes), n)
     assert (np.diff(rows) > 0).all()
     assert np.bincount(np.array(codes)[rows]).tolist() == sizes
 
 
 def test_more_classes_than_places_give_one_row_each():
-    rows = strata.sample(np.arange(50) // 2, 10)
+    rows = stratified_sample(np.arange(50) // 2, 10)
     assert len(rows) == 10
     assert len(set((rows // 2).tolist())) == 10

@@ -16,7 +16,8 @@ import crop
 import extract_embedding
 import greedy_combo_eval
 from common import embeddings
-from common.combinations import Combination, enumerate_combinations
+from common.combinations import enumerate_combinations
+from common.records import Combination
 
 IDS = ("0", "10", "20", "30")
 PHOTOS = {"cards": {"train": 40, "val": 16, "test": 24}, "bccd": {"train": 5, "val": 2, "test": 4}}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common import projection
-from common.embeddings import Blocks
+from common.blocks import Blocks
 
 METHODS = projection.METHODS
 

@@ -16,10 +16,11 @@ import pytest
 from test_evaluation import study
 
 import greedy_combo_eval
-from common import charts, comparison, embeddings, flip_cards, flips, report, report_tables, report_text, statistics
-from common.combinations import Combination, enumerate_combinations
+from common import charts, comparison, embeddings, flip_cards, flips, report, report_tables, statistics
+from common.combinations import enumerate_combinations
 from common.evaluation import Evaluator
 from common.fusion import unit
+from common.records import Combination
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -193,7 +194,7 @@ def test_every_outcome_has_its_headline(compared):
     best = dataclasses.replace(base, combination=Combination(("0", "10"), ("0",)), score=0.75, difference=0.05, p=0.01)
 
     def said(best, validated=False, ranked=compared):
-        return report_text.headline(best, ranked, base, validated=validated).replace("\u00a0", " ")
+        return report_tables.headline(best, ranked, base, validated=validated).replace("\u00a0", " ")
 
     assert said(best) == "0+10/0 beats the best single pair, 0/0: 75.0 % right against 70.0 %"
     assert said(best, ranked=dataclasses.replace(compared, rivals=[])).startswith("0+10/0 beats the baseline, 0/0")
@@ -217,16 +218,16 @@ def test_every_outcome_has_its_headline(compared):
 
 
 def test_numbers_read_as_they_should():
-    assert [report_text.points(one) for one in (0.0144, -0.0212, 0.0004, -0.0004, math.nan)] == [
+    assert [report_tables.points(one) for one in (0.0144, -0.0212, 0.0004, -0.0004, math.nan)] == [
         "+1.4",
         "−2.1",
         "0.0",
         "0.0",
         "–",
     ]
-    assert [report_text.p_value(one) for one in (0.0001, 0.0449, 1.0, math.nan)] == ["< 0.001", "0.045", "1.000", "–"]
-    assert [report_text.stars(one) for one in (0.05, 0.049, 0.0099, 0.0009, math.nan)] == ["", "*", "**", "***", ""]
-    assert report_text.clip("a" * 30 + "b" * 30, 11) == "aaaaa…bbbbb"
+    assert [report_tables.p_value(one) for one in (0.0001, 0.0449, 1.0, math.nan)] == ["< 0.001", "0.045", "1.000", "–"]
+    assert [report_tables.stars(one) for one in (0.05, 0.049, 0.0099, 0.0009, math.nan)] == ["", "*", "**", "***", ""]
+    assert report_tables.clip("a" * 30 + "b" * 30, 11) == "aaaaa…bbbbb"
 
 
 def test_confusion_counts_by_hand(evaluator, compared):
@@ -342,7 +343,7 @@ def test_flips_by_class_add_up(page, evaluator, compared):
     by_class = {row[1]: (int(row[2]), int(row[0])) for row in rows}
     expected = zip(evaluator.classes, change.rescued, change.broken, strict=True)
     assert by_class == {name: (r, b) for name, r, b in expected if r + b}
-    assert f"({report_text.p_is(change.p)}; signs of whole images flipped)".replace("\u00a0", " ") in plain(
+    assert f"({report_tables.p_is(change.p)}; signs of whole images flipped)".replace("\u00a0", " ") in plain(
         section(page, "classes")
     )
 

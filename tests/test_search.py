@@ -11,10 +11,11 @@ import pytest
 
 import extract_embedding
 import search
-from common import embeddings, index_plan, knn, models, retrieval_scores
-from common.compression import principal
-from common.gallery import Hit, Item, NpzGallery
-from common.retrieval import Queries, retrieve
+from common import embedder, embeddings, index, knn, retrieval_scores
+from common.exact import NpzGallery
+from common.indexing import principal
+from common.items import Hit, Item, Queries
+from common.retrieval import retrieve
 from common.sets import read_sets
 
 
@@ -22,7 +23,7 @@ from common.sets import read_sets
 def _one_model():
     """The model is loaded once: what is tested here is what is done with it."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(models, "load", functools.cache(models.load))
+        patched.setattr(embedder, "load", functools.cache(embedder.load))
         yield
 
 
@@ -360,13 +361,13 @@ def test_principal_directions_are_the_best_there_are():
 
 def test_plans_by_hand():
     """Rows of 128 dimensions: 512 bytes of vector, 250 of text; SQ8 128 bytes, 8 of numbering, 4,000 centres of 512 bytes."""
-    plans = {plan.index_type: plan for plan in index_plan.plans(10**6, 128)}
+    plans = {plan.index_type: plan for plan in index.plans(10**6, 128)}
     assert plans["FLAT"].memory == 10**6 * (512 + 250)
     assert plans["IVF_SQ8"].index_params == {"nlist": 4000}
     assert plans["IVF_SQ8"].memory == pytest.approx(10**6 * (128 + 8 + 250) + 4000 * 512)
     assert plans["HNSW"].memory == pytest.approx(10**6 * (512 + 4 * 32 + 4 * 16 / 15 + 250))
     assert [plan.index_type for plan in plans.values() if plan.suggested] == ["HNSW"]
-    big = {plan.index_type: plan for plan in index_plan.plans(10**9, 128)}
+    big = {plan.index_type: plan for plan in index.plans(10**9, 128)}
     assert big["IVF_SQ8"].suggested
     assert big["IVF_SQ8"].index_params == {"nlist": 65_536}
     assert big["FLAT"].nodes == -(-762 * 10**9 // int(0.8 * 64 * 2**30))

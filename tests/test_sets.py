@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_embeddings import make
 
-from common import embeddings, sets
-from common.cli import UserError
+from common import embeddings, labels, sets
+from common.messages import UserError
 
 
 def sides(references, queries):
@@ -97,7 +97,7 @@ def test_a_wrong_path_is_named(missing, tmp_path):
 
 
 def test_ids_come_in_natural_order():
-    assert sorted(["20", "5", "10-vit", "7.5", "10", "w5h3", "all"], key=sets.natural) == [
+    assert sorted(["20", "5", "10-vit", "7.5", "10", "w5h3", "all"], key=labels.natural) == [
         "5",
         "7.5",
         "10",

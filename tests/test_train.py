@@ -18,7 +18,8 @@ import safetensors.torch
 
 import extract_embedding
 import train
-from common import checkpoint, cli, embeddings, images, models, training, weights
+from common import checkpoint, embedder, embeddings, images, messages, models, training, weights
+from common.classifier import load_classifier
 
 CLASSES = ("Fruit/Banana", "Fruit/Lime", "Fruit/Melon/Watermelon", "Packages/Juice/Bravo-Apple-Juice")
 SIAMESE = ("--objective", "triplet", "--model", "siamese", "--image_size", "28", "--epochs", "3", "--batch_size", "8")
@@ -91,7 +92,7 @@ def test_a_linear_classifier_learns_real_photographs(linear, photographs, capsys
 
 def test_the_metrics_are_those_of_the_checkpoint_on_the_test_split(linear, photographs):
     """Accuracy, recall and calibration error, worked out again from the files."""
-    classifier = checkpoint.load_classifier(linear)
+    classifier = load_classifier(linear)
     paths = sorted((photographs / "test").rglob("*.jpg"))
     actual = np.array([CLASSES.index(path.parent.relative_to(photographs / "test").as_posix()) for path in paths])
     batch = np.stack([classifier.preprocess(images.decode(path)) for path in paths])
@@ -133,7 +134,7 @@ def test_frozen_means_frozen_and_the_logits_are_the_heads(linear, photographs, t
     one = embeddings.load(tmp_path / f"{photographs.name}_0_test.npz")
     assert one.dim == 1280
     assert one.fingerprint == checkpoint.describe(linear)["fingerprint"]
-    classifier = checkpoint.load_classifier(linear, precision="fp32")
+    classifier = load_classifier(linear, precision="fp32")
     batch = np.stack([classifier.preprocess(images.decode(photographs / path)) for path in one.paths])
     expected = one.vectors @ state["head.weight"].numpy().T + state["head.bias"].numpy()
     np.testing.assert_allclose(classifier(batch), expected, rtol=1e-3, atol=1e-3)
@@ -156,8 +157,8 @@ def test_a_triplet_checkpoint_embeds_with_its_projection(siamese, photographs, t
     recall = (label["val"][own.argmax(axis=1)] == label["val"]).mean()
     rows = pd.read_csv(siamese / "training.csv")
     assert rows.score[rows.chosen == 1].tolist() == [pytest.approx(recall)]
-    with pytest.raises(cli.UserError, match="embedding model, not a classifier"):
-        checkpoint.load_classifier(siamese)
+    with pytest.raises(messages.UserError, match="embedding model, not a classifier"):
+        load_classifier(siamese)
 
 
 def test_fine_tuning_starts_at_the_default_model_and_moves_it(photographs, tmp_path):
@@ -178,7 +179,7 @@ def test_training_goes_on_from_a_checkpoint(linear, photographs, tmp_path):
     about = checkpoint.describe(tmp_path / "t")
     assert about["spec"] == weights.DEFAULT
     assert about["fingerprint"] == checkpoint.describe(linear)["fingerprint"]  # the same frozen features
-    assert models.load(tmp_path / "t").fingerprint == about["fingerprint"]
+    assert embedder.load(tmp_path / "t").fingerprint == about["fingerprint"]
 
 
 def test_a_projection_is_trained_on_frozen_features(photographs, tmp_path, capsys):
@@ -194,7 +195,7 @@ def test_a_projection_is_trained_on_frozen_features(photographs, tmp_path, capsy
         "16",
     )
     assert run(photographs, tmp_path / "t", *options) == 0
-    assert models.load(tmp_path / "t").dim == 16
+    assert embedder.load(tmp_path / "t").dim == 16
     assert "before training" in capsys.readouterr().out
     assert "before" in checkpoint.describe(tmp_path / "t")["metrics"]
 
@@ -414,4 +415,4 @@ def test_models_of_the_older_systems(photographs, tmp_path, model):
     """They train where their weights are given; here untrained ones, at the least size they take."""
     options = ("--objective", "triplet", "--freeze_backbone", "--epochs", "1", "--image_size", "32")
     assert run(photographs, tmp_path / "t", *options, "--model", model, "--weights", "random") == 0
-    assert models.load(tmp_path / "t").dim == 128
+    assert embedder.load(tmp_path / "t").dim == 128

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from common import judging, linear, network, objectives, pictures, training
-from common.cli import UserError
+from common import judging, network, objectives, pictures, training
+from common.messages import UserError
 from common.preprocess import Preprocess
 
 
@@ -139,7 +139,7 @@ def test_logistic_regression_is_folded_into_plain_weights(n_class):
     labels = rng.integers(0, n_class, 400)
     centres = rng.normal(0, 1, (n_class, 5))
     features = ((centres[labels] + 0.3 * rng.normal(0, 1, (400, 5))) * (1, 1e3, 1e-3, 1, 1) + 7).astype(np.float32)
-    weight, bias, tried = linear.fit(features[:300], labels[:300], features[300:], labels[300:])
+    weight, bias, tried = network.fit_linear(features[:300], labels[:300], features[300:], labels[300:])
     assert weight.shape == (n_class, 5)
     logits = features[300:] @ weight.T + bias
     accuracy = (logits.argmax(axis=1) == labels[300:]).mean()

@@ -15,9 +15,9 @@ import pytest
 
 import search
 from common import embeddings, indexing, vector_store
-from common.cli import UsageError, UserError
-from common.gallery import NpzGallery
+from common.exact import NpzGallery
 from common.index import Index
+from common.messages import UsageError, UserError
 from common.sets import read_sets, read_shards
 from common.vector_store import Store, expression
 

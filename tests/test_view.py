@@ -19,8 +19,8 @@ import pytest
 
 import view
 from common import local_server, scenes
-from common.cli import UserError
 from common.explorer import Explorer
+from common.messages import UserError
 from common.points import Points
 from common.scenes import Filters
 

@@ -1,4 +1,4 @@
-"""Decisions of a combination, their totals per image and class, and what a decision costs."""
+"""A combination of sets, its decisions, their totals per image and class, and what a decision costs."""
 
 from __future__ import annotations
 
@@ -77,3 +77,22 @@ class Cost:
     forward_passes: int
     gallery_rows: int
     operations: int
+
+
+@dataclass(frozen=True)
+class Combination:
+    """IDs merged as references, and IDs merged as queries."""
+
+    reference_ids: tuple[str, ...]
+    query_ids: tuple[str, ...]
+
+    @property
+    def matched(self) -> bool:
+        return self.reference_ids == self.query_ids
+
+    @property
+    def is_pair(self) -> bool:
+        return len(self.reference_ids) == len(self.query_ids) == 1
+
+    def __str__(self) -> str:
+        return f"{'+'.join(self.reference_ids)}/{'+'.join(self.query_ids)}"

@@ -1,11 +1,14 @@
-"""A sample in which every class keeps its share, for viewers that cannot take all rows."""
+"""Labels and IDs: their natural order, and a sample in which every class keeps its share."""
 
 from __future__ import annotations
+
+import math
+import re
 
 import numpy as np
 
 
-def sample(codes: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
+def stratified_sample(codes: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     """Return at most `n` rising row numbers (int64) of `codes` (rows,) int, stratified by code; all rows where there are no more.
 
     Every class gets its share of `n`, rounded by the largest remainder, and at least one row as long as there are not more classes
@@ -32,3 +35,14 @@ def sample(codes: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     order = order[np.argsort(classes[order], kind="stable")]  # class by class, at random within
     rank = np.arange(len(codes)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(order[rank < np.repeat(wanted, sizes)])
+
+
+def natural_rank(text: str) -> tuple[int, float, str]:
+    """Sort numbers by value, before texts."""
+    return (0, float(text), text) if re.fullmatch(r"-?\d+(\.\d+)?", text, re.ASCII) else (1, 0.0, text)
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """Return a sorting key by which 5 comes before 10, and 10 before 10-vit."""
+    parts = enumerate(re.split(r"(\d+(?:\.\d+)?)", text))  # every second one is a number
+    return [(float(part), "") if at % 2 else (math.inf, part) for at, part in parts if part]

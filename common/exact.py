@@ -1,109 +1,21 @@
-"""What is searched: the rows of embedding sets, read from memory-mapped .npz files, and what a search gives back."""
+"""Exact search over the rows of embedding sets, read from memory-mapped .npz files."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from common import knn
-from common.cli import UserError, warn
-from common.embeddings import Blocks, EmbeddingSet
+from common.blocks import Blocks
+from common.embeddings import EmbeddingSet
+from common.items import Hit, Item, Items, one_model
 
-MODEL_FIELDS = (
-    "model",
-    "model_options",
-    "fingerprint",
-    "preprocess",
-    "normalized",
-)  # of meta: which model made vectors
 FILTERS = ("dataset", "split", "label")
 FEW = 16  # queries up to which going through the rows once is faster than making them ready for a matrix product
 CHUNK = 2**16  # rows looked at at once
-
-
-class Item(NamedTuple):
-    """One row of a gallery. `path` is that of the image, '' where unknown; `label` the whole label path, '' for none."""
-
-    dataset: str
-    split: str
-    id: str
-    crop_id: str
-    sample_id: str
-    path: str
-    label: str
-
-    @property
-    def crop(self) -> tuple[str, str, str]:
-        """What the crop is known by, at any ID."""
-        return self.dataset, self.split, self.crop_id
-
-    @property
-    def sample(self) -> tuple[str, str, str]:
-        """The source image that the crop was cut from; a crop without one stands for itself."""
-        return self.dataset, self.split, self.sample_id or self.crop_id
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A result: `score` is the cosine (or what --metric of an index says), `vector` (dim,) float32 where it was asked for."""
-
-    score: float
-    item: Item
-    vector: np.ndarray | None = None
-
-
-class Items:
-    """The items of one set by row, made when asked for. A row without a crop id is known by its path, else by its place.
-
-    `data_root` is where the pictures are now (default: where they were).
-    """
-
-    def __init__(self, one: EmbeddingSet, data_root: str | os.PathLike | None = None) -> None:
-        self._set, self.label = one, one.label()
-        self._root = str(one.meta.get("data_root") or "") if data_root is None else str(data_root)
-
-    def __getitem__(self, row: int) -> Item:
-        one = self._set
-        path = str(one.paths[row])
-        crop_id = str(one.crop_ids[row]) or path or f"row {row}"
-        whole = os.path.join(self._root, path) if path else ""
-        return Item(one.dataset, one.split, one.id, crop_id, str(one.sample_ids[row]), whole, str(self.label[row]))
-
-    def __len__(self) -> int:
-        return len(self._set)
-
-
-def one_model(sets: Sequence[EmbeddingSet]) -> dict[str, Any]:
-    """Return MODEL_FIELDS of the model that made all these sets ({} where none says so). Raises UserError for two models."""
-    first = next((one for one in sets if one.fingerprint), sets[0])
-    for one in sets:
-        if one.dim != first.dim:
-            raise UserError(
-                f"{first.source} has {first.dim} dimensions, {one.source} {one.dim}; search sets of one model"
-            )
-        if one.fingerprint and one.fingerprint != first.fingerprint:
-            raise UserError(
-                f"{first.source} ({first.meta.get('model')}) and {one.source} ({one.meta.get('model')}) come from different "
-                "models or preprocessing; search sets of one model"
-            )
-    return {name: first.meta[name] for name in MODEL_FIELDS if name in first.meta}
-
-
-def same_model(model: Mapping[str, Any], queries: EmbeddingSet, gallery: Any) -> None:
-    """Raise UserError when the query vectors were not made by the gallery's model; say so where that is unknown."""
-    ours, theirs = model.get("fingerprint"), gallery.model.get("fingerprint")
-    if queries.dim != gallery.dim or (ours and theirs and ours != theirs):
-        raise UserError(
-            f"{queries.source} ({model.get('model', 'unknown model')}, {queries.dim} dimensions) and {gallery.source} "
-            f"({gallery.model.get('model', 'unknown model')}, {gallery.dim}) come from different models; extract both with one"
-        )
-    if not ours or not theirs:
-        warn("not all vectors say which model made them; they are compared unchecked")
 
 
 class NpzGallery:

@@ -1,0 +1,111 @@
+"""What a run says: errors of one sentence, notes and warnings, progress bars, text tables, counted nouns."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_quiet = False
+
+
+class Unusable(Exception):
+    """An object that gives no crop; the message is the short reason for skipped.csv."""
+
+
+class UserError(Exception):
+    """The data cannot be used. The message is one sentence that names the file and the remedy; exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """The options contradict each other or the data; exit code 2, as argparse's own errors."""
+
+    exit_code = 2
+
+
+def os_error(error: OSError) -> str:
+    """Return one sentence for an error of the file system, with the file and the remedy."""
+    where = str(error.filename or error.filename2 or "the output folder")
+    remedies = {
+        errno.ENOSPC: "no space is left on its disk; free some and run the same command again",
+        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+        errno.EACCES: "permission denied; change its permissions or name another path",
+        errno.EPERM: "not permitted; change its permissions or name another path",
+        errno.EROFS: "its file system is read-only; name another path",
+        errno.ENOENT: "no such file or folder; check the path",
+        errno.EISDIR: "is a folder; name a file",
+        errno.ENOTDIR: "a part of this path is a file, not a folder; check the path",
+        errno.EEXIST: "exists already; name another path",
+        errno.ENAMETOOLONG: "the path is too long; choose shorter names",
+        errno.EMFILE: "too many open files; raise `ulimit -n`",
+    }
+    return f"{where}: {remedies.get(error.errno or 0, error.strerror or str(error))}"
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence notes and progress bars, or let them be heard again; warnings are always printed."""
+    global _quiet
+    _quiet = quiet
+
+
+def progress(items: Iterable[T] | None = None, *, total: int | None = None, desc: str = "", unit: str = "it") -> Any:
+    """Return a tqdm bar on stderr around `items`; silent with --quiet or where stderr is no terminal."""
+    from tqdm import tqdm
+
+    return tqdm(
+        items, total=total, desc=desc, unit=unit, file=sys.stderr, dynamic_ncols=True, disable=True if _quiet else None
+    )
+
+
+def note(message: str) -> None:
+    """Say something about the run on stderr, unless --quiet."""
+    if not _quiet:
+        sys.stderr.write(message + "\n")
+
+
+def warn(message: str) -> None:
+    """Say on stderr what the user must know even with --quiet."""
+    sys.stderr.write(f"warning: {message}\n")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return an aligned text table; columns of numbers are right-aligned."""
+    lines = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    right = [all(_is_number(line[column]) for line in lines[1:]) for column in range(len(header))]
+    cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in cells)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.rstrip("%").replace(",", "") or "0")
+    except ValueError:
+        return text in ("-", "")
+    return True
+
+
+def count(n: int, noun: str, plural: str | None = None) -> str:
+    """Return `1 crop` or `1,204 crops`."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def tally(reasons: Iterable[str]) -> str:
+    """Return `2 image missing, 1 empty box`: each reason with its count, the most frequent first."""
+    from collections import Counter
+
+    return ", ".join(f"{n:,} {reason}" for reason, n in Counter(reasons).most_common())
+
+
+def one_line(value: object) -> str:
+    """Return `value` as a field of a TSV: tabs, line ends and backslashes are escaped."""
+    return str(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def shorten(error: Exception | None) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 160 else text[:159] + "…"
