@@ -46,7 +46,8 @@ class Pictures:
             names = "; ".join(name for name, _ in self.lost[:5]) + (" …" if len(self.lost) > 5 else "")
             reasons = messages.tally(why for _, why in self.lost)
             messages.warn(
-                f"{len(self.lost):,} of {messages.count(total, 'picture')} left empty ({reasons}): {names}; where the pictures have moved, give --data_root"
+                f"{len(self.lost):,} of {messages.count(total, 'picture')} left empty ({reasons}): {names}; "
+                "where the pictures have moved, give --data_root"
             )
 
 
