@@ -6,6 +6,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
+ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 DEMO ?= demo
 
 .PHONY: demo test test-cluster test-milvus test-all check bench clean
@@ -30,7 +31,7 @@ test-all: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy common
+	$(PY) -m mypy $(ROOMS)
 	$(PY) -m pytest tests/test_architecture.py -n 0
 
 bench: $(VENV)/.installed-dev

@@ -29,7 +29,9 @@ Labelled = list[tuple[Path, list[tuple[str, float]]]]  # image, [(label, confide
 
 def by_classifier(pictures: Sequence[Path], args: argparse.Namespace) -> Labelled:
     """Return the most probable classes of each image."""
-    from common import calibration, checkpoint, classifier, query_images
+    from backbones import checkpoint
+    from embedding import classifier, query_images
+    from training import calibration
 
     if args.model is None:
         model = classifier.load_imagenet_classifier(device=args.device, precision="fp32")
@@ -47,9 +49,10 @@ def by_neighbours(pictures: Sequence[Path], args: argparse.Namespace) -> Labelle
     """Return the labels of each image's nearest neighbours; the confidence is a label's share of their weighted votes."""
     import numpy as np
 
-    from common import calibration, query_images
-    from common.exact import NpzGallery
-    from common.sets import read_sets
+    from common.embedding_sets import read_sets
+    from embedding import query_images
+    from retrieval.exact import NpzGallery
+    from training import calibration
 
     sets = [one.take(one.label() != "") for one in read_sets(args.reference_npz, key=args.key)]
     sets = [one for one in sets if len(one)]
@@ -112,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import query_images
+    from embedding import query_images
 
     pictures = query_images.find(args.image)
     labelled = by_neighbours(pictures, args) if args.reference_npz else by_classifier(pictures, args)
@@ -128,9 +131,9 @@ def run(args: argparse.Namespace) -> None:
             for rank, (name, confidence) in enumerate(found, 1):
                 print(messages.one_line(path), rank, messages.one_line(name), f"{confidence:.4f}", sep="\t")
     if args.plot:
-        from common import sheets
+        from plots import picture_sheets
 
-        sheets.labels(args.plot, [(str(path), found) for path, found in labelled[:60]])
+        picture_sheets.labels(args.plot, [(str(path), found) for path, found in labelled[:60]])
         messages.note(f"wrote {args.plot}")
 
 

@@ -22,11 +22,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from common import cli, crops, crops_folder, cutting, images, messages, pixels
+from common import cli, crops, images, messages
 from common.annotations import Object, Skipped, parse
-from common.boxes import Padding
-from common.cutting import Crop, Style
-from common.image_folder import ImageFolder
+from cropping import crops_folder, cutter, resizing
+from cropping.cutter import Crop, Style
+from cropping.image_folder import ImageFolder
+from cropping.padding import Padding
 
 
 def choose_paddings(args: argparse.Namespace) -> dict[Path, Padding]:
@@ -54,21 +55,21 @@ def read_objects(args: argparse.Namespace) -> list[Object | Skipped]:
 
 def cut(
     planned: Sequence[Crop | Skipped], args: argparse.Namespace, roots: Mapping[Path, Padding], style: Style
-) -> tuple[dict[cutting.Image, cutting.Size | str], Counter[Path]]:
+) -> tuple[dict[cutter.Image, cutter.Size | str], Counter[Path]]:
     """Cut all crops with a progress bar; returns what each image came to and the number of crops written to each root."""
-    outcomes: dict[cutting.Image, cutting.Size | str] = {}
+    outcomes: dict[cutter.Image, cutter.Size | str] = {}
     written: Counter[Path] = Counter()
     total = len({crop.image for crop in planned if isinstance(crop, Crop)})
     try:
         with contextlib.ExitStack() as stack:
             if args.cluster:
-                from common import cluster
+                from ray_cluster import connection
 
-                results = stack.enter_context(cluster.connected(args.cluster)).cut_all(
+                results = stack.enter_context(connection.connected(args.cluster)).cut_all(
                     planned, args.image_folder, roots, style
                 )
             else:
-                results = cutting.cut_all(planned, args.image_folder, roots, style, args.workers)
+                results = cutter.cut_all(planned, args.image_folder, roots, style, args.workers)
             stack.enter_context(contextlib.closing(results))
             bar = stack.enter_context(messages.progress(results, total=total, desc="crop", unit="image"))
             for image, outcome, count in bar:
@@ -110,12 +111,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--w_pad", metavar="PX", type=cli.whole(0, 16384), default=0, help="pixels added left and right instead")
     add("--h_pad", metavar="PX", type=cli.whole(0, 16384), default=0, help="pixels added above and below instead")
     text = "squash the crop, letterbox it, or leave it as large as it is"
-    add("--post_padding_method", choices=pixels.RESIZERS, default="resize", help=text)
+    add("--post_padding_method", choices=resizing.RESIZERS, default="resize", help=text)
     add("--target_w", metavar="PX", type=px, default=224, help="width of a crop")
     add("--target_h", metavar="PX", type=px, default=224, help="height of a crop")
-    add("--fill", choices=pixels.COLORS, default="white", help="colour around a letterboxed crop")
+    add("--fill", choices=resizing.COLORS, default="white", help="colour around a letterboxed crop")
     text = "where the padding leaves the image, clip it or fill the rest"
-    add("--border", choices=pixels.BORDERS, default="clip", help=text)
+    add("--border", choices=resizing.BORDERS, default="clip", help=text)
     text = "turn images as EXIF says; auto: where that fits the declared size"
     add("--exif", choices=images.EXIF_MODES, default="auto", help=text)
     text = "split of objects that name none (default: from the JSON file's name, else all)"
@@ -139,9 +140,9 @@ def run(args: argparse.Namespace) -> None:
     found = read_objects(args)
     if not args.image_folder.is_dir():
         raise messages.UserError(f"{args.image_folder}: no such folder; name the folder of images with --image_folder")
-    planned = cutting.plan(found, ImageFolder(args.image_folder), style.image_format)
+    planned = cutter.plan(found, ImageFolder(args.image_folder), style.image_format)
     ready = [crop for crop in planned if isinstance(crop, Crop)]
-    record = {**asdict(style), **cutting.fingerprints(planned, args.image_folder)}
+    record = {**asdict(style), **cutter.fingerprints(planned, args.image_folder)}
     skipped: dict[Path, list[Skipped]] = {}
     with contextlib.ExitStack() as stack:
         todo = {}
@@ -153,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
                 todo[root] = padding
         outcomes, written = cut(planned, args, todo, style) if todo else ({}, Counter())
         for root, padding in todo.items():
-            rows, skipped[root] = cutting.settle(planned, outcomes, padding, style)
+            rows, skipped[root] = cutter.settle(planned, outcomes, padding, style)
             crops_folder.write(root, rows, skipped[root])
     for root in roots:
         line = report(root, written[root], len(planned) - len(skipped[root]), skipped[root])

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, messages
-from common.options import add_evaluation_options
+from evaluation.options import add_evaluation_options
 
 METHODS = ("pca", "tsne", "umap")
 
 if TYPE_CHECKING:
-    from common.evaluation import Evaluator
-    from common.records import Combination
+    from evaluation.evaluator import Evaluator
+    from evaluation.records import Combination
 
 
 def fixed_line(combination: Combination, accuracy: float) -> str:
@@ -36,7 +36,7 @@ def fixed_line(combination: Combination, accuracy: float) -> str:
 
 def show_matrix(evaluator: Evaluator) -> None:
     """Print Accuracy@1 of every reference set against every query set, then each in the fixed form."""
-    from common.combinations import enumerate_combinations
+    from combinations.search import enumerate_combinations
 
     refs, queries = list(evaluator.references), list(evaluator.queries)
     pairs = [one for one in enumerate_combinations(refs, queries, 1, 1, "crossed") if evaluator.valid(one)]
@@ -53,8 +53,8 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
     """Print every measure of one combination."""
     import numpy as np
 
-    from common import per_query, statistics
-    from common.metrics import RECALL_AT
+    from evaluation import per_query, statistics
+    from evaluation.metrics import RECALL_AT
 
     decisions = evaluator.decide(combination)
     tally = evaluator.tally(decisions, combination.reference_ids)
@@ -93,7 +93,8 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
     """Print the mean cosine within and between classes of the merged references and draw it class by class."""
     import numpy as np
 
-    from common import fusion, metrics, plots
+    from evaluation import fusion, metrics
+    from plots import maps
 
     sets = [evaluator.references[r] for r in ids]
     vectors = np.concatenate([fusion.unit(one.vectors) for one in sets])
@@ -115,7 +116,7 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
         rows.sort(key=lambda row: float(row[2]), reverse=True)
         print(messages.table(["label", "within", "to nearest class", "nearest class"], rows[:30]))
     path = output_root / f"similarity_{'+'.join(ids)}.png"
-    plots.similarity_heatmap(
+    maps.similarity_heatmap(
         path, result.matrix, list(names), title=f"Mean cosine between classes, references {'+'.join(ids)}"
     )
     print(f"wrote {path} and .svg\n")
@@ -127,7 +128,7 @@ def draw(
     """Draw references and queries of one combination as 2-D maps."""
     import numpy as np
 
-    from common import plots, projection
+    from plots import maps, projection
 
     decisions = evaluator.decide(combination)
     chosen = [evaluator.references[r] for r in combination.reference_ids] + [
@@ -146,13 +147,13 @@ def draw(
         path = output_root / f"{method}_{'+'.join(combination.reference_ids)}_{'+'.join(combination.query_ids)}.png"
         title = f"{method.upper()}, references {'+'.join(combination.reference_ids)}, queries {'+'.join(combination.query_ids)}"
         names = evaluator.classes[np.concatenate(labels)]
-        plots.embedding_map(path, points, names, top_n=top_n, marker_by=role, correct=correct, title=title)
+        maps.embedding_map(path, points, names, top_n=top_n, marker_by=role, correct=correct, title=title)
         print(f"wrote {path} and .svg")
 
 
 def interact(evaluator: Evaluator, args: argparse.Namespace) -> None:
     """Read IDs from the terminal: every new one joins the references and is scored as query against all of them."""
-    from common.records import Combination
+    from evaluation.records import Combination
 
     print("Type IDs to add them as references; or: list, remove ID…, plot [pca|tsne|umap], q", flush=True)
     merged: list[str] = []
@@ -213,7 +214,7 @@ def chosen_combinations(
     evaluator: Evaluator, reference_ids: list[str] | None, query_ids: list[str] | None
 ) -> list[Combination]:
     """Return the combinations that the IDs on the command line stand for. Raises UsageError for an unknown ID."""
-    from common.records import Combination
+    from evaluation.records import Combination
 
     for ids, known, side in (
         (reference_ids, evaluator.references, "reference"),
@@ -257,8 +258,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from common.evaluation import Evaluator
-    from common.sets import read_sides
+    from common.embedding_sets import read_sides
+    from evaluation.evaluator import Evaluator
 
     references, queries = read_sides(
         [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)],
@@ -267,9 +268,9 @@ def run(args: argparse.Namespace) -> None:
     exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
     options = {"mode": args.fusion, "k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}
     if args.cluster:
-        from common import cluster
+        from ray_cluster import connection
 
-        with cluster.connected(args.cluster) as ray:
+        with connection.connected(args.cluster) as ray:
             evaluate(Evaluator(references, queries, exclude=exclude, search=ray.search, **options), args)
             ray.report()
     else:
@@ -278,8 +279,9 @@ def run(args: argparse.Namespace) -> None:
 
 def evaluate(evaluator: Evaluator, args: argparse.Namespace) -> None:
     """Print and draw what the command line asks for."""
-    from common import files, per_query
-    from common.evaluation import remarks
+    from common import files
+    from evaluation import per_query
+    from evaluation.evaluator import remarks
 
     references, queries = evaluator.references, evaluator.queries
     for remark in remarks(evaluator):

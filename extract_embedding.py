@@ -26,9 +26,9 @@ from common import cli, messages
 
 if TYPE_CHECKING:
     from common.crops import Manifest
-    from common.embedder import Embedder
-    from common.output_set import OutputSet
-    from common.replicas import Replicas
+    from embedding.embedder import Embedder
+    from embedding.output_set import OutputSet
+    from ray_cluster.replicas import Replicas
 
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
 
@@ -37,8 +37,8 @@ def extract(
     manifest: Manifest, embedder: Embedder | Replicas, names: dict[str, str], args: argparse.Namespace
 ) -> list[Path]:
     """Write the embedding set of one split, going on where an earlier run stopped, and return its files."""
-    from common import extraction
-    from common.output_set import OutputSet, digest
+    from embedding import extraction
+    from embedding.output_set import OutputSet, digest
 
     output = OutputSet(args.output_root, "_".join(file_name(names[key]) for key in ("dataset_name", "id", "split")))
     wanted: dict[str, Any] = {
@@ -108,7 +108,7 @@ def choose(
     args: argparse.Namespace,
 ) -> None:
     """Set precision and compilation: those of the unfinished run, else that of the sets `beside`, else what pays."""
-    from common import extraction
+    from embedding import extraction
 
     sample = extraction.sample(images, embedder, max_pixels=args.max_pixels)
     if record is None and not embedder.settled:
@@ -214,12 +214,12 @@ def run(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         embedder: Embedder | Replicas
         if args.cluster:
-            from common import cluster, replicas
+            from ray_cluster import connection, replicas
 
-            ray = stack.enter_context(cluster.connected(args.cluster))
+            ray = stack.enter_context(connection.connected(args.cluster))
             embedder = replicas.Replicas(ray, args.model, args.num_gpus, **options)
         else:
-            from common.embedder import load as load_model
+            from embedding.embedder import load as load_model
 
             embedder = load_model(args.model, **options)
         for manifest, names in parts:

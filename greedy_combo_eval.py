@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, messages
-from common.options import add_evaluation_options
+from evaluation.options import add_evaluation_options
 
 if TYPE_CHECKING:
-    from common.comparison import Comparison, Result
-    from common.evaluation import Evaluator
-    from common.records import Combination, Tally
+    from combinations.comparison import Comparison, Result
+    from evaluation.evaluator import Evaluator
+    from evaluation.records import Combination, Tally
 
 
 def size_range(text: str) -> tuple[int, int]:
@@ -39,7 +39,7 @@ def size_range(text: str) -> tuple[int, int]:
 
 def asked_combinations(evaluator: Evaluator, args: argparse.Namespace) -> list[Combination]:
     """Return the combinations of an exhaustive search. Raises UsageError when there are none, or too many."""
-    from common.combinations import count_combinations, enumerate_combinations
+    from combinations.search import count_combinations, enumerate_combinations
 
     refs, queries = list(evaluator.references), list(evaluator.queries)
     low, high = args.combination_size
@@ -68,7 +68,8 @@ def asked_combinations(evaluator: Evaluator, args: argparse.Namespace) -> list[C
 
 def search(evaluator: Evaluator, args: argparse.Namespace) -> Comparison:
     """Return every combination tried, ranked and compared with the baseline."""
-    from common import combinations, comparison
+    from combinations import comparison
+    from combinations.search import greedy
 
     def exhaustive() -> Iterator[tuple[Combination, Tally]]:
         asked = asked_combinations(evaluator, args)
@@ -78,7 +79,7 @@ def search(evaluator: Evaluator, args: argparse.Namespace) -> Comparison:
             yield asked[at], tally
 
     def greedily() -> Iterator[tuple[Combination, Tally]]:
-        steps = combinations.greedy(
+        steps = greedy(
             evaluator, comparison.score, pairing=args.pairing, min_gain=args.min_gain, max_size=args.max_size
         )
         before = None
@@ -103,7 +104,7 @@ def search(evaluator: Evaluator, args: argparse.Namespace) -> Comparison:
 
 def named_pair(evaluator: Evaluator, text: str) -> Combination:
     """Return the combination `R/Q`, IDs of one side joined by `+`. Raises UsageError for what there is not."""
-    from common.records import Combination
+    from evaluation.records import Combination
 
     sides = [tuple(side.split("+")) for side in text.split("/")]
     if len(sides) != 2 or not all(one in evaluator.references for one in sides[0]):
@@ -178,10 +179,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import results
-    from common.comparison import compare
-    from common.evaluation import Evaluator, remarks
-    from common.sets import read_sides
+    from combinations import results
+    from combinations.comparison import compare
+    from common.embedding_sets import read_sides
+    from evaluation.evaluator import Evaluator, remarks
 
     if args.fusion == "concat" and args.pairing == "crossed":
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
@@ -225,7 +226,7 @@ def run(args: argparse.Namespace) -> None:
     if args.flips:
         write_flips(test, final.baseline.combination, reported, args)
     if args.report:
-        from common import report
+        from combinations import report
 
         if args.data_root:
             for sets in (test.references, test.queries):
@@ -254,7 +255,8 @@ def write_flips(
     evaluator: Evaluator, baseline: Combination, reported: list[Combination], args: argparse.Namespace
 ) -> None:
     """Write the table of flips and print how many crops each combination rescues and breaks."""
-    from common import files, flips
+    from combinations import flips
+    from common import files
 
     table = flips.table(evaluator, baseline, [one for one in reported if one != baseline] or [baseline])
     for path in (args.flips.with_suffix(".parquet"), args.flips.with_suffix(".csv")):

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         raise messages.UsageError(f"--out {args.out}: end the name in .parquet or .csv")
     if is_csv and (args.neighbors or args.thumbnails):
         raise messages.UsageError("a .csv file holds no --neighbors and no --thumbnails; write a .parquet file")
-    from common.sets import read_shards
+    from common.embedding_sets import read_shards
 
     groups = read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
     models = by_model([shard for group in groups for shard in group])
@@ -102,19 +102,19 @@ def run(args: argparse.Namespace) -> None:
 
 def convert(sets: Sequence[EmbeddingSet], path: Path, args: argparse.Namespace) -> tuple[int, int, list[str]]:
     """Write the sets of one model to `path`; return its number of rows, its dimension and its columns."""
-    from common import parquet
+    from export import parquet_table
 
     n, dim = sum(map(len, sets)), sets[0].dim
     if (args.neighbors or 0) >= n:
         raise messages.UserError(
             f"--neighbors {args.neighbors}: there are {messages.count(n, 'row')} in all; ask for fewer"
         )
-    pictures = parquet.Pictures(args.thumbnails) if args.thumbnails else None
-    groups = parquet.tables(sets, _more(sets, args), data_root=args.data_root, pictures=pictures)
-    groups = groups if pictures else parquet.ahead(groups)  # pictures keep all cores busy by themselves
+    pictures = parquet_table.Pictures(args.thumbnails) if args.thumbnails else None
+    groups = parquet_table.tables(sets, _more(sets, args), data_root=args.data_root, pictures=pictures)
+    groups = groups if pictures else parquet_table.ahead(groups)  # pictures keep all cores busy by themselves
     facts = [{"rows": len(one), **{key: one.meta[key] for key in one.meta if key not in HERE}} for one in sets]
     with messages.progress(total=n, desc=path.name, unit="row") as bar:
-        columns = parquet.write(path, groups, {"sets": json.dumps(facts, ensure_ascii=False)}, bar)
+        columns = parquet_table.write(path, groups, {"sets": json.dumps(facts, ensure_ascii=False)}, bar)
     if pictures:
         pictures.report(n)
     return n, dim, columns
@@ -124,13 +124,14 @@ def _more(sets: Sequence[EmbeddingSet], args: argparse.Namespace) -> dict[str, A
     """Return the columns that need all rows at once: projection, neighbours, and what other files say."""
     import pyarrow as pa
 
-    from common import joins, projection
     from common.blocks import Blocks
+    from export import join_columns
+    from plots import projection
 
     more: dict[str, Any] = {}
     for option, kinds in JOINS.items():
         if file := getattr(args, option):
-            more |= joins.join(sets, file, kinds)
+            more |= join_columns.join(sets, file, kinds)
     blocks = [block for one in sets for block in one.blocks]
     near, n = None, sum(map(len, blocks))
     if args.neighbors:

@@ -65,8 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
+    from common.embedding_sets import read_shards
     from common.labels import stratified_sample
-    from common.sets import read_shards
 
     sets = [shard for group in read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid) for shard in group]
     models = {one.fingerprint: one for one in sets if one.fingerprint}

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from common import blocks, cli, messages
 
 if TYPE_CHECKING:
-    from common.exact import NpzGallery
-    from common.index import Index
+    from retrieval.exact import NpzGallery
+    from retrieval.index import Index
 
 INDEX_TYPES, METRICS = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW"), ("COSINE", "IP", "L2")
 RERANKINGS = ("none", "query_expansion", "k_reciprocal", "geometric")
@@ -34,9 +34,9 @@ RERANKINGS = ("none", "query_expansion", "k_reciprocal", "geometric")
 
 def build(args: argparse.Namespace) -> None:
     """Put embedding sets into an index."""
-    from common import indexing
-    from common.sets import read_shards
-    from common.vector_store import INDEX_PARAMS, Store, check_name
+    from common.embedding_sets import read_shards
+    from retrieval import index_build
+    from retrieval.milvus import INDEX_PARAMS, Store, check_name
 
     check_name(args.collection)
     params = parameters("--index_params", args.index_params, INDEX_PARAMS[args.index_type])
@@ -47,7 +47,7 @@ def build(args: argparse.Namespace) -> None:
         Store(args.uri, create=True, token=token()) as store,
         messages.progress(total=n, desc="build", unit="row") as bar,
     ):
-        built = indexing.build(store, args.collection, groups, index_params=params, advance=bar.update, **options)
+        built = index_build.build(store, args.collection, groups, index_params=params, advance=bar.update, **options)
     print(
         f"{args.uri} {args.collection}: {built.rows:,} rows put in, {messages.count(built.skipped, 'set')} there already, "
         f"{built.total:,} rows in all"
@@ -60,9 +60,9 @@ def build(args: argparse.Namespace) -> None:
 
 def query(args: argparse.Namespace) -> None:
     """Print the nearest rows of each query image."""
-    from common import query_images
-    from common.items import Queries
-    from common.retrieval import retrieve, true_labels
+    from embedding import query_images
+    from retrieval.items import Queries
+    from retrieval.retrieve import retrieve, true_labels
 
     pictures = query_images.find(args.query)
     where = {name: values for name in ("label", "split", "dataset") if (values := getattr(args, name))}
@@ -99,7 +99,7 @@ def query(args: argparse.Namespace) -> None:
                     *map(messages.one_line, (name, rank, f"{hit.score:.4f}", hit.item.path, hit.item.label)), sep="\t"
                 )
     if args.plot:
-        from common import sheets
+        from plots import picture_sheets
 
         drawn = [
             (name, truth, [(hit.item.path, hit.item.label, hit.score) for hit in hits])
@@ -110,7 +110,7 @@ def query(args: argparse.Namespace) -> None:
             raise messages.UserError(f"{args.plot}: there are no results to draw; change the filters")
         if len(names) > 20:
             messages.note("only the first 20 queries are drawn")
-        sheets.results(args.plot, drawn, score={"COSINE": "cosine"}.get(gallery.metric, gallery.metric))
+        picture_sheets.results(args.plot, drawn, score={"COSINE": "cosine"}.get(gallery.metric, gallery.metric))
         messages.note(f"wrote {args.plot}")
 
 
@@ -118,13 +118,13 @@ def evaluate(args: argparse.Namespace) -> None:
     """Print how good and how fast the search is, and what each re-ranking gains."""
     import numpy as np
 
-    from common import retrieval_scores as scoring
-    from common.exact import NpzGallery
-    from common.items import one_model, same_model
-    from common.metrics import RECALL_AT
-    from common.retrieval import labelled, retrieve
-    from common.sets import read_sets
-    from common.statistics import accuracy_interval
+    from common.embedding_sets import read_sets
+    from evaluation.metrics import RECALL_AT
+    from evaluation.statistics import accuracy_interval
+    from retrieval import scores as scoring
+    from retrieval.exact import NpzGallery
+    from retrieval.items import one_model, same_model
+    from retrieval.retrieve import labelled, retrieve
 
     sets = read_sets(args.query_npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
     queries, items = labelled(sets, args.data_root)
@@ -175,15 +175,15 @@ def evaluate(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """Print what an index holds, or what one of N rows would need."""
     if args.plan:
-        from common.index import plan_table
+        from retrieval.index import plan_table
 
         print(plan_table(args.plan, args.pca or args.dim))
     if not args.uri:
         if not args.plan:
             raise messages.UsageError("give --uri to describe an index, or --plan N to plan one")
         return
-    from common.indexing import describe
-    from common.vector_store import Store
+    from retrieval.index_build import describe
+    from retrieval.milvus import Store
 
     with Store(args.uri, token=token()) as store:
         names = [args.collection] if args.collection else [name for name in store.names() if "__pca_" not in name]
@@ -195,19 +195,19 @@ def info(args: argparse.Namespace) -> None:
 
 def delete(args: argparse.Namespace) -> None:
     """Remove an index."""
-    from common import indexing
-    from common.vector_store import Store
+    from retrieval import index_build
+    from retrieval.milvus import Store
 
     with Store(args.uri, token=token()) as store:
-        print(f"{args.uri} {args.collection}: deleted, {indexing.delete(store, args.collection):,} rows")
+        print(f"{args.uri} {args.collection}: deleted, {index_build.delete(store, args.collection):,} rows")
 
 
 @contextlib.contextmanager
 def gallery_of(args: argparse.Namespace) -> Iterator[NpzGallery | Index]:
     """Yield what is searched: the index where --uri is given, else the files of --npz."""
     if args.uri:
-        from common.index import Index
-        from common.vector_store import Store
+        from retrieval.index import Index
+        from retrieval.milvus import Store
 
         if not args.collection:
             raise messages.UsageError("--uri needs --collection; search.py info --uri lists them")
@@ -215,8 +215,8 @@ def gallery_of(args: argparse.Namespace) -> Iterator[NpzGallery | Index]:
             params = parameters("--search_params", args.search_params, ("nprobe", "ef"))
             yield Index(store, args.collection, params=params)
     elif args.npz:
-        from common.exact import NpzGallery
-        from common.sets import read_sets
+        from common.embedding_sets import read_sets
+        from retrieval.exact import NpzGallery
 
         sets = read_sets(args.npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
         yield NpzGallery(sets, data_root=args.data_root)

@@ -22,17 +22,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, messages, objectives
+from common import cli, messages
+from training import losses
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from common.backbone import Backbone
+    from backbones.backbone import Backbone
     from common.crops import Manifest
-    from common.network import Network
-    from common.pictures import Pictures, Reader
-    from common.study import Study
+    from training.data import Study
+    from training.images import Pictures, Reader
+    from training.network import Network
 
 RECORD, STATE, LOCK = "train.json", ".training", ".lock"
 RESULTS = ("model.json", "model.safetensors", "training.csv", "training.png", "training.svg", "skipped.csv", RECORD)
@@ -52,23 +53,24 @@ def learn(
     import numpy as np
     import torch
 
-    from common import judging, sampling, training
-    from common.network import run as run_network
-    from common.pictures import Views, cut_mix
+    from training import batches, scores
+    from training.images import Views, cut_mix
+    from training.loop import Plan, fit
+    from training.network import run as run_network
 
     triplet, labels, val_labels = args.objective == "triplet", study.labels("train"), study.labels("val")
     val_samples = study.samples[study.val]
-    alone = triplet and judging.answerable(val_labels, val_samples) < 0.5
+    alone = triplet and scores.answerable(val_labels, val_samples) < 0.5
     if alone:
         messages.note("most validation images have no other of their class: their references are the training split")
 
     def groups(epoch: int) -> Iterator[np.ndarray]:
         rng = np.random.default_rng([args.seed, epoch])
         if triplet:
-            return sampling.balanced_batches(labels, args.batch_size, args.per_class, rng)
-        return sampling.shuffled_batches(len(labels), args.batch_size, rng)
+            return batches.balanced_batches(labels, args.batch_size, args.per_class, rng)
+        return batches.shuffled_batches(len(labels), args.batch_size, rng)
 
-    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batch_stream(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for number, group in enumerate(groups(epoch)):
             rows, targets = inputs(epoch, number, group), labels[group]
             if not triplet:
@@ -79,25 +81,25 @@ def learn(
     def validate(module: torch.nn.Module) -> tuple[float, float]:
         outputs = run_network(module, val_inputs)
         if not triplet:
-            return judging.classification(outputs, val_labels)
+            return scores.classification(outputs, val_labels)
         references = (run_network(module, reference_inputs), labels, study.samples[study.train]) if alone else None
-        return judging.retrieval((outputs, val_labels, val_samples), references)
+        return scores.retrieval((outputs, val_labels, val_samples), references)
 
-    loss = objectives.metric_loss(args.loss, args.miner, args.margin) if triplet else objectives.classifier_loss
+    loss = losses.metric_loss(args.loss, args.miner, args.margin) if triplet else losses.classifier_loss
     options = {name: getattr(args, name) for name in ("epochs", "lr", "patience", "seed", "precision")}
     error = 0.5 / len(val_labels) ** 0.5  # the score's standard error, at most: smaller differences tell nothing
-    plan = training.Plan(**options, steps=sum(1 for _ in groups(0)), resolution=error)
+    plan = Plan(**options, steps=sum(1 for _ in groups(0)), resolution=error)
     state_file = args.output / STATE / "epoch.pt"
     if args.freeze_backbone:
         known, val_inputs = (run_network(network.features, pictures) for pictures in (train, val))
         if not triplet:
             return network.regress(known, labels, val_inputs, val_labels)
         reference_inputs, inputs = known, lambda epoch, number, group: known[group]
-        return training.fit(network.top, batches, loss, validate, plan, state_file=state_file)
+        return fit(network.top, batch_stream, loss, validate, plan, state_file=state_file)
     val_inputs, reference_inputs = val, reader(study.train, "reference")[1] if alone else val
     with ThreadPoolExecutor(args.workers, "view") as pool:
         inputs = Views(train, network.preprocess, seed=args.seed, pool=pool)
-        return training.fit(network, batches, loss, validate, plan, state_file=state_file)
+        return fit(network, batch_stream, loss, validate, plan, state_file=state_file)
 
 
 def begin(args: argparse.Namespace, record: dict[str, Any]) -> bool:
@@ -130,17 +132,20 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
     """Train and write the checkpoint folder."""
     import pandas as pd
 
-    from common import checkpoint, files, judging, plots, study
-    from common.backbone import pick_device
-    from common.network import Network, features, start
-    from common.pictures import Reader
+    from backbones import checkpoint
+    from backbones.backbone import pick_device
+    from common import files
+    from plots import maps
+    from training import data, scores
+    from training.images import Reader
+    from training.network import Network, features, start
 
     triplet = args.objective == "triplet"
     reader = Reader(manifest, backbone.preprocess, workers=args.workers, skipped=args.output / "skipped.csv")
-    divided, train_pictures, val_pictures = study.prepare(
+    divided, train_pictures, val_pictures = data.prepare(
         manifest, reader, vary=not args.freeze_backbone, seed=args.seed
     )
-    parts = ", ".join(f"{part} {len(getattr(divided, part)):,}" for part in study.SPLITS)
+    parts = ", ".join(f"{part} {len(getattr(divided, part)):,}" for part in data.SPLITS)
     messages.note(f"{messages.count(len(divided.classes), 'class', 'classes')}; images: {parts}")
     outputs = args.embedding_dim if triplet else len(divided.classes)
     device = pick_device(args.device)
@@ -153,12 +158,12 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
         before = (
             features(*start(args.model, args.weights, args.image_size, args.seed)).to(device) if pretrained else None
         )
-        metrics = judging.judge_embedding(network, before, divided, val_pictures, reader)
+        metrics = scores.judge_embedding(network, before, divided, val_pictures, reader)
     else:
-        metrics = judging.judge_classifier(network, divided, val_pictures, reader)
+        metrics = scores.judge_classifier(network, divided, val_pictures, reader)
     files.write_table(args.output / "training.csv", pd.DataFrame(rows))
     title = f"{args.objective}, {args.model}, {args.data_root.resolve().name}"
-    plots.training_curve(args.output / "training.png", rows, "Recall@1" if triplet else "Accuracy", title)
+    maps.training_curve(args.output / "training.png", rows, "Recall@1" if triplet else "Accuracy", title)
     training = {name: getattr(args, name) for name in DECIDING} | {"data_root": args.data_root.resolve().name}
     checkpoint.save(
         args.output,
@@ -212,10 +217,10 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_seed(parser)
     metric = parser.add_argument_group("triplet only").add_argument
     metric("--embedding_dim", type=cli.whole(2, 65536), default=128, metavar="N", help="numbers in an embedding")
-    metric("--loss", choices=objectives.LOSSES, default="multi_similarity", help="what is minimised")
+    metric("--loss", choices=losses.LOSSES, default="multi_similarity", help="what is minimised")
     metric(
         "--miner",
-        choices=objectives.MINERS,
+        choices=losses.MINERS,
         default="multi_similarity",
         help="which pairs of a batch count",
     )
@@ -236,16 +241,18 @@ def _cores() -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import checkpoint, files, judging, study
-    from common.backbone import fingerprint, pick_device
-    from common.network import start
-    from common.output_set import digest
+    from backbones import checkpoint
+    from backbones.backbone import fingerprint, pick_device
+    from common import files
+    from embedding.output_set import digest
+    from training import data, scores
+    from training.network import start
 
     device = pick_device(args.device)
     if args.precision == "auto":
         args.precision = "bf16" if device.type == "cuda" else "fp32"
-    splits = {part: getattr(args, f"{part}_split") for part in study.SPLITS}
-    manifest = study.read(args.data_root, splits=splits, label_level=args.label_level)
+    splits = {part: getattr(args, f"{part}_split") for part in data.SPLITS}
+    manifest = data.read(args.data_root, splits=splits, label_level=args.label_level)
     spec, backbone = start(args.model, args.weights, args.image_size, args.seed)
     record = {name: getattr(args, name) for name in DECIDING}
     record |= {"input": digest(manifest), "fingerprint": fingerprint(backbone)}
@@ -254,7 +261,7 @@ def run(args: argparse.Namespace) -> None:
             messages.note(f"{args.output}: complete already")
         else:
             train(manifest, spec, backbone, args)
-    print(judging.describe(checkpoint.describe(args.output)))
+    print(scores.describe(checkpoint.describe(args.output)))
     print(f"\nwrote {args.output}")
 
 

@@ -25,8 +25,8 @@ from common import cli, messages
 if TYPE_CHECKING:
     import numpy as np
 
-    from common.explorer import Explorer, Near
-    from common.points import Points
+    from viewer.explorer import Explorer, Near
+    from viewer.parquet_rows import Points
 
 ROOT = Path(__file__).resolve().parent
 PAGE = 48  # pictures listed at a time
@@ -41,7 +41,7 @@ def variant(told: dict[str, Any]) -> list[str]:
 
 def listed_tiles(view: Explorer, file: int, rows: Sequence[int]) -> list[Any]:
     """Return pictures of rows, framed as predicted right or wrong where that is known."""
-    from common import view_page
+    from viewer import page
 
     found = []
     for row in rows:
@@ -49,24 +49,24 @@ def listed_tiles(view: Explorer, file: int, rows: Sequence[int]) -> list[Any]:
         name = str(told["label"]).rsplit("/", 1)[-1]
         lines = [str(told.get("crop_id") or f"row {row}").rsplit("/", 1)[-1], *variant(told)]
         key, pictured = int(view.keys[file][row]), view.files[file].is_pictured(row)
-        found.append(view_page.tile(file, row, key, name, lines, told.get("correct"), pictured=pictured))
+        found.append(page.tile(file, row, key, name, lines, told.get("correct"), pictured=pictured))
     return found
 
 
 def near_tiles(view: Explorer, file: int, near: Sequence[Near], label: str | None) -> list[Any]:
     """Return pictures of similar rows, framed by whether they bear `label`."""
-    from common import view_page
+    from viewer import page
 
     found = []
     for one in near:
         name, lines = one.label.rsplit("/", 1)[-1], [f"similarity {one.similarity:.3f}"]
         right = None if label is None else one.label == label
         if one.row is None:
-            found.append(view_page.bare_tile(name, [*lines, one.name]))
+            found.append(page.bare_tile(name, [*lines, one.name]))
             continue
         lines += variant(view.files[file].row(one.row))
         key, pictured = int(view.keys[file][one.row]), view.files[file].is_pictured(one.row)
-        found.append(view_page.tile(file, one.row, key, name, lines, right, pictured=pictured))
+        found.append(page.tile(file, one.row, key, name, lines, right, pictured=pictured))
     return found
 
 
@@ -75,16 +75,17 @@ def make_app(view: Explorer, host: str) -> Any:
     from dash import Dash
     from flask import Response, abort, send_from_directory
 
-    from common import images, local_server, view_page
+    from common import images
+    from viewer import local_server, page
 
     app = Dash(
         "view",
-        assets_folder=str(ROOT / "common" / "view_assets"),
+        assets_folder=str(ROOT / "viewer" / "assets"),
         serve_locally=True,
         title="Embeddings",
         update_title="",
     )
-    app.index_string = app.index_string.replace("{%css%}", '<link rel="stylesheet" href="report.css">{%css%}').replace(
+    app.index_string = app.index_string.replace("{%css%}", '<link rel="stylesheet" href="page.css">{%css%}').replace(
         "<html>", '<html lang="en">'
     )
     local_server.guard(app.server, host)
@@ -111,11 +112,11 @@ def make_app(view: Explorer, host: str) -> Any:
             lines.append(["✓ right", "up"] if told["correct"] else [f"✗ predicted {told.get('predicted')}", "down"])
         return {"label": told["label"], "lines": [line for line in lines if line[0]]}
 
-    @app.server.route("/report.css")
+    @app.server.route("/page.css")
     def style() -> Any:
-        return send_from_directory(ROOT / "common", "report.css")
+        return send_from_directory(ROOT / "common", "page.css")
 
-    app.layout = view_page.layout(*_title(view), _notes(view), *controls(view))
+    app.layout = page.layout(*_title(view), _notes(view), *controls(view))
     _connect(app, view)
     return app
 
@@ -169,13 +170,14 @@ def _connect(app: Any, view: Explorer) -> None:
     import numpy as np
     from dash import ClientsideFunction, Input, Output, State, dcc, no_update
 
-    from common import images, scenes, view_page
+    from common import images
     from common.images import kind_of
+    from viewer import map_data, page
 
     filters = [Input(name, "value") for name in ("label", "split", "padding", "only", "text")]
 
-    def wanted(label: Any, split: Any, padding: Any, only: Any, text: Any) -> scenes.Filters:
-        return scenes.Filters(
+    def wanted(label: Any, split: Any, padding: Any, only: Any, text: Any) -> map_data.Filters:
+        return map_data.Filters(
             label or (), split or (), padding or (), "wrong" in (only or ()), "flips" in (only or ()), text or ""
         )
 
@@ -200,13 +202,13 @@ def _connect(app: Any, view: Explorer) -> None:
     )
     def draw(a: str, b: str, colour: str, dimensions: int, *rest: Any) -> Any:
         chosen = wanted(*rest)
-        texts, limit = view.sources(), scenes.LIMITS[dimensions]
+        texts, limit = view.sources(), map_data.LIMITS[dimensions]
         parts, notes, totals = [], [], []
         for source in filter(None, (a, b)):
             file, id = part(source)
             points = view.files[file]
-            keep = scenes.passing(points, id, chosen)
-            rows = scenes.sampled(points, keep, limit)
+            keep = map_data.passing(points, id, chosen)
+            rows = map_data.sampled(points, keep, limit)
             parts.append((file, points, rows))
             totals.append(
                 (
@@ -221,9 +223,9 @@ def _connect(app: Any, view: Explorer) -> None:
                     f"{keep.sum():,} points pass; the map shows {len(rows):,}, a sample in which every label keeps its share. "
                     f"Filter to see all of fewer, or see all at once with `{atlas(points)}`"
                 )
-        legend, codes = scenes.grouped([(points, rows) for _, points, rows in parts], colour)
+        legend, codes = map_data.grouped([(points, rows) for _, points, rows in parts], colour)
         drawn = [
-            {"file": file, **scenes.scene(points, rows, code, view.keys[file], legend, dimensions)}
+            {"file": file, **map_data.scene(points, rows, code, view.keys[file], legend, dimensions)}
             for (file, points, rows), code in zip(parts, codes, strict=True)
         ]
         shown, total = sum(one["n"] for one in drawn[:1]), totals[0][1]
@@ -238,7 +240,7 @@ def _connect(app: Any, view: Explorer) -> None:
         return (
             drawn[0], drawn[1] if two else None, *titles, *counts, not two, "maps two" if two else "maps",
             {"column": colour, "groups": [asdict(one) for one in legend]},
-            status, [view_page.banner(text) for text in dict.fromkeys(notes)],
+            status, [page.banner(text) for text in dict.fromkeys(notes)],
         )  # fmt: skip
 
     show = ClientsideFunction("view", "show")
@@ -256,7 +258,7 @@ def _connect(app: Any, view: Explorer) -> None:
     def choose(focus: Any) -> Any:
         file, row = view.place(focus["file"], focus["row"])
         points = view.files[file]
-        return view_page.detail(file, row, points.row(row), pictured=points.is_pictured(row))
+        return page.detail(file, row, points.row(row), pictured=points.is_pictured(row))
 
     @app.callback(
         Output("near-box", "hidden"),
@@ -281,14 +283,14 @@ def _connect(app: Any, view: Explorer) -> None:
         said = f"{same} of {len(near)} have its label. {said}" if near else said
         return False, said, near_tiles(view, file, near, label), marks
 
-    def listed(selection: Any, a: str, chosen: scenes.Filters) -> tuple[int, np.ndarray, bool]:
+    def listed(selection: Any, a: str, chosen: map_data.Filters) -> tuple[int, np.ndarray, bool]:
         """Return (file, rows, selected): the lasso's rows, else those that pass."""
         if selection and selection.get("rows"):
             file, _ = view.place(selection["file"], 0)
             rows = np.unique(np.array(selection["rows"], np.int64))
             return file, rows[(rows >= 0) & (rows < view.files[file].n)], True
         file, id = part(a)
-        return file, np.flatnonzero(scenes.passing(view.files[file], id, chosen)), False
+        return file, np.flatnonzero(map_data.passing(view.files[file], id, chosen)), False
 
     @app.callback(
         Output("gallery", "children"),
@@ -341,7 +343,7 @@ def _connect(app: Any, view: Explorer) -> None:
             return str(error), []
         picture = f"data:{kind_of(data) or 'image/*'};base64,{given['content']}"
         tiles = near_tiles(view, 0, found.near, None)
-        return name, view_page.answer(picture, found.label, found.votes, found.said, tiles)
+        return name, page.answer(picture, found.label, found.votes, found.said, tiles)
 
 
 def atlas(points: Points) -> str:
@@ -386,8 +388,8 @@ def build_parser() -> argparse.ArgumentParser:
 @contextlib.contextmanager
 def opened(uri: str, name: str | None, files: Sequence[Points]) -> Iterator[Any]:
     """Yield an index of search.py. Raises UserError where there is none, or where another model made it than the first file."""
-    from common.index import Index
-    from common.vector_store import Store
+    from retrieval.index import Index
+    from retrieval.milvus import Store
 
     with Store(uri, token=os.environ.get("MILVUS_TOKEN", "")) as store:
         names = [one for one in store.names() if "__" not in one]
@@ -405,9 +407,9 @@ def opened(uri: str, name: str | None, files: Sequence[Points]) -> Iterator[Any]
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import local_server
-    from common.explorer import Explorer
-    from common.points import Points
+    from viewer import local_server
+    from viewer.explorer import Explorer
+    from viewer.parquet_rows import Points
 
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(local_server.bind(args.host, args.port))

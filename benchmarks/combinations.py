@@ -17,14 +17,12 @@ sys.path.insert(0, str(ROOT))
 import bench
 import numpy as np
 
-from common import (
-    comparison,
-    fusion,
-)
-from common.combinations import enumerate_combinations
+from combinations import comparison
+from combinations.search import enumerate_combinations
 from common.embeddings import EmbeddingSet
-from common.evaluation import Evaluator
-from common.records import Combination
+from evaluation import fusion
+from evaluation.evaluator import Evaluator
+from evaluation.records import Combination
 
 IDS = ("0", "5", "10", "20", "30", "40")
 

@@ -27,12 +27,10 @@ import cv2
 import numpy as np
 
 import crop
-from common import (
-    images,
-    pixels,
-)
+from common import images
 from common.annotations import Object, parse
-from common.boxes import Padding, place
+from cropping import resizing
+from cropping.padding import Padding, place
 
 PADDINGS = (0, 5, 10, 20)
 SIZE = (224, 224)
@@ -120,7 +118,7 @@ class Limit:
     def _resize(self, image: np.ndarray, items: list[Object]) -> list[np.ndarray]:
         size = (image.shape[1], image.shape[0])
         regions = [place(item.box, Padding(p), size, max_pixels=10**9) for p in PADDINGS for item in items]
-        return [pixels.squash(pixels.cut(image, region), SIZE) for region in regions]
+        return [resizing.squash(resizing.cut(image, region), SIZE) for region in regions]
 
 
 def main() -> None:

@@ -23,11 +23,12 @@ import cv2
 import numpy as np
 import torch
 
-from common import extraction, images
-from common.embedder import Embedder
-from common.embedder import load as load_model
-from common.precision import cosines, multiplies_bf16
-from common.preprocess import Preprocess
+from backbones.preprocess import Preprocess
+from common import images
+from embedding import extraction
+from embedding.embedder import Embedder
+from embedding.embedder import load as load_model
+from embedding.precision import cosines, multiplies_bf16
 
 MODELS = ("tf_efficientnet_lite0", "resnet50", "vit_small_patch16_224")
 BATCH = 64

@@ -19,11 +19,8 @@ sys.path.insert(0, str(ROOT))
 import bench
 import numpy as np
 
-from common import (
-    embeddings,
-    knn,
-)
-from common.coarse import BLOCK_ROWS, TILE, bfloat16_pays
+from common import embeddings, knn
+from common.knn_blocks import BLOCK_ROWS, TILE, bfloat16_pays
 
 PEAK = """
 import re, sys

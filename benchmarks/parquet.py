@@ -29,11 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import npz_to_parquet
-from common import (
-    embeddings,
-    parquet,
-    sets,
-)
+from common import embedding_sets, embeddings
+from export import parquet_table
 
 DIM = 768
 SHARD = 100_000
@@ -85,7 +82,7 @@ def flush(path: Path) -> None:
 
 
 def ready_made(table: pa.Table, out: Path, **options: Any) -> None:
-    pq.write_table(table, out, compression="zstd", row_group_size=parquet.ROW_GROUP, **options)
+    pq.write_table(table, out, compression="zstd", row_group_size=parquet_table.ROW_GROUP, **options)
     flush(out)
 
 
@@ -121,7 +118,7 @@ def main() -> None:
             bench.figure(f"seconds a row, {n:,} rows / {n // 4:,} rows", large[1] / middle[1] / 4, 1.1, at_most=True),
         ]
         table = pa.concat_tables(
-            list(parquet.tables([one for group in sets.read_shards([sizes[n]]) for one in group], {}))
+            list(parquet_table.tables([one for group in embedding_sets.read_shards([sizes[n]]) for one in group], {}))
         )
         texts = [name for name in table.column_names if name != "embedding"]
         same: dict[str, Any] = {"compression_level": 1, "use_dictionary": texts, "write_statistics": texts}

@@ -18,7 +18,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import bench
 import numpy as np
 
-from common import projection
+from plots import projection
 
 DIM = 768
 SAMPLE = 5_000

@@ -20,15 +20,12 @@ sys.path.insert(0, str(ROOT))
 import bench
 import numpy as np
 
-from common import (
-    embeddings,
-    indexing,
-    retrieval_scores,
-)
-from common.exact import NpzGallery
-from common.index import Index
-from common.sets import read_sets, read_shards
-from common.vector_store import Store
+from common import embeddings
+from common.embedding_sets import read_sets, read_shards
+from retrieval import index_build, scores
+from retrieval.exact import NpzGallery
+from retrieval.index import Index
+from retrieval.milvus import Store
 
 BATCH, K = 100, 10
 
@@ -111,7 +108,7 @@ def main() -> None:
             uri, name = args.uri or str(folder / f"{kind}.db"), f"bench_{kind}"
             started = time.perf_counter()
             with Store(uri, create=True) as store:
-                indexing.build(store, name, read_shards(files), index_type=kind)
+                index_build.build(store, name, read_shards(files), index_type=kind)
             figures.append(bench.figure(f"{kind}, build", time.perf_counter() - started, unit="s"))
             with Store(uri) as store:
                 started = time.perf_counter()
@@ -119,7 +116,7 @@ def main() -> None:
                 index.search(queries[:1], K)
                 figures.append(bench.figure(f"{kind}, open and first query", time.perf_counter() - started, unit="s"))
                 alone, batch = timed(index, queries, args.repeats)
-                recall = retrieval_scores.agreement(index.search(queries, K), truth)
+                recall = scores.agreement(index.search(queries, K), truth)
             figures.append(
                 bench.figure(f"{kind}, one query", alone, 50 if approximate else None, unit="ms", at_most=True)
             )

@@ -28,8 +28,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 import bench
 import numpy as np
 
+from combinations.search import enumerate_combinations
 from common.annotations import Object, parse
-from common.combinations import enumerate_combinations
 
 PADDINGS = ("0", "5", "10", "20", "40")
 CORES = len(os.sched_getaffinity(0))
@@ -50,7 +50,7 @@ class Plain:
         import timm
         import torch
 
-        from common import models
+        from backbones import models
 
         self.shelf, self.out = shelf, out
         path = shelf / "annotations_sku.json"

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from common.coarse import LANES, TILE, Room, Rows, Vectors, fill, shards_of
+from common.knn_blocks import LANES, TILE, Room, Rows, Vectors, fill, shards_of
 
 if TYPE_CHECKING:
     import torch

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
 
 import pytest
 
+# What each room may import, beside itself. A new capability gets a room and one line here and in docs/code.md.
+ROOMS = {
+    "common": set(),
+    "cropping": {"common"},
+    "backbones": {"common"},
+    "evaluation": {"common"},
+    "plots": {"common"},
+    "export": {"common"},
+    "embedding": {"common", "backbones"},
+    "combinations": {"common", "evaluation"},
+    "retrieval": {"common", "evaluation"},
+    "training": {"common", "backbones", "evaluation"},
+    "viewer": {"common", "plots", "embedding"},
+    "ray_cluster": {"common", "cropping", "embedding"},
+}
+CROWDED = {"common": 14}  # modules in a room, at most; 8 where nothing is said
 PURE = (
-    "coarse",
-    "knn",
-    "metrics",
-    "statistics",
-    "fusion",
-    "combinations",
-    "projection",
+    *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
+    *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
+    *("evaluation/per_query.py", "evaluation/records.py", "evaluation/statistics.py", "training/calibration.py"),
 )  # touch no disk, print nothing
 HEAVY = (
     "torch",
@@ -32,15 +45,7 @@ HEAVY = (
     "pyarrow",
     "ray",
 )
-LAYERS = (
-    "embedder",
-    "folding",
-    "hugging_face",
-    "network",
-    "precision",
-    "programs",
-    "zoo",
-)  # made of torch, imported by models.load alone
+MADE_OF_TORCH = ("backbones", "embedding", "training/network.py")  # may import torch at the top
 # Under what name an imported module is required, or the package that brings it.
 REQUIRED_AS = {
     "cv2": "opencv-python-headless",
@@ -73,50 +78,100 @@ def imports(tree: ast.AST) -> set[str]:
     return names
 
 
-def test_scripts_never_import_each_other_and_common_imports_no_script(root):
+def modules(root, room=None):
+    """Every module of the rooms, or of one, by its dotted name."""
+    paths = [path for name in ([room] if room else ROOMS) for path in sorted((root / name).rglob("[a-z]*.py"))]
+    return {".".join(path.relative_to(root).with_suffix("").parts): path for path in paths}
+
+
+def names_in(path) -> set[str]:
+    return imports(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_the_scripts_stand_at_the_top_and_never_import_each_other(root):
     names = {path.stem for path in scripts(root)}
     assert {"crop", "extract_embedding", "evaluate_combo", "greedy_combo_eval", "npz_to_parquet"} <= names
-    for path in [*scripts(root), *(root / "common").glob("*.py")]:
-        found = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))} & names
-        assert not found, f"{path.name} imports the script {found}"
+    for path in scripts(root):
+        assert not {name.split(".")[0] for name in names_in(path)} & names, path
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it_and_no_script(root, room):
+    for path in modules(root, room).values():
+        found = {name.split(".")[0] for name in names_in(path)}
+        assert found & ROOMS.keys() <= ROOMS[room] | {room}, path
+        assert not found & {script.stem for script in scripts(root)} - {room}, path
+
+
+def test_every_package_is_a_room_and_no_room_is_crowded(root):
+    assert {path.parent.name for path in root.glob("*/__init__.py")} == set(ROOMS)
+    assert not any(path.read_text() for path in root.glob("*/__init__.py"))
+    for room in ROOMS:
+        assert len(list((root / room).glob("[a-z]*.py"))) <= CROWDED.get(room, 8), room
+
+
+def module_graph(root) -> dict[str, set[str]]:
+    known = modules(root)
+    return {name: (names_in(path) & known.keys()) - {name} for name, path in known.items()}
+
+
+def test_no_two_modules_import_each_other(root):
+    graphlib.TopologicalSorter(module_graph(root)).prepare()  # raises CycleError, which names the circle
+
+
+def test_what_stands_in_common_is_shared_by_three_rooms_or_scripts(root):
+    """Used by three or more rooms or scripts; through another module of common/ counts."""
+    users: dict[str, set[str]] = {name: set() for name in modules(root, "common")}
+    above = {path.stem: names_in(path) for path in scripts(root)}
+    for name, path in modules(root).items():
+        if not name.startswith("common."):
+            above.setdefault(name.split(".")[0], set()).update(names_in(path))
+    graph = module_graph(root)
+
+    def mark(module: str, user: str) -> None:
+        if user not in users[module]:
+            users[module].add(user)
+            for below in graph[module]:
+                mark(below, user)
+
+    for user, found in above.items():
+        for module in found & users.keys():
+            mark(module, user)
+    few = {module: sorted(by) for module, by in users.items() if len(by) < 3}
+    assert few.keys() <= {"common.annotations"}  # parsing annotations belongs here by the project's card
 
 
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_touch_no_disk_and_print_nothing(root, module):
-    tree = ast.parse((root / "common" / f"{module}.py").read_text())
+    tree = ast.parse((root / module).read_text())
     calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert not calls & FORBIDDEN_CALLS
     assert not {"common.files", "common.npz", "tqdm", "pathlib", "sys"} & imports(tree)
 
 
 def test_importing_runs_nothing_and_loads_nothing_heavy(root):
-    modules = [
-        f"common.{path.stem}" for path in (root / "common").glob("*.py") if path.stem not in ("__init__", *LAYERS)
-    ]
-    modules += [path.stem for path in scripts(root)]
-    code = f"import sys\nfor m in {modules!r}: __import__(m)\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    names = [name for name, path in modules(root).items() if not str(path.relative_to(root)).startswith(MADE_OF_TORCH)]
+    names += [path.stem for path in scripts(root)]
+    code = f"import sys\nfor m in {names!r}: __import__(m)\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
     assert done.stderr.strip() == ""
 
 
-def test_two_modules_know_ray(root):
-    knowing = {
-        path.stem
-        for path in [*scripts(root), *(root / "common").glob("*.py")]
-        if "ray" in imports(ast.parse(path.read_text()))
-    }
-    assert knowing == {"cluster", "replicas"}
+def test_ray_is_known_in_its_room_only(root):
+    knowing = {name for name, path in modules(root).items() if "ray" in names_in(path)}
+    assert knowing == {"ray_cluster.connection", "ray_cluster.replicas"}
+    assert not [path for path in scripts(root) if "ray" in names_in(path)]
 
 
 def test_every_package_that_is_imported_is_required(root):
     """A fresh machine has what the requirements name, and nothing that was once installed by hand."""
     text = "".join((root / f"requirements{part}.txt").read_text() for part in ("", "-extra", "-dev"))
     required = {re.split(r"[\s<>=!;\[]", line)[0].lower().replace("_", "-") for line in text.splitlines() if line}
-    folders = [root / name for name in ("common", "tests", "benchmarks", "examples")]
+    folders = [root / name for name in (*ROOMS, "tests", "benchmarks", "examples")]
     paths = [*scripts(root), *(path for folder in folders for path in folder.rglob("*.py"))]
-    own = {path.stem for path in paths} | {"common", "shelf"}
+    own = {path.stem for path in paths} | {*ROOMS, "shelf"}
     elsewhere = {"milvus", "my_encoder"}  # in the server's own environment; a module that a test writes
     for path in paths:
         found = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
@@ -142,7 +197,7 @@ def test_help_works_from_any_folder(root, script, tmp_path):
 
 
 def test_nothing_unpickles_or_evaluates(root):
-    for path in [*scripts(root), *(root / "common").glob("*.py"), *(root / "examples").glob("*.py")]:
+    for path in [*scripts(root), *modules(root).values(), *(root / "examples").glob("*.py")]:
         text = path.read_text()
         for word in ("allow_pickle=True", "weights_only=False", "shell=True", "pickle.load"):
             assert word not in text, f"{path.name}: {word}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.pictures import Augmentation, cut_mix
+from training.images import Augmentation, cut_mix
 
 STILL = Augmentation(least_area=1, most_aspect=1, degrees=0, mirror=False, colour=0)
 

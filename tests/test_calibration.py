@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common import calibration
+from training import calibration
 
 
 def test_softmax_and_likelihood_by_hand():

@@ -27,7 +27,7 @@ def independent_embeddings(images, split: str, padding: float):
     import timm
     import torch
 
-    from common import models
+    from backbones import models
 
     model = timm.create_model("tf_efficientnet_lite0").eval()
     model.load_state_dict(models.build("tf_efficientnet_lite0").module.state_dict(), strict=False)

@@ -10,9 +10,11 @@ import pytest
 
 import classify
 import extract_embedding
-from common import calibration, checkpoint, images, models
-from common.embedder import load as load_model
-from common.sets import read_sets
+from backbones import checkpoint, models
+from common import images
+from common.embedding_sets import read_sets
+from embedding.embedder import load as load_model
+from training import calibration
 
 
 @pytest.fixture(scope="module")

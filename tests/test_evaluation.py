@@ -10,13 +10,13 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 from test_embeddings import make
 
-from common import fusion, per_query
-from common.combinations import enumerate_combinations, greedy
+from combinations.search import enumerate_combinations, greedy
 from common.embeddings import EmbeddingSet
-from common.evaluation import Evaluator, remarks
 from common.messages import UsageError, UserError
-from common.metrics import RECALL_AT
-from common.records import Combination
+from evaluation import fusion, per_query
+from evaluation.evaluator import Evaluator, remarks
+from evaluation.metrics import RECALL_AT
+from evaluation.records import Combination
 
 IDS = ("0", "10", "20")
 

@@ -21,8 +21,9 @@ import pytest
 from PIL import Image
 
 import extract_embedding
-from common import embeddings, extraction, output_set, sets
-from common.output_set import RowFile
+from common import embedding_sets, embeddings
+from embedding import extraction, output_set
+from embedding.output_set import RowFile
 
 TINY = textwrap.dedent(
     """
@@ -87,7 +88,7 @@ def test_real_photographs_with_the_default_model(study_data, tmp_path, capsys):
     import timm
     import torch
 
-    from common import weights
+    from backbones import weights
 
     status = extract_embedding.main(
         [
@@ -137,7 +138,7 @@ def test_names_ids_and_meta(work, capsys):
     assert (one.dataset, one.id, one.split) == ("shop", "0-tiny_encoder:make", "train")
     assert one.meta["normalized"] is True
     assert one.meta["data_root"] == str(work / "crops")
-    from common.embedder import load as load_model
+    from embedding.embedder import load as load_model
 
     assert load_model(one.meta["model"], **one.meta["model_options"]).fingerprint == one.fingerprint
 
@@ -252,7 +253,7 @@ def test_shards(work, monkeypatch, capsys):
     assert run("--data_root", "crops", "--output_root", "parts") == 0
     names = sorted(path.name for path in (work / "parts").glob("*_train*.npz"))
     assert names == [f"crops_0_train_{at:05d}-of-00004.npz" for at in range(4)]
-    (one,) = [each for each in sets.read_sets([work / "parts"]) if each.split == "train"]
+    (one,) = [each for each in embedding_sets.read_sets([work / "parts"]) if each.split == "train"]
     whole = embeddings.load(work / "whole" / "crops_0_train.npz")
     np.testing.assert_array_equal(np.concatenate(one.blocks), whole.vectors)
     assert one.crop_ids.tolist() == whole.crop_ids.tolist()
@@ -480,7 +481,7 @@ def test_help_needs_no_torch(script):
 
 def test_the_sample_is_spread_and_readable(work):
     assert importlib.util.find_spec("torch")
-    from common.embedder import load as load_model
+    from embedding.embedder import load as load_model
 
     embedder = load_model("tiny_encoder:make")
     paths = sorted((work / "crops").rglob("*.png"))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_embeddings import make
 
-from common import fusion
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
+from evaluation import fusion
 
 
 def tiny(vectors, crops, identity="0", labels=None) -> EmbeddingSet:

@@ -11,9 +11,9 @@ from test_embeddings import make
 from test_evaluation import IDS, brute, study
 
 import greedy_combo_eval
+from combinations.comparison import pareto_front
+from combinations.search import enumerate_combinations
 from common import embeddings
-from common.combinations import enumerate_combinations
-from common.comparison import pareto_front
 
 BLOCK = re.compile(r"^Reference npz files: \((.*)\)\nQuery npz files: \((.*)\)\nAccuracy@1: (\d\.\d{4})\n", re.M)
 

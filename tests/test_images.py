@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import images, pixels
-from common.boxes import Region
+from common import images
 from common.images import ImageError
+from cropping import resizing
+from cropping.padding import Region
 
 
 def photo(width=96, height=64, seed=0) -> np.ndarray:
@@ -173,7 +174,7 @@ def mean_over_area(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 )
 def test_shrinking_averages_the_area(source, target):
     image = np.random.default_rng(1).integers(0, 256, (source[1], source[0], 3), dtype=np.uint8)
-    shrunk = pixels.squash(image, target)
+    shrunk = resizing.squash(image, target)
     assert np.abs(shrunk - mean_over_area(image, target)).max() < 0.5 + 1e-3
     opencv = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
     assert np.mean(shrunk != opencv) < 1e-3
@@ -181,24 +182,24 @@ def test_shrinking_averages_the_area(source, target):
 
 def test_each_axis_is_resized_on_its_own():
     image = photo(90, 60)
-    assert np.array_equal(pixels.squash(image, (30, 20)), cv2.resize(image, (30, 20), interpolation=cv2.INTER_AREA))
+    assert np.array_equal(resizing.squash(image, (30, 20)), cv2.resize(image, (30, 20), interpolation=cv2.INTER_AREA))
     assert np.array_equal(
-        pixels.squash(image, (180, 120)), cv2.resize(image, (180, 120), interpolation=cv2.INTER_CUBIC)
+        resizing.squash(image, (180, 120)), cv2.resize(image, (180, 120), interpolation=cv2.INTER_CUBIC)
     )
     narrow = cv2.resize(image, (45, 60), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(pixels.squash(image, (45, 90)), cv2.resize(narrow, (45, 90), interpolation=cv2.INTER_CUBIC))
-    assert np.array_equal(pixels.squash(image, (90, 60)), image)
+    assert np.array_equal(resizing.squash(image, (45, 90)), cv2.resize(narrow, (45, 90), interpolation=cv2.INTER_CUBIC))
+    assert np.array_equal(resizing.squash(image, (90, 60)), image)
 
 
 def test_letterbox_keeps_the_shape_and_centres():
     image = np.full((50, 100, 3), 7, np.uint8)
-    boxed = pixels.letterbox(image, (40, 40), "black")
+    boxed = resizing.letterbox(image, (40, 40), "black")
     assert boxed.shape == (40, 40, 3)
     assert (boxed[10:30] == 7).all()
     assert not boxed[:10].any()
     assert not boxed[30:].any()
-    assert (pixels.letterbox(image, (40, 41), "white")[:10] == 255).all()
-    assert pixels.letterbox(np.zeros((1, 5000, 3), np.uint8), (20, 20)).shape == (20, 20, 3)
+    assert (resizing.letterbox(image, (40, 41), "white")[:10] == 255).all()
+    assert resizing.letterbox(np.zeros((1, 5000, 3), np.uint8), (20, 20)).shape == (20, 20, 3)
 
 
 @pytest.mark.parametrize("region", [(-3, -4, 5, 6), (90, 60, 101, 70), (-200, -200, 300, 300), (10, 5, 20, 9)])
@@ -207,7 +208,7 @@ def test_what_lies_outside_the_image_is_filled(region):
     over = (max(-top, 0), max(bottom - 64, 0), max(-left, 0), max(right - 96, 0))
     inner = image[max(top, 0) : bottom, max(left, 0) : right]
     white = cv2.copyMakeBorder(inner, *over, cv2.BORDER_CONSTANT, value=(255, 255, 255))
-    assert np.array_equal(pixels.cut(image, Region(*region, False), border="white"), white)
+    assert np.array_equal(resizing.cut(image, Region(*region, False), border="white"), white)
     mirrored = cv2.copyMakeBorder(image, 300, 300, 300, 300, cv2.BORDER_REFLECT_101)
     expected = mirrored[300 + top : 300 + bottom, 300 + left : 300 + right]
-    assert np.array_equal(pixels.cut(image, Region(*region, False), border="reflect"), expected)
+    assert np.array_equal(resizing.cut(image, Region(*region, False), border="reflect"), expected)

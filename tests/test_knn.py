@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common import coarse as coarse_scores
 from common import knn
+from common import knn_blocks as coarse_scores
 from common.blocks import Blocks
 
 

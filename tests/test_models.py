@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from common import architectures, models, precision, weights
-from common.embedder import load as load_model
+from backbones import architectures, models, weights
+from backbones.preprocess import Preprocess, resize
 from common.messages import UsageError, UserError
-from common.preprocess import Preprocess, resize
+from embedding import precision
+from embedding.embedder import load as load_model
 
 ENCODER = textwrap.dedent(
     """
@@ -143,7 +144,7 @@ def test_mixed_precision_stays_close_where_bf16_does_not(default, photos):
 
 
 def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos):
-    monkeypatch.setattr("common.embedder.multiplies_bf16", lambda device: True)
+    monkeypatch.setattr("embedding.embedder.multiplies_bf16", lambda device: True)
     embedder = load_model()
     assert embedder.precision == "fp32"
     pixels = np.stack([embedder.preprocess(photo) for photo in photos])
@@ -156,7 +157,7 @@ def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos):
         beside.settle(pixels, known)
         assert beside.precision == expected
     strict = load_model()
-    monkeypatch.setattr("common.embedder.PROBE_COSINE", 1.1)
+    monkeypatch.setattr("embedding.embedder.PROBE_COSINE", 1.1)
     strict.settle(pixels)
     assert strict.precision == "fp32"
     np.testing.assert_array_equal(strict(pixels), exact)
@@ -172,7 +173,7 @@ def test_rounded_filters_are_bfloat16_with_errors_that_cancel():
 
 
 def test_folding_keeps_the_function_and_removes_the_normalisations():
-    from common.precision import folded
+    from embedding.precision import folded
 
     class Shared(nn.Module):
         """One normalisation that may be folded, and one that may not, as its input is used twice."""

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import npz_to_parquet
-from common import embeddings, parquet
+from common import embeddings
 from common.embeddings import EmbeddingSet
+from export import parquet_table
 
 
 def make(path: Path, n: int = 12, *, dim: int = 8, seed: int = 0, levels: int = 2, **meta: object) -> EmbeddingSet:
@@ -122,7 +123,7 @@ def test_shards_are_one_file_in_order(tmp_path):
 
 
 def test_row_groups_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "ROW_GROUP", 5)
+    monkeypatch.setattr(parquet_table, "ROW_GROUP", 5)
     one = make(tmp_path / "a_0_test.npz", 12)
     frame = convert("--root", tmp_path, "--out", tmp_path / "a.parquet", "--neighbors", 2, "--projection", "pca")
     file = pq.ParquetFile(tmp_path / "a.parquet")
@@ -132,7 +133,7 @@ def test_row_groups_are_bounded(tmp_path, monkeypatch):
 
 
 def test_wide_rows_make_small_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "GROUP_BYTES", 4 * 8 * 3)  # three rows of eight numbers
+    monkeypatch.setattr(parquet_table, "GROUP_BYTES", 4 * 8 * 3)  # three rows of eight numbers
     make(tmp_path / "a_0_test.npz", 7)
     convert("--root", tmp_path, "--out", tmp_path / "a.parquet")
     assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_row_groups == 3

@@ -15,9 +15,9 @@ from test_evaluation import brute
 import crop
 import extract_embedding
 import greedy_combo_eval
+from combinations.search import enumerate_combinations
 from common import embeddings
-from common.combinations import enumerate_combinations
-from common.records import Combination
+from evaluation.records import Combination
 
 IDS = ("0", "10", "20", "30")
 PHOTOS = {"cards": {"train": 40, "val": 16, "test": 24}, "bccd": {"train": 5, "val": 2, "test": 4}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import figures, heatmaps, plots
+from plots import figures, heatmaps, maps
 
 
 def words(path: Path) -> list[str]:
@@ -60,7 +60,7 @@ def test_the_map_names_the_frequent_labels_and_counts_the_rest_as_other(tmp_path
     role = np.where(np.arange(240) % 4 == 0, "query", "reference")
     correct = np.ones(240, bool)
     correct[[8, 12]] = False
-    plots.embedding_map(
+    maps.embedding_map(
         tmp_path / "map.png", points, labels, top_n=11, marker_by=role, correct=correct, title="PCA of $5 & $3"
     )
     text = words(tmp_path / "map.svg")
@@ -77,14 +77,14 @@ def test_the_map_names_the_frequent_labels_and_counts_the_rest_as_other(tmp_path
 def test_equal_input_gives_equal_files(tmp_path):
     points, labels = blobs(5)
     for name in ("a", "b"):
-        plots.embedding_map(tmp_path / f"{name}.png", points, labels)
+        maps.embedding_map(tmp_path / f"{name}.png", points, labels)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_the_svg_of_a_large_map_stays_small(tmp_path):
     points, labels = blobs(10, 5000)
-    plots.embedding_map(tmp_path / "map", points, labels)
+    maps.embedding_map(tmp_path / "map", points, labels)
     assert (tmp_path / "map.svg").stat().st_size < 2_000_000
 
 
@@ -98,7 +98,7 @@ def test_the_svg_of_a_large_map_stays_small(tmp_path):
     ],
 )
 def test_degenerate_maps_are_drawn(tmp_path, points, labels):
-    plots.embedding_map(tmp_path / "map.png", points, labels, correct=np.zeros(len(points), bool))
+    maps.embedding_map(tmp_path / "map.png", points, labels, correct=np.zeros(len(points), bool))
     assert f"wrong  {len(points)}" in words(tmp_path / "map.svg")
     assert pixels(tmp_path / "map.png").min() < 100
 
@@ -106,8 +106,8 @@ def test_degenerate_maps_are_drawn(tmp_path, points, labels):
 def test_no_window_is_needed(tmp_path):
     """Even where the user's settings ask for one, and there is no screen."""
     code = (
-        "import sys, numpy as np\nfrom common import plots\n"
-        f"plots.embedding_map({str(tmp_path / 'map.png')!r}, np.eye(2), ['a', 'b'])\n"
+        "import sys, numpy as np\nfrom plots import maps\n"
+        f"maps.embedding_map({str(tmp_path / 'map.png')!r}, np.eye(2), ['a', 'b'])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     root = Path(__file__).resolve().parent.parent
@@ -122,7 +122,7 @@ def test_characters_without_a_glyph_are_written_as_escapes(tmp_path, monkeypatch
     from matplotlib import font_manager
 
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
-    plots.embedding_map(tmp_path / "map.png", np.eye(2), ["商品", "plain\nlabel"], title="é")
+    maps.embedding_map(tmp_path / "map.png", np.eye(2), ["商品", "plain\nlabel"], title="é")
     text = words(tmp_path / "map.svg")
     assert {r"2  \u5546\u54c1  1", "1  plain label  1", "é"} <= set(text)
 
@@ -132,7 +132,7 @@ def test_the_heat_map_puts_like_classes_side_by_side(tmp_path):
     same = np.equal.outer([name[0] for name in names], [name[0] for name in names])
     matrix = np.where(same, 0.75, 0.25) + 0.01 * np.arange(6)[:, None] * np.arange(6) / 36
     np.fill_diagonal(matrix, [np.nan, *[0.875] * 5])
-    plots.similarity_heatmap(tmp_path / "heat.png", matrix, names, title="six classes")
+    maps.similarity_heatmap(tmp_path / "heat.png", matrix, names, title="six classes")
     text = words(tmp_path / "heat.svg")
     rows = [word for word in text if word in names][6:]
     assert {name[0] for name in rows[:3]} in ({"a"}, {"b"})
@@ -147,7 +147,7 @@ def test_five_hundred_classes_are_thinned_and_the_most_alike_listed(tmp_path):
     matrix = (matrix + matrix.T) / 2
     matrix[17, 401] = matrix[401, 17] = 0.93
     names = [f"class_{n:03d}" for n in range(500)]
-    plots.similarity_heatmap(tmp_path / "heat.png", matrix, names)
+    maps.similarity_heatmap(tmp_path / "heat.png", matrix, names)
     text = words(tmp_path / "heat.svg")
     assert "500 classes, in the order of the rows; 1 name in 9 is shown" in text
     assert "0.93" in text
@@ -159,11 +159,11 @@ def test_five_hundred_classes_are_thinned_and_the_most_alike_listed(tmp_path):
 
 def test_the_accuracy_matrix_shows_numbers_intervals_and_gaps(tmp_path):
     accuracy = np.array([[0.8421, 0.5], [np.nan, 0.75]])
-    plots.accuracy_matrix(tmp_path / "a.png", accuracy, ["0", "10"], ["0", "w5h3"], accuracy - 0.04, accuracy + 0.03)
+    maps.accuracy_matrix(tmp_path / "a.png", accuracy, ["0", "10"], ["0", "w5h3"], accuracy - 0.04, accuracy + 0.03)
     text = words(tmp_path / "a.svg")
     assert {"84.2", "80.2–87.2", "50.0", "75.0", "–", "w5h3", "reference", "query"} <= set(text)
     assert near(pixels(tmp_path / "a.png"), figures.PALETTE[3]) > 200  # the frame of the best
-    plots.accuracy_matrix(
+    maps.accuracy_matrix(
         tmp_path / "b.png", np.full((41, 41), 0.5), list(map(str, range(41))), list(map(str, range(41)))
     )
     assert "50.0" not in words(tmp_path / "b.svg")
@@ -172,19 +172,19 @@ def test_the_accuracy_matrix_shows_numbers_intervals_and_gaps(tmp_path):
 def test_curves_stand_at_their_padding_and_have_their_name_at_the_end(tmp_path):
     accuracy = np.array([[0.5, 0.6, 0.7], [0.55, 0.65, np.nan], [np.nan] * 3])
     names = ["reference 0", "reference 40", "none"]
-    plots.accuracy_by_padding(tmp_path / "a.png", ["0", "7.5", "40"], accuracy, names, accuracy - 0.1, accuracy + 0.1)
+    maps.accuracy_by_padding(tmp_path / "a.png", ["0", "7.5", "40"], accuracy, names, accuracy - 0.1, accuracy + 0.1)
     text = words(tmp_path / "a.svg")
     assert {"0", "7.5", "40", "padding, %", "reference 0", "reference 40"} <= set(text)
     assert "none" not in text
-    plots.accuracy_by_padding(tmp_path / "b.png", ["0", "w5h3"], accuracy[:1, :2], ["reference 0"])
+    maps.accuracy_by_padding(tmp_path / "b.png", ["0", "w5h3"], accuracy[:1, :2], ["reference 0"])
     assert "padding" in words(tmp_path / "b.svg")
 
 
 def test_distributions_name_their_medians(tmp_path):
-    plots.similarity_distributions(tmp_path / "a.png", np.array([0.5, 0.75, 1.0]), np.array([0.0, 0.25]))
+    maps.similarity_distributions(tmp_path / "a.png", np.array([0.5, 0.75, 1.0]), np.array([0.0, 0.25]))
     text = words(tmp_path / "a.svg")
     assert {"within a class: median 0.750, 3 pairs", "between classes: median 0.125, 2 pairs"} <= set(text)
-    plots.similarity_distributions(tmp_path / "b.png", np.array([]), np.array([0.5]))
+    maps.similarity_distributions(tmp_path / "b.png", np.array([]), np.array([0.5]))
     assert "within a class: no pairs" in words(tmp_path / "b.svg")
 
 

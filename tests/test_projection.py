@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common import projection
 from common.blocks import Blocks
+from plots import projection
 
 METHODS = projection.METHODS
 

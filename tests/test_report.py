@@ -16,11 +16,13 @@ import pytest
 from test_evaluation import study
 
 import greedy_combo_eval
-from common import charts, comparison, embeddings, flip_cards, flips, report, report_tables, statistics
-from common.combinations import enumerate_combinations
-from common.evaluation import Evaluator
-from common.fusion import unit
-from common.records import Combination
+from combinations import comparison, flips, report, report_cards, report_charts, report_tables
+from combinations.search import enumerate_combinations
+from common import embeddings
+from evaluation import statistics
+from evaluation.evaluator import Evaluator
+from evaluation.fusion import unit
+from evaluation.records import Combination
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -255,7 +257,7 @@ def flipping(evaluator):
 def test_cards_show_the_flips_their_neighbours_and_the_right_pictures(evaluator, pictures):
     references, queries, colors = pictures
     before, now, change = flipping(evaluator)
-    made = flip_cards.cards(evaluator, before, now, change)
+    made = report_cards.cards(evaluator, before, now, change)
     assert [card.kind for card in made] == ["rescued"] * 6 + ["broken"] * 6
     kind_of = dict(zip(change.crop, np.array(flips.FLIPS)[change.flip], strict=True))
     names = [name.split("/")[-1] for name in evaluator.crops]
@@ -288,7 +290,7 @@ def test_cards_show_the_flips_their_neighbours_and_the_right_pictures(evaluator,
 def test_views_are_marked_right_alone_by_their_own_references(evaluator):
     before, now, change = flipping(evaluator)
     names = [name.split("/")[-1] for name in evaluator.crops]
-    for card in flip_cards.cards(evaluator, before, now, change):
+    for card in report_cards.cards(evaluator, before, now, change):
         for view in card.views:
             decisions = evaluator.decide(Combination((view.set_id,), (view.set_id,)))
             at = int(np.flatnonzero(decisions.crop == names.index(card.crop))[0])
@@ -307,18 +309,18 @@ def test_the_swing_is_the_change_of_margin_by_hand(evaluator, compared):
     now = dataclasses.replace(
         first, similarities=np.array([[0.95, 0.9, 0.8]]), neighbours=np.array([[right, right, wrong]]), **rows
     )
-    moved = flip_cards.swing(evaluator, before, now)
+    moved = report_cards.swing(evaluator, before, now)
     assert moved[5] == pytest.approx(0.15 + 0.2)  # from 0.7 - 0.9 to 0.95 - 0.8
     assert moved[np.arange(len(moved)) != 5].max() == 0
     all_right = dataclasses.replace(now, neighbours=np.array([[right, right, right]]))
-    assert flip_cards.swing(evaluator, before, all_right)[5] == pytest.approx(
+    assert report_cards.swing(evaluator, before, all_right)[5] == pytest.approx(
         0.15 + 0.2
     )  # the last stands in for a wrong one
 
 
 def test_cards_come_from_different_classes_first():
     moved, label = np.array([9.0, 8, 7, 6, 5]), np.array([1, 1, 1, 2, 3])
-    assert flip_cards._spread(moved, label, np.array([10, 11, 12, 13, 14])) == [10, 13, 14, 11, 12]
+    assert report_cards._spread(moved, label, np.array([10, 11, 12, 13, 14])) == [10, 13, 14, 11, 12]
 
 
 def test_right_and_wrong_are_told_by_sign_and_word_not_by_colour_alone(page, evaluator, compared):
@@ -461,19 +463,19 @@ def test_accuracy_against_padding_is_by_number_only_where_ids_are_different_numb
 
 
 def test_axis_ticks_by_hand():
-    assert charts.Axis(0.58, 0.81, 0, 230).ticks == [(20.0, "60 %"), (120.0, "70 %"), (220.0, "80 %")]
-    assert charts.Axis(0.703, 0.713, 0, 100).ticks == [(20.0, "70.5 %"), (70.0, "71.0 %")]
-    assert charts.Axis(100, 1_000_000, 0, 400, log=True).ticks == [
+    assert report_charts.Axis(0.58, 0.81, 0, 230).ticks == [(20.0, "60 %"), (120.0, "70 %"), (220.0, "80 %")]
+    assert report_charts.Axis(0.703, 0.713, 0, 100).ticks == [(20.0, "70.5 %"), (70.0, "71.0 %")]
+    assert report_charts.Axis(100, 1_000_000, 0, 400, log=True).ticks == [
         (0.0, "100"), (100.0, "1 k"), (200.0, "10 k"), (300.0, "100 k"), (400.0, "1 M"),
     ]  # fmt: skip
-    assert [charts.short_number(one) for one in (7, 999, 999_600, 2_500_000, 3.21e9)] == [
+    assert [report_charts.short_number(one) for one in (7, 999, 999_600, 2_500_000, 3.21e9)] == [
         "7",
         "999",
         "1 M",
         "2.5 M",
         "3.21 G",
     ]
-    assert charts.share_axis([1.0, 1.0], 0, 1).low == pytest.approx(0.99)
+    assert report_charts.share_axis([1.0, 1.0], 0, 1).low == pytest.approx(0.99)
 
 
 def test_the_front_is_numbered_by_cost_and_its_numbers_do_not_touch(compared):
@@ -490,15 +492,15 @@ def test_the_front_is_numbered_by_cost_and_its_numbers_do_not_touch(compared):
         point(99, 5000, 0.2, pareto=False),
         point(98, 1000, 0.5),
     ]
-    front = charts.pareto_points(many)
-    assert [one.number for one in front] == list(range(1, charts.NUMBERED + 1))
+    front = report_charts.pareto_points(many)
+    assert [one.number for one in front] == list(range(1, report_charts.NUMBERED + 1))
     assert (front[0].results[0].cost.operations, front[-1].results[0].cost.operations) == (1000, 1039)
     assert len(front[0].results) == 2  # as good and as cheap: one point
     for width in (336, 500):
-        chart = charts.cost_chart(many, width)
+        chart = report_charts.cost_chart(many, width)
         across = [number[0] for number in chart.numbers]
-        assert min(np.diff(across)) >= charts.LABEL_GAP - 1e-9
-        assert min(across) > charts.LEFT
+        assert min(np.diff(across)) >= report_charts.LABEL_GAP - 1e-9
+        assert min(across) > report_charts.LEFT
         assert max(across) < width
 
 
@@ -534,7 +536,7 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
         )
         for at, (one, score) in enumerate(zip(asked, np.sort(rng.random(5000))[::-1], strict=True))
     ]
-    assert len(charts.cost_chart(results, 500).front) < 20_000
+    assert len(report_charts.cost_chart(results, 500).front) < 20_000
     report.write(tmp_path / "r.html", evaluator, dataclasses.replace(found, results=results), title="t" * 10_000)
     made = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert 200_000 < len(made.encode()) <= 3_000_000
@@ -544,10 +546,10 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
 
 def test_pictures_stop_at_the_budget(tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
-    album = flip_cards.Album()
+    album = report_cards.Album()
     size = len(album.show(str(tmp_path / "a.png"))[1])
-    monkeypatch.setattr(flip_cards, "BUDGET", 2 * size + 1)
-    album = flip_cards.Album()
+    monkeypatch.setattr(report_cards, "BUDGET", 2 * size + 1)
+    album = report_cards.Album()
     shown = [album.show(str(tmp_path / "a.png")) for _ in range(3)]
     assert [bool(uri) for _, uri, _ in shown] == [True, True, False]
     assert shown[2][2] == "left out, the page is full"

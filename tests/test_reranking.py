@@ -7,7 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from common import images, reranking
+from common import images
+from retrieval import reranking
 
 
 def test_query_expansion_by_hand():

@@ -11,12 +11,15 @@ import pytest
 
 import extract_embedding
 import search
-from common import embedder, embeddings, index, knn, retrieval_scores
-from common.exact import NpzGallery
-from common.indexing import principal
-from common.items import Hit, Item, Queries
-from common.retrieval import retrieve
-from common.sets import read_sets
+from common import embeddings, knn
+from common.embedding_sets import read_sets
+from embedding import embedder
+from retrieval import index
+from retrieval.exact import NpzGallery
+from retrieval.index_build import principal
+from retrieval.items import Hit, Item, Queries
+from retrieval.retrieve import retrieve
+from retrieval.scores import agreement, gain, relevant, score
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -131,8 +134,8 @@ def test_a_source_image_can_be_left_out_whole(tmp_path):
     queries = Queries(rows.astype(np.float32), [""] * 6, items)
     found = retrieve(one, queries, 2, same_sample=True)
     assert [{hit.item.sample_id for hit in hits} for hits in found] == [{"q"}] * 4 + [{"p"}] * 2
-    assert retrieval_scores.relevant(one, items, same_sample=True).tolist() == [2, 2, 2, 2, 4, 4]
-    assert retrieval_scores.relevant(one, items).tolist() == [5] * 6
+    assert relevant(one, items, same_sample=True).tolist() == [2, 2, 2, 2, 4, 4]
+    assert relevant(one, items).tolist() == [5] * 6
 
 
 def hits(labels):
@@ -142,7 +145,7 @@ def hits(labels):
 def test_recall_and_f1_by_hand():
     """A at ranks 2 and 4 of 10, 6 relevant: 2 * 2 / 16; 3 shown, all right, of 3: 1; a label that no row has: 0; at rank 7."""
     results = [hits("BABABBBBBB"), hits("AAA"), hits("BB"), hits("BBBBBBABBBA")]
-    scores = retrieval_scores.score(["A", "A", "C", "A"], results, np.array([6, 3, 0, 1]))
+    scores = score(["A", "A", "C", "A"], results, np.array([6, 3, 0, 1]))
     assert scores.f1.tolist() == pytest.approx([4 / 16, 1, 0, 2 / 11])
     assert scores.recalled.tolist() == [[0, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 1]]
     precision, recall = 2 / 10, 2 / 6
@@ -151,17 +154,17 @@ def test_recall_and_f1_by_hand():
 
 def test_agreement_by_hand():
     exact, found = [hits("AB"), hits("ABCD")], [hits("AB")[:1], hits("ABCD")[::2]]
-    assert retrieval_scores.agreement(found, exact) == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert agreement(found, exact) == pytest.approx((1 / 2 + 2 / 4) / 2)
 
 
 def test_gains_are_of_whole_images():
     items = [Item("", "", "0", str(at), f"photo {at // 5}", "", "") for at in range(100)]
     better = np.repeat([1.0, 0.0], 50)
-    gain = retrieval_scores.gain(better, np.zeros(100), items)
-    assert gain.difference[0] == pytest.approx(0.5)
-    assert gain.n_images == 20
-    assert gain.low[0] < 0.3
-    assert gain.high[0] > 0.7
+    gained = gain(better, np.zeros(100), items)
+    assert gained.difference[0] == pytest.approx(0.5)
+    assert gained.n_images == 20
+    assert gained.low[0] < 0.3
+    assert gained.high[0] > 0.7
 
 
 @pytest.fixture(scope="module")

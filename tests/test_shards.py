@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from test_embeddings import make
 
-from common import embeddings, sets
+from common import embedding_sets, embeddings
+from common.embedding_sets import Joined
 from common.embeddings import EmbeddingSet
-from common.evaluation import Evaluator
-from common.records import Combination
-from common.sets import Joined
+from evaluation.evaluator import Evaluator
+from evaluation.records import Combination
 
 COLUMNS = embeddings.TEXTS
 
@@ -48,10 +48,10 @@ def test_a_shard_of_fewer_levels_is_deepened():
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_pieces_cover_the_rows_in_order_and_copy_nothing(size, monkeypatch):
-    monkeypatch.setattr(sets, "PIECE", size)
+    monkeypatch.setattr(embedding_sets, "PIECE", size)
     one = make(20)
     for whole in (one, cut(one, 6, 13)):
-        parts = list(sets.pieces(whole))
+        parts = list(embedding_sets.pieces(whole))
         assert max(map(len, parts)) <= size
         for name in ("vectors", *COLUMNS):
             np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(one, name))
@@ -64,7 +64,7 @@ def test_what_a_combination_scores_does_not_depend_on_files_or_pieces(exclude, m
     queries = [make(200, seed=2, id=one, split="train") for one in ("0", "10")]  # the crops of the first 200 references
     choice = Combination(("0", "10"), ("10", "0"))
     plain = Evaluator(references, queries, exclude=exclude, k=3)
-    monkeypatch.setattr(sets, "PIECE", 17)
+    monkeypatch.setattr(embedding_sets, "PIECE", 17)
     cuts = [[cut(one, 50, 120) for one in side] for side in (references, queries)]
     pieced = Evaluator(*cuts, exclude=exclude, k=3)
     for side in cuts:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common import statistics
+from evaluation import statistics
 
 
 @pytest.fixture

@@ -18,8 +18,11 @@ import safetensors.torch
 
 import extract_embedding
 import train
-from common import checkpoint, embedder, embeddings, images, messages, models, training, weights
-from common.classifier import load_classifier
+from backbones import checkpoint, models, weights
+from common import embeddings, images, messages
+from embedding import embedder
+from embedding.classifier import load_classifier
+from training import calibration, loop
 
 CLASSES = ("Fruit/Banana", "Fruit/Lime", "Fruit/Melon/Watermelon", "Packages/Juice/Bravo-Apple-Juice")
 SIAMESE = ("--objective", "triplet", "--model", "siamese", "--image_size", "28", "--epochs", "3", "--batch_size", "8")
@@ -106,7 +109,7 @@ def test_the_metrics_are_those_of_the_checkpoint_on_the_test_split(linear, photo
         assert precision == pytest.approx(
             (actual[predicted == code] == code).mean() if (predicted == code).any() else 0
         )
-    confidence = classifier.probabilities(batch)
+    confidence = calibration.softmax(classifier(batch), classifier.temperature)
     np.testing.assert_allclose(confidence.sum(axis=1), 1)
     logits = classifier(batch).astype(float) / classifier.temperature
     np.testing.assert_allclose(
@@ -201,7 +204,7 @@ def test_a_projection_is_trained_on_frozen_features(photographs, tmp_path, capsy
 
 
 def test_no_test_image_is_opened_before_the_model_is_trained(photographs, tmp_path, monkeypatch):
-    opened, fit = [], training.fit
+    opened, fit = [], loop.fit
     decode = images.decode
 
     def watched(path: Path, **options: object) -> np.ndarray:
@@ -215,7 +218,7 @@ def test_no_test_image_is_opened_before_the_model_is_trained(photographs, tmp_pa
         return result
 
     monkeypatch.setattr(images, "decode", watched)
-    monkeypatch.setattr(training, "fit", fitted)
+    monkeypatch.setattr(loop, "fit", fitted)
     assert run(photographs, tmp_path / "t", *SIAMESE, "--epochs", "1") == 0
     assert opened.index("trained") < opened.index("test")
 
@@ -287,14 +290,14 @@ def test_an_overwriting_run_that_was_killed_goes_on_too(photographs, tmp_path, m
     class Killed(BaseException):
         pass
 
-    write = training._write
+    write = loop._write
 
     def write_and_die(*args: object) -> None:
         write(*args)
         raise Killed
 
     options = (*SIAMESE, "--epochs", "2", "--overwrite")
-    monkeypatch.setattr(training, "_write", write_and_die)
+    monkeypatch.setattr(loop, "_write", write_and_die)
     with pytest.raises(Killed):
         run(photographs, tmp_path / "t", *options)
     monkeypatch.undo()
@@ -390,7 +393,7 @@ def test_out_of_memory_is_one_sentence(photographs, tmp_path, capsys, monkeypatc
     def no_room(*args: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("common.network.Network.forward", no_room)
+    monkeypatch.setattr("training.network.Network.forward", no_room)
     assert "smaller --batch_size" in mistake(capsys, run(photographs, tmp_path / "t", *SIAMESE))
 
 

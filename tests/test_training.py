@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from common import judging, network, objectives, pictures, training
+from backbones.preprocess import Preprocess
 from common.messages import UserError
-from common.preprocess import Preprocess
+from training import images, loop, losses, network, scores
 
 
 def test_the_schedule_rises_over_an_epoch_and_falls_as_a_cosine_to_zero():
-    plan = training.Plan(epochs=11, lr=1.0, steps=10)
+    plan = loop.Plan(epochs=11, lr=1.0, steps=10)
     assert plan.rate(0) == pytest.approx(1 / 11)
     assert plan.rate(9) == pytest.approx(10 / 11)
     assert plan.rate(10) == 1
@@ -27,20 +27,20 @@ def test_triplet_loss_by_hand():
     """Unit vectors at 0, 90 and 180 degrees: positive pair (0, 1) at distance sqrt 2, negative (0, 2) at 2, (1, 2) at sqrt 2."""
     vectors = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     labels = torch.tensor([0, 0, 1])
-    loss = objectives.metric_loss("triplet", "none", margin=0.8)(vectors, labels)
+    loss = losses.metric_loss("triplet", "none", margin=0.8)(vectors, labels)
     first, second = math.sqrt(2) - 2 + 0.8, 0.8
     assert float(loss) == pytest.approx((first + second) / 2, rel=1e-4)
-    semihard = objectives.metric_loss("triplet", "semihard", margin=0.8)(vectors, labels)
+    semihard = losses.metric_loss("triplet", "semihard", margin=0.8)(vectors, labels)
     assert float(semihard) == pytest.approx(first, rel=1e-4)  # the other negative is no farther than the positive
 
 
-@pytest.mark.parametrize("loss", objectives.LOSSES)
-@pytest.mark.parametrize("miner", objectives.MINERS)
+@pytest.mark.parametrize("loss", losses.LOSSES)
+@pytest.mark.parametrize("miner", losses.MINERS)
 def test_every_loss_pulls_classes_apart_with_every_miner(loss, miner):
     torch.manual_seed(0)
     vectors = torch.nn.Parameter(torch.randn(16, 4))
     labels = torch.arange(4).repeat(4)
-    compute = objectives.metric_loss(loss, miner, 0.2)
+    compute = losses.metric_loss(loss, miner, 0.2)
     optimizer = torch.optim.SGD([vectors], 0.5)
 
     def gap() -> float:
@@ -69,8 +69,8 @@ def test_the_best_epoch_is_kept_ties_are_broken_and_patience_ends_it(tmp_path):
     def batches(epoch: int):
         yield torch.ones(4, 2), torch.ones(4)
 
-    plan = training.Plan(epochs=50, lr=0.1, steps=1, patience=3)
-    rows = training.fit(
+    plan = loop.Plan(epochs=50, lr=0.1, steps=1, patience=3)
+    rows = loop.fit(
         module, batches, lambda y, x: (y[:, 0] - x).square().mean(), validate, plan, state_file=tmp_path / "s"
     )
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -80,19 +80,19 @@ def test_the_best_epoch_is_kept_ties_are_broken_and_patience_ends_it(tmp_path):
 
 def test_scores_within_the_resolution_are_equal():
     """With 25 validation images a step is 0.1: 0.68 and 0.72 are both 7 steps, 0.78 is 8."""
-    plan = training.Plan(epochs=9, lr=1, steps=1, resolution=0.1)
-    epochs = [training.Epoch(n, 0, 0, score, tie, 0) for n, (score, tie) in enumerate([(0.72, 1), (0.68, 2)])]
+    plan = loop.Plan(epochs=9, lr=1, steps=1, resolution=0.1)
+    epochs = [loop.Epoch(n, 0, 0, score, tie, 0) for n, (score, tie) in enumerate([(0.72, 1), (0.68, 2)])]
     assert plan.best(epochs) is epochs[1]
-    assert plan.best([*epochs, better := training.Epoch(3, 0, 0, 0.78, 0, 0)]) is better
+    assert plan.best([*epochs, better := loop.Epoch(3, 0, 0, 0.78, 0, 0)]) is better
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     def batches(epoch: int):
         yield torch.full((4, 2), torch.nan), torch.ones(4)
 
-    plan = training.Plan(epochs=3, lr=0.1, steps=1)
+    plan = loop.Plan(epochs=3, lr=0.1, steps=1)
     with pytest.raises(UserError, match="smaller --lr"):
-        training.fit(
+        loop.fit(
             torch.nn.Linear(2, 1),
             batches,
             lambda y, x: y.mean(),
@@ -104,28 +104,28 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
 
 def test_an_unreadable_state_starts_anew(tmp_path, capsys):
     (tmp_path / "s").write_bytes(b"torn")
-    assert training._read(tmp_path / "s", torch.device("cpu")) is None
+    assert loop._read(tmp_path / "s", torch.device("cpu")) is None
     assert "starts anew" in capsys.readouterr().err
 
 
 def test_recall_leaves_out_the_query_and_its_own_photo():
     vectors = np.array([[1, 0], [1, 0.01], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
     labels, own = np.array([0, 1, 0, 1, 1]), np.arange(5)
-    assert judging.retrieval((vectors, labels, own))[0] == pytest.approx(
+    assert scores.retrieval((vectors, labels, own))[0] == pytest.approx(
         2 / 5
     )  # rows 3 and 4 find each other, no other does
     photos = np.array([0, 0, 1, 2, 3])  # rows 0 and 1 are one photo: row 0 then finds row 2
-    assert judging.retrieval((vectors, labels, photos))[0] == pytest.approx(3 / 5)
+    assert scores.retrieval((vectors, labels, photos))[0] == pytest.approx(3 / 5)
     query = vectors[:1], labels[:1], np.array([9])
-    assert judging.retrieval(query, (vectors, labels, own)) == (1, pytest.approx(2 / 5))  # itself, under another name
+    assert scores.retrieval(query, (vectors, labels, own)) == (1, pytest.approx(2 / 5))  # itself, under another name
     with pytest.raises(UserError, match="zero or not finite"):
-        judging.retrieval((vectors * 0, labels, own))
-    assert judging.answerable(labels, own) == 1
-    assert judging.answerable(np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 3])) == pytest.approx(2 / 5)
+        scores.retrieval((vectors * 0, labels, own))
+    assert scores.answerable(labels, own) == 1
+    assert scores.answerable(np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 3])) == pytest.approx(2 / 5)
 
 
 def test_scores_by_hand():
-    found = judging.scores(np.array([0, 0, 1, 1]), np.array([0, 1, 1, -1]), np.arange(4), ["a", "b", "c"])
+    found = scores.scores(np.array([0, 0, 1, 1]), np.array([0, 1, 1, -1]), np.arange(4), ["a", "b", "c"])
     assert found["accuracy"] == 0.5
     assert found["classes"]["a"] == [0.5, 1.0, pytest.approx(2 / 3), 1]
     assert found["classes"]["b"] == [0.5, 0.5, 0.5, 2]
@@ -155,9 +155,9 @@ def test_pictures_that_do_not_fit_into_memory_are_the_same(tmp_path, monkeypatch
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(path)
     paths[3].write_bytes(b"no image")
     options = {"workers": 2, "desc": "reading"}
-    kept = pictures.Pictures(paths, Preprocess(16, 24), **options)
-    monkeypatch.setattr(pictures, "MEMORY_SHARE", 0.0)
-    read = pictures.Pictures(paths, Preprocess(16, 24), **options)
+    kept = images.Pictures(paths, Preprocess(16, 24), **options)
+    monkeypatch.setattr(images, "MEMORY_SHARE", 0.0)
+    read = images.Pictures(paths, Preprocess(16, 24), **options)
     assert "do not fit into memory" in capsys.readouterr().err
     assert kept.bad == read.bad == {3: "not an image"}
     places = np.array([4, 0, 2])

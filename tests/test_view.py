@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import view
-from common import local_server, scenes
-from common.explorer import Explorer
 from common.messages import UserError
-from common.points import Points
-from common.scenes import Filters
+from viewer import local_server, map_data
+from viewer.explorer import Explorer
+from viewer.map_data import Filters
+from viewer.parquet_rows import Points
 
 N, DIM = 40, 8
 LABELS = ("amber", "beige", "coral", "dun")
@@ -124,7 +124,7 @@ def test_neighbours_are_exact_in_every_scope(drawn):
 
 def test_vectors_read_in_parts_give_the_same_neighbours(drawn, monkeypatch):
     whole = Explorer([Points(drawn[0])]).near(0, 5, "crops")
-    monkeypatch.setattr("common.points.KEEP_BYTES", 0)
+    monkeypatch.setattr("viewer.parquet_rows.KEEP_BYTES", 0)
     points = Points(drawn[0])
     assert Explorer([points]).near(0, 5, "crops") == whole
     assert points.vectors._whole is None
@@ -162,7 +162,9 @@ def test_neighbours_that_point_outside_the_file_are_left_out(tmp_path):
 )
 def test_filters_keep_the_rows_they_name(drawn, filters, id, wanted):
     path, frame = drawn
-    assert np.flatnonzero(scenes.passing(Points(path), id, filters)).tolist() == np.flatnonzero(wanted(frame)).tolist()
+    assert (
+        np.flatnonzero(map_data.passing(Points(path), id, filters)).tolist() == np.flatnonzero(wanted(frame)).tolist()
+    )
 
 
 def decoded(text: str, dtype: str) -> np.ndarray:
@@ -172,8 +174,8 @@ def decoded(text: str, dtype: str) -> np.ndarray:
 def test_a_scene_holds_every_point_once(drawn):
     path, frame = drawn
     points, rows = Points(path), np.arange(N)
-    legend, (groups,) = scenes.grouped([(points, rows)], "label")
-    drawn_scene = scenes.scene(points, rows, groups, np.arange(N, dtype=np.int32), legend, 2)
+    legend, (groups,) = map_data.grouped([(points, rows)], "label")
+    drawn_scene = map_data.scene(points, rows, groups, np.arange(N, dtype=np.int32), legend, 2)
     x = decoded(drawn_scene["x"], "f4")
     assert np.argsort(x).tolist() == np.argsort(frame["projection_x"].to_numpy()).tolist()
     assert (x.min(), x.max()) == (-1, 1)
@@ -186,8 +188,8 @@ def test_many_classes_are_grouped_as_other(tmp_path):
     names = [f"class {min(row // 2, 17):02d}" for row in range(N)]  # the last has six rows
     make(tmp_path / "m.parquet", class_1=names)
     points = Points(tmp_path / "m.parquet")
-    legend, (groups,) = scenes.grouped([(points, np.arange(N))], "label")
-    assert len(legend) == scenes.GROUPS
+    legend, (groups,) = map_data.grouped([(points, np.arange(N))], "label")
+    assert len(legend) == map_data.GROUPS
     assert legend[-1].name == "OTHER (4 more)"
     assert sum(one.count for one in legend) == N
     assert np.bincount(groups).tolist() == [one.count for one in legend]
@@ -195,7 +197,7 @@ def test_many_classes_are_grouped_as_other(tmp_path):
 
 
 def test_numbers_are_put_into_bins_and_what_has_none_stands_apart(drawn):
-    legend, (groups,) = scenes.grouped([(Points(drawn[0]), np.arange(N))], "margin")
+    legend, (groups,) = map_data.grouped([(Points(drawn[0]), np.arange(N))], "margin")
     assert legend[-1].name == "(none)"
     assert (groups[:20] == len(legend) - 1).all()
     assert (np.diff(groups[20:].astype(int)) >= 0).all()
@@ -203,20 +205,20 @@ def test_numbers_are_put_into_bins_and_what_has_none_stands_apart(drawn):
 
 
 def test_right_and_wrong_have_colour_and_symbol_of_their_own(drawn):
-    legend, _ = scenes.grouped([(Points(drawn[0]), np.arange(N))], "correct")
+    legend, _ = map_data.grouped([(Points(drawn[0]), np.arange(N))], "correct")
     assert {one.name: one.symbol for one in legend} == {"right": 0, "wrong": 5, "not scored": 6}
 
 
 def test_colours_stand_out_on_light_and_on_dark():
-    for color in (*scenes.RAMP, "#332288", "#88CCEE"):
-        for ground, behind in scenes.GROUND.items():
-            assert scenes.contrast(scenes.on(color, ground), behind) >= 3
-    assert scenes.contrast("#000000", "#ffffff") == pytest.approx(21)
+    for color in (*map_data.RAMP, "#332288", "#88CCEE"):
+        for ground, behind in map_data.GROUND.items():
+            assert map_data.contrast(map_data.on(color, ground), behind) >= 3
+    assert map_data.contrast("#000000", "#ffffff") == pytest.approx(21)
 
 
 def test_more_points_than_a_map_takes_are_sampled(drawn):
     points = Points(drawn[0])
-    rows = scenes.sampled(points, np.ones(N, bool), 12)
+    rows = map_data.sampled(points, np.ones(N, bool), 12)
     assert np.bincount(points.codes("label")[0][rows]).tolist() == [3, 3, 3, 3]
 
 

@@ -13,9 +13,9 @@ import pytest
 from test_view import DIM, LABELS, Colour, N, encoded, make
 
 import view
-from common import local_server
-from common.explorer import Explorer
-from common.points import Points
+from viewer import local_server
+from viewer.explorer import Explorer
+from viewer.parquet_rows import Points
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]

@@ -1,0 +1,115 @@
+"""The crops folder that crop.py writes: crops.csv, skipped.csv and the record by which an interrupted run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from common import files
+from common.annotations import Object, Skipped
+from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest
+from common.messages import UserError
+from cropping.padding import Padding, Region, number_text
+
+_ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of crops.csv."""
+
+    path: str
+    item: Object
+    region: Region
+    padding: Padding
+
+    def fields(self, levels: int) -> list[object]:
+        """Return the line's values in the order of FORMATS, with `levels` class columns."""
+        item, box, region = self.item, self.item.box, self.region
+        classes = [*item.classes, *[""] * (levels - len(item.classes))]
+        numbers = map(number_text, (box.left, box.top, box.width, box.height))
+        pixels = (region.left, region.top, region.width, region.height)
+        line = [self.path, item.split, item.sample_id, item.crop_id, *classes, *numbers, *pixels]
+        return [*line, self.padding, int(region.clipped)]
+
+
+@contextlib.contextmanager
+def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwrite: bool) -> Iterator[bool]:
+    """Hold the crops folder `root` for one run that will write `paths`; yields True when an earlier run has done it all.
+
+    `record` names the options and the input. Raises UserError when the folder is in use, holds files that are not of
+    crop.py, or has crops of another record, unless `overwrite`, which first removes what earlier runs wrote, and only that.
+    """
+    known = (root / RECORD).is_file()
+    if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
+        raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
+    with files.locked(root / LOCK):
+        listed = _listed(root) if known else []
+        if overwrite or (known and not any((root / path).exists() for path in listed)):  # or nothing would be lost
+            _clear(root, listed if known else paths)
+        same = files.claim(root / RECORD, record, overwrite=False)
+        finished = same and (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
+        if not finished:
+            files.sweep(root)
+            files.write_text(root / PLAN, "\0".join(paths))
+        yield finished
+        (root / PLAN).unlink(missing_ok=True)
+
+
+def _listed(root: Path) -> list[str]:
+    """Return the crops that earlier runs have written or, killed, may have."""
+    listed: list[str] = []
+    with contextlib.suppress(FileNotFoundError, UserError):
+        listed += _read_manifest(root).paths
+    with contextlib.suppress(FileNotFoundError):
+        listed += (root / PLAN).read_text(encoding="utf-8").split("\0")
+    return [path for path in listed if path and ".." not in path.split("/") and not path.startswith("/")]
+
+
+def _clear(root: Path, paths: Sequence[str]) -> None:
+    """Remove these crops and the folders they leave empty. The list outlives a kill, the record goes last."""
+    files.write_text(root / PLAN, "\0".join(paths))
+    for name in (MANIFEST, SKIPPED):
+        (root / name).unlink(missing_ok=True)
+    for path in paths:
+        (root / path).unlink(missing_ok=True)
+    for folder in sorted({above for path in paths for above in Path(path).parents[:-1]}, reverse=True):
+        with contextlib.suppress(OSError):  # holds something else
+            (root / folder).rmdir()
+    (root / RECORD).unlink(missing_ok=True)
+
+
+def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
+    """Write crops.csv and skipped.csv, each whole or not at all; crops.csv comes last: where it stands, the folder is complete."""
+    rows = list(rows)
+    levels = max((len(row.item.classes) for row in rows), default=1)
+    classes = [f"class_{level}" for level in range(levels)]
+    header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
+    header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
+    lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
+    _write_csv(root / SKIPPED, ["sample_id", "object_id", "reason"], lines)
+    _write_csv(root / MANIFEST, header, (row.fields(levels) for row in rows))
+
+
+def read_skipped(root: Path) -> list[Skipped]:
+    """Return the lines of skipped.csv, none where it is missing."""
+    try:
+        with open(root / SKIPPED, encoding="utf-8", newline="") as file:
+            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) == 3]
+    except FileNotFoundError:
+        return []
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with (
+        files.whole(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

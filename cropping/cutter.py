@@ -1,0 +1,220 @@
+"""Crops from annotated objects: planned, cut image by image at every padding, and accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from common import crops, files, images
+from common.annotations import Object, Skipped
+from common.messages import Unusable, UserError
+from cropping import crops_folder, resizing
+from cropping.image_folder import ImageFolder
+from cropping.padding import Padding, Region, place
+
+Size = tuple[int, int]  # (width, height) in pixels
+Image = tuple[str, "Size | None"]  # a file below the image folder, and the size it is declared to have when turned
+_JPEG_LIMIT = 65_500  # pixels a side, of libjpeg
+
+
+@dataclass(frozen=True)
+class Style:
+    """How crops are made, the same at every padding; the fields are named like the options of crop.py."""
+
+    post_padding_method: str = "resize"
+    target_w: int = 224
+    target_h: int = 224
+    fill: str = "white"
+    border: str = "clip"
+    exif: str = "auto"
+    image_format: str = "jpg"
+    jpeg_quality: int = 95
+    max_pixels: int = images.MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Crop:
+    """An object that can be cut: out of which file of the image folder, and to which path of the output folder."""
+
+    item: Object
+    file: str
+    path: str
+
+    @property
+    def image(self) -> Image:
+        return self.file, self.item.declared
+
+    def region(self, padding: Padding, size: Size, style: Style) -> Region:
+        """Return the pixels to cut from the image of `size`; raises Unusable where there are none."""
+        region = place(self.item.box, padding, size, border=style.border, max_pixels=style.max_pixels)
+        kept = style.post_padding_method == "none" and style.image_format == "jpg"
+        if kept and max(region.width, region.height) > _JPEG_LIMIT:
+            raise Unusable("crop too large for jpg")
+        return region
+
+
+def plan(found: Sequence[Object | Skipped], folder: ImageFolder, image_format: str) -> list[Crop | Skipped]:
+    """Return what becomes of every object, in their order, as far as it is known before an image is opened.
+
+    Raises UserError naming both when two objects would share a crop_id or a file.
+    """
+    planned: list[Crop | Skipped] = []
+    taken: dict[str, Object] = {}
+    for item in found:
+        if isinstance(item, Skipped):
+            planned.append(item)
+            continue
+        try:
+            split, label = safe_name(item.split, "split"), safe_name(item.classes[-1], "label")
+            name = safe_name(item.crop_id, "id", f".{image_format}")
+            crop = Crop(item, folder.find(item.image), f"{split}/{label}/{name}")
+        except Unusable as error:
+            planned.append(Skipped(item.sample_id, item.object_id, str(error)))
+            continue
+        other = taken.setdefault(name, item)
+        if other is not item:
+            raise UserError(
+                f"object {other.object_id!r} of image {other.sample_id!r} in {other.source} and object {item.object_id!r} "
+                f"of image {item.sample_id!r} in {item.source} would both be {name}; rename one of them"
+            )
+        planned.append(crop)
+    return planned
+
+
+def fingerprints(planned: Sequence[Crop | Skipped], folder: Path) -> dict[str, str]:
+    """Return hashes of the input: of what the annotations say, and of the image files' names, sizes and times of change."""
+    objects, stats = hashlib.sha256(), hashlib.sha256()
+    for crop in planned:
+        item = replace(crop.item, source="") if isinstance(crop, Crop) else crop
+        objects.update(repr((item, crop.path if isinstance(crop, Crop) else "")).encode("utf-8", "backslashreplace"))
+    for name in sorted({crop.file for crop in planned if isinstance(crop, Crop)}):
+        status = os.stat(folder / name)
+        stats.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return {"annotations": objects.hexdigest(), "images": stats.hexdigest()}
+
+
+def safe_name(text: str, kind: str, ending: str = "") -> str:
+    """Return `text` as a file or folder name, slashes as `__`. Raises Unusable where no name can be made of it."""
+    name = text.replace("/", "__") + ending
+    if not text.strip():
+        raise Unusable(f"empty {kind}")
+    if min(text) < " " or text == "." or ".." in text.split("/") or name in crops.RESERVED:
+        raise Unusable(f"unsafe {kind}")
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError:  # half a surrogate pair
+        raise Unusable(f"unsafe {kind}") from None
+    if length > 255:
+        raise Unusable(f"{kind} too long")
+    return name
+
+
+def cut_image(
+    path: Path, batch: Sequence[Crop], roots: Mapping[Path, Padding], style: Style, stop: threading.Event
+) -> tuple[Size, Counter[Path]]:
+    """Cut `batch` out of the image in `path` at each root's padding, decoding it once; ends early once `stop` is set.
+
+    Returns the image's size and the number of crops written to each root. Crops that are there already stay as they are;
+    an image whose crops are all there is not decoded. Raises ImageError when the image cannot be used.
+    """
+    declared = batch[0].item.declared
+    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared)
+    image = None
+    written: Counter[Path] = Counter()
+    for root, padding in roots.items():
+        for crop in batch:
+            target = root / crop.path
+            if stop.is_set() or target.exists():
+                continue
+            try:
+                region = crop.region(padding, encoded.size, style)
+            except Unusable:
+                continue
+            image = encoded.decode() if image is None else image
+            cut = resizing.cut(image, region, border=style.border)
+            cut = resizing.RESIZERS[style.post_padding_method](cut, (style.target_w, style.target_h), style.fill)
+            files.write_bytes(target, images.encode(cut, style.image_format, style.jpeg_quality), sync=False)
+            written[root] += 1
+    return encoded.size, written
+
+
+def outcome(
+    path: Path, batch: Sequence[Crop], roots: Mapping[Path, Padding], style: Style, stop: threading.Event
+) -> tuple[Size | str, Counter[Path]]:
+    """Like cut_image, but return the reason in place of the size when the image cannot be used."""
+    try:
+        return cut_image(path, batch, roots, style, stop)
+    except images.ImageError as error:
+        return str(error), Counter()
+
+
+def by_image(planned: Sequence[Crop | Skipped]) -> dict[Image, list[Crop]]:
+    """Return the crops of each image, in the order of the plan."""
+    batches: dict[Image, list[Crop]] = {}
+    for crop in planned:
+        if isinstance(crop, Crop):
+            batches.setdefault(crop.image, []).append(crop)
+    return batches
+
+
+def cut_all(
+    planned: Sequence[Crop | Skipped], folder: Path, roots: Mapping[Path, Padding], style: Style, workers: int
+) -> Generator[tuple[Image, Size | str, Counter[Path]], None, None]:
+    """Cut every planned crop on `workers` threads, an image at a time on each, and few of them started ahead.
+
+    Yields, as each image is done, the image, its size or the reason why it cannot be used, and the number of crops written to
+    each root. Interrupted or closed early, it stops its threads between two crops, but waits a second at most.
+    """
+    import cv2
+
+    cv2.setNumThreads(1)  # the threads are ours
+    stop = threading.Event()
+    started: deque[tuple[Image, Future[tuple[Size | str, Counter[Path]]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="cut")
+    patience = None  # seconds to wait for the threads that still work
+    try:
+        waiting = iter(by_image(planned).items())
+        while True:
+            for image, batch in waiting:
+                started.append((image, pool.submit(outcome, folder / image[0], batch, roots, style, stop)))
+                if len(started) > 4 * workers:
+                    break
+            if not started:
+                return
+            image, job = started[0]
+            size, written = job.result()
+            started.popleft()
+            yield image, size, written
+    except (KeyboardInterrupt, GeneratorExit):
+        patience = 1.0
+        raise
+    finally:
+        stop.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait([job for _, job in started if not job.cancelled()], timeout=patience)
+
+
+def settle(
+    planned: Sequence[Crop | Skipped], outcomes: Mapping[Image, Size | str], padding: Padding, style: Style
+) -> tuple[list[crops_folder.Row], list[Skipped]]:
+    """Return the lines of crops.csv and of skipped.csv at this padding: each object is in one of them."""
+    rows: list[crops_folder.Row] = []
+    skipped: list[Skipped] = []
+    for crop in planned:
+        if isinstance(crop, Skipped):
+            skipped.append(crop)
+            continue
+        size = outcomes[crop.image]
+        try:
+            if isinstance(size, str):
+                raise Unusable(size)
+            rows.append(crops_folder.Row(crop.path, crop.item, crop.region(padding, size, style), padding))
+        except Unusable as error:
+            skipped.append(Skipped(crop.item.sample_id, crop.item.object_id, str(error)))
+    return rows, skipped

@@ -1,0 +1,171 @@
+"""A model made ready to embed: pooling to one vector an image, precision, channels-last, compilation, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
+from backbones.models import build
+from backbones.weights import DEFAULT, RANDOM
+from common.messages import UsageError, UserError, warn
+from embedding.precision import DTYPES, MIN_COSINE, PROBE_COSINE, cosines, folded, lowered, multiplies_bf16
+
+
+class Embedder:
+    """embedder(batch) -> (n, dim) float32, from a batch of what `preprocess` returns: (n, height, width, 3) uint8.
+
+    Attributes: dim; preprocess (RGB uint8 of any size -> RGB uint8 (height, width, 3)); fingerprint; spec and options, with which
+    models.load makes the same again; device; precision (see PRECISIONS; "auto" is fp32 until settle()); compiled.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, spec: str, options: dict[str, Any], fingerprint: str, device: str, precision: str
+    ) -> None:
+        if not backbone.portable and precision not in ("auto", "fp32"):
+            raise UsageError(f"{spec} runs in the precision it was exported in; leave --precision away")
+        self.spec, self.options, self.fingerprint = spec, options, fingerprint
+        self.preprocess = backbone.preprocess
+        self.device = pick_device(device)
+        self._portable, self._fixed_batch = backbone.portable, backbone.fixed_batch
+        self._chunk: int | None = backbone.fixed_batch
+        self.settled = precision != "auto"
+        pooled = Pooled(backbone, options.get("layer"), options.get("pooling"), spec)
+        normalised = Normalised(pooled, backbone.preprocess).requires_grad_(False)
+        if backbone.portable:  # exported programs refuse it
+            normalised.eval()
+        self._plain: nn.Module = normalised.to(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self._exact: nn.Module = self._plain
+        self.use("fp32")
+        shape = (2, self.preprocess.height, self.preprocess.width, 3)
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        self.dim = int(self._first(noise).shape[1])
+        if backbone.portable:
+            self._plain = self._plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._exact = folded(self._plain, torch.from_numpy(noise).to(self.device))
+            self.use("fp32")
+        if precision not in ("auto", "fp32"):
+            self.use(precision)
+
+    def _first(self, batch: np.ndarray) -> np.ndarray:
+        try:
+            return self(batch)
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the model is the user's choice
+            reason = " ".join(str(error).split())[:160]
+            size = f"{self.preprocess.width} x {self.preprocess.height}"
+            raise UserError(f"{self.spec} cannot embed images of {size} pixels: {reason}") from None
+
+    def __call__(self, batch: np.ndarray | torch.Tensor) -> np.ndarray:
+        pixels = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
+        if not len(pixels):
+            return np.empty((0, self.dim), np.float32)
+        while True:
+            size = self._chunk or len(pixels)
+            try:
+                return np.concatenate([self._forward(part) for part in pixels.split(size)])
+            except torch.OutOfMemoryError:
+                if size == 1 or self._fixed_batch:
+                    raise UserError("the device has too little memory for this model; try --device cpu") from None
+                self._chunk = (min(size, len(pixels)) + 1) // 2
+                torch.cuda.empty_cache()
+                warn(f"out of device memory: going on with batches of {self._chunk} images")
+
+    def _forward(self, pixels: torch.Tensor) -> np.ndarray:
+        n = len(pixels)
+        if self._fixed_batch and n < self._fixed_batch:
+            pixels = torch.cat([pixels, pixels[-1:].expand(self._fixed_batch - n, -1, -1, -1)])
+        dtype = DTYPES[self.precision]
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return self._run(pixels.to(self.device)).float().cpu().numpy()[:n]
+
+    def use(self, precision: str) -> None:
+        """Compute in this precision from now on, not compiled."""
+        self.precision, self.compiled = precision, False
+        # Folded normalisations would put their fp32 offsets into rounded biases, an error that mixed precision is there to avoid.
+        source = self._plain if precision == "mixed" else self._exact
+        self._module = source if precision == "fp32" else lowered(source, precision, self.device.type)
+        self._run: Callable[[torch.Tensor], torch.Tensor] = self._module
+
+    def settle(self, pixels: np.ndarray, known: str | None = None) -> None:
+        """Under precision "auto", choose the fastest precision whose rows for `pixels` stay close to fp32's.
+
+        They are compared on the (n, height, width, 3) uint8 images given; with none, or on hardware without bfloat16, fp32 stays.
+        `known` is the precision of the sets that this one will be compared with: it is taken if it is close enough, else fp32.
+        """
+        if self.settled or not len(pixels):
+            return
+        self.settled = True
+        if not (self._portable and multiplies_bf16(self.device)):
+            return
+        self.use("fp32")  # an earlier set may have been finished in another precision
+        exact = self(pixels)
+        for precision in ("bf16", "mixed"):
+            if known not in (None, precision):
+                continue
+            try:
+                self.use(precision)
+                if cosines(self(pixels), exact).min() >= PROBE_COSINE:
+                    return
+            except (RuntimeError, TypeError, AttributeError):  # a model that cannot be copied, or insists on fp32
+                continue
+        self.use("fp32")
+
+    def compile(self, pixels: np.ndarray) -> float | None:
+        """Compile for batches of this shape; returns the seconds it took, or None where it cannot be done (and says why)."""
+        if not self._portable or self._chunk:
+            return None
+        plain, started = self(pixels), time.perf_counter()
+        # That no CUDA runtime is found is no news here.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        try:
+            self._run = torch.compile(self._module, dynamic=False)
+            close = cosines(self(pixels), plain).min() >= MIN_COSINE
+            reason = "" if close else "its results differ"
+        except Exception as error:  # no compiler, no Python headers, a model it cannot trace …
+            reason = " ".join(str(error).split())[:160]
+        if reason:
+            self._run = self._module
+            warn(f"going on without torch.compile: {reason}")
+            return None
+        self.compiled = True
+        return time.perf_counter() - started
+
+
+def load(
+    spec: str | Path = DEFAULT,
+    *,
+    weights: str | Path | None = None,
+    layer: str | None = None,
+    pooling: str | None = None,
+    resize_mode: str = "squash",
+    device: str = "auto",
+    precision: str = "auto",
+) -> Embedder:
+    """Return the embedder that `spec` stands for (see this module's table).
+
+    weights: a state dict (safetensors, or a torch file without code), or "random" for untrained ones. layer: the inner module whose
+    output is taken. pooling: "cls" or "mean" for outputs of tokens; else the model's own. resize_mode: squash, letterbox or
+    model. precision: auto, fp32, mixed, bf16 or fp16 (see embedder.py). Raises UserError or UsageError in one sentence.
+    """
+
+    spec = str(spec)
+    backbone = build(spec, weights=weights, pooling=None if layer else pooling)
+    preprocess = dataclasses.replace(backbone.preprocess, resize_mode=resize_mode)
+    backbone = dataclasses.replace(backbone, preprocess=preprocess)
+    options = {"layer": layer, "pooling": pooling, "resize_mode": resize_mode}
+    identified = fingerprint(backbone, options)
+    if weights is not None:
+        options["weights"] = RANDOM if weights == RANDOM else str(Path(weights).resolve())
+    kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
+    spec = f"{kind}{Path(name).resolve()}" if Path(name).exists() and name != DEFAULT else spec
+    return Embedder(backbone, spec=spec, options=options, fingerprint=identified, device=device, precision=precision)

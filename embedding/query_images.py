@@ -1,0 +1,86 @@
+"""Images that a user asks about, embedded by the very model that made the vectors they are compared with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common.images import EXTENSIONS
+from common.messages import UserError, progress, warn
+
+if TYPE_CHECKING:
+    from embedding.embedder import Embedder
+
+
+def find(paths: Sequence[Path | str]) -> list[Path]:
+    """Return the files named, and for folders the images in and below them, each once. Raises UserError for what is not there."""
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [
+                Path(folder, name)
+                for folder, folders, names in sorted(os.walk(path))
+                for name in sorted(names)
+                if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+            ]
+            if not inside:
+                raise UserError(f"{path}: no images in this folder; they end in {' '.join(EXTENSIONS)}")
+            found |= dict.fromkeys(inside)
+        elif path.exists():
+            found[path] = None
+        else:
+            raise UserError(f"{path}: no such image; check the path")
+    return list(found)
+
+
+def recorded_model(model: Mapping[str, Any], source: str, *, spec: str | None = None, device: str = "auto") -> Embedder:
+    """Return the model that made the vectors of `source`, whose meta fields `model` are; `spec`: where it has moved to.
+
+    Raises UserError when the model is unknown, or is another one than that by its fingerprint.
+    """
+    from embedding.embedder import load as load_model
+
+    if spec is None and not model.get("model"):
+        raise UserError(f"{source} does not say which model made it; name it with --model")
+    options = {key: value for key, value in dict(model.get("model_options") or {}).items() if value is not None}
+    if spec is not None:
+        options.pop("weights", None)
+    resize_mode = dict(model.get("preprocess") or {}).get("resize_mode", "squash")
+    embedder = load_model(
+        spec or model["model"], **{"resize_mode": resize_mode, **options}, device=device, precision="fp32"
+    )
+    if model.get("fingerprint") and embedder.fingerprint != model["fingerprint"]:
+        raise UserError(
+            f"{source} was made with {model.get('model')} of fingerprint {model['fingerprint'][:12]}, and {spec or model['model']} "
+            f"has {embedder.fingerprint[:12]}; name the model that made it with --model, or extract and build anew"
+        )
+    return embedder
+
+
+def embed(
+    paths: Sequence[Path], embedder: Embedder, *, batch_size: int = 64, workers: int | None = None
+) -> tuple[np.ndarray, list[Path]]:
+    """Return the vectors (n, dim) float32 and the images they are of; those that cannot be read are named on stderr and left out.
+
+    Raises UserError when none can be read.
+    """
+    from embedding import extraction
+
+    vectors, fine = [], []
+    with progress(total=len(paths), desc="embedding", unit="image") as bar:
+        batches = extraction.embed(
+            paths, embedder, batch_size=min(batch_size, len(paths)), workers=workers or os.cpu_count() or 1
+        )
+        for batch in batches:
+            vectors.append(batch.vectors)
+            fine += [paths[row] for row, sound in zip(batch.rows, batch.fine, strict=True) if sound]
+            for row, reason in batch.skipped:
+                warn(f"{paths[row]}: {reason}; left out")
+            bar.update(len(batch.rows))
+    if not fine:
+        raise UserError(f"{paths[0]}: none of the {len(paths)} images can be used; check the files")
+    return np.concatenate(vectors), fine

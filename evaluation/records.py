@@ -1,0 +1,98 @@
+"""A combination of sets, its decisions, their totals per image and class, and what a decision costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation import metrics
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """One row per decision, a view under `stack`, else a crop; arrays (n,) unless said otherwise.
+
+    view: index of the query set a row comes from; row: its row there. crop, image, label: int codes of the Evaluator.
+    nearest: label of the nearest neighbour; voted: label that the k neighbours vote for; -1 is none. similarities (n, depth)
+    float32 and neighbours (n, depth) int64, rows of the references in the order of their sets, -1 where there are fewer.
+    """
+
+    view: np.ndarray
+    row: np.ndarray
+    crop: np.ndarray
+    image: np.ndarray
+    label: np.ndarray
+    nearest: np.ndarray
+    voted: np.ndarray
+    similarities: np.ndarray
+    neighbours: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Totals of decisions, which add up.
+
+    n, n_unknown: decisions, and those whose label no reference has. right (2,): by the nearest neighbour, by the vote of k.
+    recalled (3,): decisions with their label among the first 1, 5, 10. image_right (2, n_image), image_size (n_image,): right and
+    all decisions per source image. matched_right (n_image,): right votes on crops that every query set holds. class_* (n_class,).
+    """
+
+    n: int
+    n_unknown: int
+    right: np.ndarray
+    recalled: np.ndarray
+    image_right: np.ndarray
+    image_size: np.ndarray
+    matched_right: np.ndarray
+    class_right: np.ndarray
+    class_predicted: np.ndarray
+    class_size: np.ndarray
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy@1, in 0..1."""
+        return float(self.right[0] / self.n)
+
+    @property
+    def vote_accuracy(self) -> float:
+        """Accuracy of the vote of k; equals Accuracy@1 for k = 1."""
+        return float(self.right[1] / self.n)
+
+    @property
+    def scores(self) -> metrics.ClassScores:
+        return metrics.class_scores(self.class_right, self.class_predicted, self.class_size)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one decision costs: forward passes of the model, rows in the gallery, multiply-adds of the similarities."""
+
+    forward_passes: int
+    gallery_rows: int
+    operations: int
+
+
+@dataclass(frozen=True)
+class Combination:
+    """IDs merged as references, and IDs merged as queries."""
+
+    reference_ids: tuple[str, ...]
+    query_ids: tuple[str, ...]
+
+    @property
+    def matched(self) -> bool:
+        return self.reference_ids == self.query_ids
+
+    @property
+    def is_pair(self) -> bool:
+        return len(self.reference_ids) == len(self.query_ids) == 1
+
+    def __str__(self) -> str:
+        return f"{'+'.join(self.reference_ids)}/{'+'.join(self.query_ids)}"
