@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, knn, messages
 from evaluation.options import add_evaluation_options
 
 METHODS = ("pca", "tsne", "umap")
@@ -93,11 +93,11 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
     """Print the mean cosine within and between classes of the merged references and draw it class by class."""
     import numpy as np
 
-    from evaluation import fusion, metrics
+    from evaluation import metrics
     from plots import maps
 
     sets = [evaluator.references[r] for r in ids]
-    vectors = np.concatenate([fusion.unit(one.vectors) for one in sets])
+    vectors = np.concatenate([knn.unit(one.vectors) for one in sets])
     labels = np.concatenate([evaluator.reference_label[r] for r in ids])
     present, codes = np.unique(labels, return_inverse=True)
     result = metrics.similarity(vectors, codes, len(present))

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, messages
+from common import cli, knn, messages
 
 if TYPE_CHECKING:
     from common.crops import Manifest
@@ -74,7 +74,7 @@ def extract(
                 bar.update(first)
                 for batch in embed(images, **options, first_batch=rows.batches, pace=pace):
                     vectors = batch.vectors
-                    rows.append(extraction.unit(vectors) if args.normalize else vectors, batch.skipped)
+                    rows.append(knn.unit(vectors) if args.normalize else vectors, batch.skipped)
                     done = batch.rows.stop
                     bar.update(len(batch.rows))
         except KeyboardInterrupt:

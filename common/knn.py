@@ -258,6 +258,17 @@ def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:
     return similarities[:, :k].contiguous().numpy(), indices.gather(1, order[:, :k]).numpy()
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return (n, dim) float32: the rows of `vectors` scaled to unit length; a zero row stays zero.
+
+    The length is taken in float64, so that the squares of no float32 row overflow.
+    """
+    rows = np.asarray(vectors)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
+    directions = np.empty(rows.shape, np.float32)
+    return np.divide(rows, np.where(lengths == 0, 1, lengths), out=directions, casting="same_kind")
+
+
 def vote(similarities: np.ndarray, labels: np.ndarray, weights: str = "uniform") -> np.ndarray:
     """Return the label code (n_query,) that the neighbours' labels (n_query, k) elect; -1 (no neighbour) casts no vote.
 

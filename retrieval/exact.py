@@ -83,7 +83,7 @@ class NpzGallery:
         A product of float32 rows with the query, divided by their norms, is off by at most dim 2^-23 plus a few roundings from
         knn's score (its module says why). So all rows within twice that of the k-th best are candidates, and knn scores them.
         """
-        unit = (query[0] / np.linalg.norm(query[0].astype(np.float64))).astype(np.float32)
+        unit = knn.unit(query)[0]
         error = self.dim * 2.0**-22 + 2.0**-20
         inverse = self._norms()
         best: np.ndarray = np.empty(0, np.float32)

@@ -51,11 +51,11 @@ def search_params(index_type: str, index_params: Mapping[str, int], k: int) -> d
 def prepared(vectors: np.ndarray, about: Mapping[str, Any], directions: np.ndarray | None) -> np.ndarray:
     """Return the vectors as the index holds them: unit length for COSINE and where a PCA was fitted, then projected."""
     if about["metric"] == "COSINE" or directions is not None:
-        vectors = unit(np.asarray(vectors))
+        vectors = knn.unit(vectors)
     if directions is None:
         return np.asarray(vectors, np.float32)
     vectors = vectors @ directions.T
-    return unit(vectors) if about["metric"] == "COSINE" else vectors
+    return knn.unit(vectors) if about["metric"] == "COSINE" else vectors
 
 
 def version_of(shards: Sequence[EmbeddingSet]) -> str:
@@ -288,7 +288,7 @@ def principal(sets: Sequence[EmbeddingSet], n: int, *, seed: int = 0, rows: int 
     for one in sets:
         mine = chosen[(chosen >= start) & (chosen < start + len(one))] - start
         for at in range(0, len(mine), 8192):
-            part = unit(one.vectors[mine[at : at + 8192]]).astype(np.float64)
+            part = knn.unit(one.vectors[mine[at : at + 8192]]).astype(np.float64)
             moments += part.T @ part
         start += len(one)
     directions = np.linalg.eigh(moments)[1][:, ::-1][:, :n].T
@@ -305,11 +305,6 @@ def pca_recall(sets: Sequence[EmbeddingSet], directions: np.ndarray, *, k: int =
         return 1.0
     own = np.arange(len(reference))
     some = own[:: max(1, len(own) // 200)][:200]
-    short = unit(reference) @ directions.T
+    short = knn.unit(reference) @ directions.T
     both = [knn.search_excluding(of[some], of, k, some, own)[1] for of in (reference, short)]
     return float(np.mean([len(np.intersect1d(true, found)) / k for true, found in zip(*both, strict=True)]))
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 rows of length 1."""
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)

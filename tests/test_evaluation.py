@@ -11,6 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from test_embeddings import make
 
 from combinations.search import enumerate_combinations, greedy
+from common import knn
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
 from evaluation import fusion, per_query
@@ -56,8 +57,8 @@ def sides():
 
 def nearest_by_faiss(query: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
     index = faiss.IndexFlatIP(reference.shape[1])
-    index.add(fusion.unit(reference))
-    return index.search(fusion.unit(query), k)[1]
+    index.add(knn.unit(reference))
+    return index.search(knn.unit(query), k)[1]
 
 
 def brute(refs, queries, mode: str) -> float:
@@ -76,7 +77,7 @@ def brute(refs, queries, mode: str) -> float:
     if mode == "vote":
         vectors, names = np.concatenate([r.vectors for r in refs]), np.concatenate([labels(r) for r in refs])
         right = 0
-        similarity = [fusion.unit(q.vectors) @ fusion.unit(vectors).T for q in queries]
+        similarity = [knn.unit(q.vectors) @ knn.unit(vectors).T for q in queries]
         for at in range(len(shared)):
             views = [similarity[v][rows[v][at]] for v in range(len(queries))]
             ballots = [names[view.argmax()] for view in views]
@@ -86,8 +87,8 @@ def brute(refs, queries, mode: str) -> float:
         return right / len(shared)
     both_r = sorted(set.intersection(*(set(r.crop_ids) for r in refs)))
     rows_r = [[list(r.crop_ids).index(crop) for crop in both_r] for r in refs]
-    parts_q = [fusion.unit(q.vectors)[row] for q, row in zip(queries, rows, strict=True)]
-    parts_r = [fusion.unit(r.vectors)[row] for r, row in zip(refs, rows_r, strict=True)]
+    parts_q = [knn.unit(q.vectors)[row] for q, row in zip(queries, rows, strict=True)]
+    parts_r = [knn.unit(r.vectors)[row] for r, row in zip(refs, rows_r, strict=True)]
     merge = (lambda parts: np.mean(parts, axis=0)) if mode == "mean" else (lambda parts: np.concatenate(parts, axis=1))
     found = nearest_by_faiss(merge(parts_q), merge(parts_r), 1)[:, 0]
     return float((labels(refs[0])[np.array(rows_r[0])[found]] == actual).mean())
@@ -113,12 +114,14 @@ def test_the_vote_of_k_equals_scikit_learn(sides, k, weights):
     references, queries = sides
     evaluator = Evaluator(references, queries, k=k, vote_weights=weights)
     tally = evaluator.tally(evaluator.decide(Combination(("0", "20"), ("10",))), ("0", "20"))
-    vectors = fusion.unit(np.concatenate([references[0].vectors, references[2].vectors]))
+    vectors = knn.unit(np.concatenate([references[0].vectors, references[2].vectors]))
     names = np.concatenate([references[0].label(), references[2].label()])
-    query, actual = fusion.unit(queries[1].vectors), queries[1].label()
+    query, actual = knn.unit(queries[1].vectors), queries[1].label()
     if weights == "similarity":
-        knn = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07))
-        assert tally.vote_accuracy == pytest.approx((knn.fit(vectors, names).predict(query) == actual).mean())
+        classifier = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+        )
+        assert tally.vote_accuracy == pytest.approx((classifier.fit(vectors, names).predict(query) == actual).mean())
         return
     hits = 0
     for at, row in enumerate(query @ vectors.T):
@@ -164,7 +167,7 @@ def test_exclusion_equals_masking(exclude, mode):
     else:
         merged = fusion.mean([sets[0], sets[2]])
         vectors, crops, samples, names = merged.vectors, merged.crop_ids, merged.sample_ids, merged.label()
-    similarity = fusion.unit(sets[1].vectors) @ fusion.unit(vectors).T
+    similarity = knn.unit(sets[1].vectors) @ knn.unit(vectors).T
     same = sets[1].crop_ids[:, None] == crops if exclude == "self" else sets[1].sample_ids[:, None] == samples
     assert same.any(axis=1).all()
     similarity[same] = -np.inf
@@ -187,7 +190,7 @@ def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
         query = evaluator.queries["10"]
         refs = [evaluator.references[r] for r in ("0", "20")]
         names, samples = np.concatenate([r.label() for r in refs]), np.concatenate([r.sample_ids for r in refs])
-        similarity = fusion.unit(query.vectors) @ fusion.unit(np.concatenate([r.vectors for r in refs])).T
+        similarity = knn.unit(query.vectors) @ knn.unit(np.concatenate([r.vectors for r in refs])).T
         if exclude == "sample":
             similarity[query.sample_ids[:, None] == samples] = -np.inf
         scores, margins = [], []

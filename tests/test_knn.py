@@ -412,3 +412,11 @@ def test_cuda_gives_the_same_result():
     query, reference = clustered(np.random.default_rng(4))
     for one, other in zip(*(knn.search(query, reference, 20, device=d) for d in ("cpu", "cuda")), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_unit_survives_lengths_that_overflow_float32_and_keeps_zero_rows():
+    rows = np.array([[3e30, 4e30], [3e-30, 4e-30], [0, 0]], np.float32)
+    unit = knn.unit(rows)
+    np.testing.assert_allclose(unit, [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)
+    assert unit.dtype == np.float32
+    np.testing.assert_array_equal(rows[2], 0)
