@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
     add("--plot", type=Path, metavar="FILE.png", help="draw the images with their labels (the first 60)")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
-    add("--workers", type=cli.whole(1, 1024), default=os.cpu_count() or 1, metavar="N", help="decoding threads")
+    add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     return parser
 

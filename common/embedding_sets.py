@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from common.blocks import Blocks, release
+from common.cli import cores
 from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
-from common.labels import natural
+from common.labels import natural, same_split
 from common.messages import UserError, note, warn
 
 PIECE = 1 << 16  # rows
@@ -78,9 +78,7 @@ def read_shards(
     groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
     named = expand(specs)
     read = partial(load, key=key, company_name=company_name, drop_invalid=drop_invalid)
-    with ThreadPoolExecutor(
-        os.cpu_count()
-    ) as pool:  # checking every byte takes time, and other threads can go on meanwhile
+    with ThreadPoolExecutor(cores()) as pool:  # the checksum of every byte is computed without the interpreter's lock
         loaded = list(pool.map(read, [path for _, path in named]))
     for (name, path), one in zip(named, loaded, strict=True):
         one = one.renamed(id=name, named=True) if name else one
@@ -126,8 +124,8 @@ def read_sides(
         same = tuple(map(str, specs))
         if same not in read:
             read[same] = read_sets(same, key=key, company_name=company_name, drop_invalid=drop_invalid)
-        kept = [one for one in read[same] if one.split in ("", split)]
-        left = [one for one in read[same] if one.split not in ("", split)]
+        kept = [one for one in read[same] if not one.split or same_split(one.split, split)]
+        left = [one for one in read[same] if one not in kept]
         if left:
             names = ", ".join(Path(one.source).name for one in left)
             note(f"{option}: not of split {split!r}, left out: {names}")
