@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -150,6 +151,34 @@ def read_sides(
                 f"{shared[0]} is both reference and query, and names no split; if that is meant, name it twice: id=path"
             )
     return chosen
+
+
+class Vectors(Protocol):
+    """What `require_one_model` compares: an embedding set, or an index of vectors. `model` is as in `EmbeddingSet`."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def model(self) -> dict[str, Any]: ...
+
+
+def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserError] = UserError) -> dict[str, Any]:
+    """Return MODEL_FIELDS of the model that made all these vectors, {} where no set tells it.
+
+    Raises `error` when two sets differ in dimension, or in fingerprint where both have one; `what`, the remedy, ends its sentence.
+    """
+    first = next((vectors for vectors in sets if vectors.model.get("fingerprint")), sets[0])
+    for other in sets:
+        fingerprint = other.model.get("fingerprint")
+        if other.dim == first.dim and (not fingerprint or fingerprint == first.model["fingerprint"]):
+            continue
+        both = [
+            f"{one.source} ({one.model.get('model', 'unknown model')}, {one.dim} dimensions)" for one in (first, other)
+        ]
+        raise error(f"{' and '.join(both)} come from different models or preprocessing; {what}")
+    return first.model
 
 
 def _labelled(one: EmbeddingSet, label_level: int | None) -> EmbeddingSet:

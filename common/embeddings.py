@@ -17,15 +17,8 @@ from common.blocks import Blocks, release
 from common.labels import SPLIT_NAMES, label_paths
 from common.messages import UserError, warn
 
-MODEL_FIELDS = (
-    "model",
-    "model_options",
-    "fingerprint",
-    "preprocess",
-    "normalized",
-)  # of meta: which model made vectors
-
-
+# The fields of meta that say which model made the vectors.
+MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "normalized")
 FORMAT_VERSION = 1
 SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
@@ -66,6 +59,11 @@ class EmbeddingSet:
     @property
     def fingerprint(self) -> str:
         return str(self.meta.get("fingerprint") or "")
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """MODEL_FIELDS of the model that made the vectors, as far as the file tells them."""
+        return {name: self.meta[name] for name in MODEL_FIELDS if name in self.meta}
 
     @property
     def dim(self) -> int:

@@ -15,9 +15,10 @@ import numpy as np
 
 from common import knn
 from common.blocks import Blocks
+from common.embedding_sets import require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
-from retrieval.items import Item, Items, one_model
+from retrieval.items import Item, Items
 from retrieval.milvus import INDEX_PARAMS, Store
 
 FORMAT = 1
@@ -99,7 +100,7 @@ def build(
     go last. Raises UserError when the index was made with another model or other options, unless `overwrite`.
     """
     sets = [one for group in groups for one in group]
-    model, n = one_model(sets), sum(map(len, sets))
+    model, n = require_one_model(sets, what="search sets of one model"), sum(map(len, sets))
     known = None if overwrite else store.about(name)
     directions = None
     recall = None

@@ -331,7 +331,6 @@ def test_memory_does_not_grow_with_the_references(root):
     code = """
 import re
 import numpy as np
-from common import coarse as coarse_scores
 from common import knn
 rows = np.random.default_rng(0).standard_normal((16384, 64), dtype=np.float32)
 for shards in (2, 4, 40):
