@@ -16,9 +16,8 @@ METHODS = ("pca", "tsne", "umap")
 N_NEIGHBORS = 15  # of each point in UMAP's graph, itself among them, as umap-learn has it
 WIDE = 4096  # numbers a row; above it, and above the number of rows, no covariance matrix is made
 _CHUNK = 1 << 24  # numbers taken into memory at a time
-_TSNE_INPUT = (
-    50  # principal components given to t-SNE (van der Maaten & Hinton, JMLR 2008, section 4.2: 30; scikit-learn: 50)
-)
+# Principal components given to t-SNE (van der Maaten & Hinton, JMLR 2008, section 4.2: 30; scikit-learn: 50).
+_TSNE_INPUT = 50
 
 
 def project(
@@ -96,10 +95,13 @@ def _tsne(vectors: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
     spread = float(start[:, 0].std())
     if spread == 0:  # all rows are equal: there is nothing to lay out
         return np.zeros((n, dimensions), np.float32)
+    # n / 48 is scikit-learn's own "auto" (Belkina et al. 2019) without its floor of 50: with it, a few dozen rows in three
+    # dimensions fly apart in the early exaggeration, and rounding alone decides where they land.
     layout = TSNE(
         dimensions,
         perplexity=min(30, (n - 1) / 3),
         init=start[:, :dimensions] / spread * 1e-4,
+        learning_rate=max(n / 48, min(10, n / 6)),
         random_state=seed,
     )
     with threadpool_limits(1 if n < 2000 else None):  # a thousand short steps: threads would mostly wait for each other
