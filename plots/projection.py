@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from common import knn
+
 METHODS = ("pca", "tsne", "umap")
 N_NEIGHBORS = 15  # of each point in UMAP's graph, itself among them, as umap-learn has it
 WIDE = 4096  # numbers a row; above it, and above the number of rows, no covariance matrix is made
@@ -47,8 +49,6 @@ def nearest(blocks: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarra
 
     `blocks` are the rows in order, (n_i, dim) each; row numbers count through all of them. k < n.
     """
-    from common import knn
-
     similarities, indices = knn.search_self(list(blocks), k)
     return indices, np.clip(1 - similarities.astype(np.float64), 0, 2)
 
@@ -151,11 +151,8 @@ def _unit_rows(vectors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     step = max(1, _CHUNK // max(1, dim))
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
-        rows = np.array(vectors[part], dtype=np.float32)
-        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
-        if not np.isfinite(lengths).all():
-            raise ValueError(
-                f"row {start + int(np.flatnonzero(~np.isfinite(lengths))[0])} has a value that is not finite"
-            )
-        rows /= np.where(lengths == 0, 1, lengths).astype(np.float32)
-        yield part, rows
+        rows = np.asarray(vectors[part], dtype=np.float32)
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"row {start + int(finite.argmin())} has a value that is not finite")
+        yield part, knn.unit(rows)

@@ -10,6 +10,7 @@ from builders import IDS, brute, make, nearest_by_faiss, study
 from sklearn.neighbors import KNeighborsClassifier
 
 from combinations.search import enumerate_combinations, greedy
+from common import knn
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
 from evaluation import fusion, per_query
@@ -43,12 +44,14 @@ def test_the_vote_of_k_equals_scikit_learn(sides, k, weights):
     references, queries = sides
     evaluator = Evaluator(references, queries, k=k, vote_weights=weights)
     tally = evaluator.tally(evaluator.decide(Combination(("0", "20"), ("10",))), ("0", "20"))
-    vectors = fusion.unit(np.concatenate([references[0].vectors, references[2].vectors]))
+    vectors = knn.unit(np.concatenate([references[0].vectors, references[2].vectors]))
     names = np.concatenate([references[0].label(), references[2].label()])
-    query, actual = fusion.unit(queries[1].vectors), queries[1].label()
+    query, actual = knn.unit(queries[1].vectors), queries[1].label()
     if weights == "similarity":
-        knn = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07))
-        assert tally.vote_accuracy == pytest.approx((knn.fit(vectors, names).predict(query) == actual).mean())
+        classifier = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+        )
+        assert tally.vote_accuracy == pytest.approx((classifier.fit(vectors, names).predict(query) == actual).mean())
         return
     hits = 0
     for at, row in enumerate(query @ vectors.T):
@@ -94,7 +97,7 @@ def test_exclusion_equals_masking(exclude, mode):
     else:
         merged = fusion.mean([sets[0], sets[2]])
         vectors, crops, samples, names = merged.vectors, merged.crop_ids, merged.sample_ids, merged.label()
-    similarity = fusion.unit(sets[1].vectors) @ fusion.unit(vectors).T
+    similarity = knn.unit(sets[1].vectors) @ knn.unit(vectors).T
     same = sets[1].crop_ids[:, None] == crops if exclude == "self" else sets[1].sample_ids[:, None] == samples
     assert same.any(axis=1).all()
     similarity[same] = -np.inf
@@ -117,7 +120,7 @@ def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
         query = evaluator.queries["10"]
         refs = [evaluator.references[r] for r in ("0", "20")]
         names, samples = np.concatenate([r.label() for r in refs]), np.concatenate([r.sample_ids for r in refs])
-        similarity = fusion.unit(query.vectors) @ fusion.unit(np.concatenate([r.vectors for r in refs])).T
+        similarity = knn.unit(query.vectors) @ knn.unit(np.concatenate([r.vectors for r in refs])).T
         if exclude == "sample":
             similarity[query.sample_ids[:, None] == samples] = -np.inf
         scores, margins = [], []
