@@ -31,7 +31,8 @@ PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
     *("evaluation/per_query.py", "evaluation/records.py", "training/calibration.py"),
-    *("uncertainty/intervals.py", "uncertainty/comparisons.py"),
+    *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
+    *("uncertainty/scores.py", "uncertainty/datasets.py"),
 )  # touch no disk, print nothing
 HEAVY = (
     "torch",
