@@ -32,7 +32,7 @@ PURE = (
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
     *("evaluation/per_query.py", "evaluation/records.py", "training/calibration.py"),
     *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
-    *("uncertainty/scores.py", "uncertainty/datasets.py"),
+    *("uncertainty/scores.py", "uncertainty/datasets.py", "uncertainty/power.py", "uncertainty/sign_flips.py"),
 )  # touch no disk, print nothing
 HEAVY = (
     "torch",

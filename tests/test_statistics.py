@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from uncertainty import comparisons, intervals
+from uncertainty import comparisons, intervals, sign_flips
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_blocks_do_not_change_results(monkeypatch):
     size = rng.integers(1, 20, 70)
     difference = rng.binomial(size, 0.8, (9, 70)) - rng.binomial(size, 0.75, 70)
     whole = comparisons.paired_comparison(difference, size, chosen_from=[2], flips=500, seed=3)
-    monkeypatch.setattr(comparisons, "BLOCK", 700)
+    monkeypatch.setattr(sign_flips, "BLOCK", 700)
     monkeypatch.setattr(intervals, "BLOCK", 700)
     pieces = comparisons.paired_comparison(difference, size, chosen_from=[2], flips=500, seed=3)
     for field in ("difference", "low", "high", "p"):

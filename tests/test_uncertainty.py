@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from uncertainty import comparisons, datasets, intervals, references, scores, winner
+from uncertainty import comparisons, datasets, intervals, power, references, scores, winner
 
 
 def test_one_sided_p_by_hand_and_hopeless_rows_pay_nothing():
@@ -50,9 +50,30 @@ def test_to_beat_the_best_pair_is_to_beat_each_pair():
 
 
 def test_smallest_p_and_packed_share_by_hand():
-    assert comparisons.smallest_p([[1, -1, 2, 0, 0, -1, 3]]) == 2 / 32  # five photos differ
-    assert comparisons.smallest_p(np.zeros((3, 4))) == 1
-    assert comparisons.packed_share([[4, -1, 0, 1], [0, 0, 0, 0]]).tolist() == [4 / 6, 0]
+    assert power.smallest_p([[1, -1, 2, 0, 0, -1, 3]]) == 2 / 32  # five photos differ
+    assert power.smallest_p(np.zeros((3, 4))) == 1
+    assert power.packed_share([[4, -1, 0, 1], [0, 0, 0, 0]]).tolist() == [4 / 6, 0]
+
+
+def test_packed_errors_against_scattered_ones_are_no_finding():
+    """Twenty photos of ten crops at accuracy 0.95: one side's wrong crops share a photo, which sign flips take for rare luck."""
+    rng = np.random.default_rng(8)
+    size = np.full(20, 10)
+    change = 10 * (rng.random((300, 20)) < 0.95) - rng.binomial(10, 0.95, (300, 20))
+    flips = [comparisons.sign_flip_p(one, flips=499) for one in change]
+    p = [comparisons.paired_comparison(one[None], size, flips=499).p[0] for one in change]
+    assert np.mean(np.array(flips) <= 0.05) > 0.2
+    assert np.mean(np.array(p) <= 0.05) <= 0.05
+    assert (np.array(p) >= flips).all()
+
+
+def test_no_p_says_more_than_its_interval():
+    rng = np.random.default_rng(9)
+    size = np.full(12, 8)
+    for _ in range(20):
+        one = comparisons.paired_comparison(rng.integers(-1, 3, (1, 12)), size)
+        apart = one.low[0] > 0 or one.high[0] < 0
+        assert apart or one.p[0] >= 0.05
 
 
 def test_no_combination_gains_more_than_the_limit():
@@ -62,11 +83,11 @@ def test_no_combination_gains_more_than_the_limit():
     for _ in range(150):
         size = rng.integers(1, 12, 40)
         right = rng.binomial(size, 0.8, (31, 40))
-        limits = comparisons.simultaneous_upper_limits(right[1:] - right[0], size, flips=400)
+        limits = power.simultaneous_upper_limits(right[1:] - right[0], size, flips=400)
         held.append((limits >= 0).all())
     assert np.mean(held) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 150)
-    one = comparisons.simultaneous_upper_limits(right[1:2] - right[0], size, flips=4000)
-    many = comparisons.simultaneous_upper_limits(right[1:] - right[0], size, flips=4000)
+    one = power.simultaneous_upper_limits(right[1:2] - right[0], size, flips=4000)
+    many = power.simultaneous_upper_limits(right[1:] - right[0], size, flips=4000)
     assert intervals.difference_intervals(right[1:2] - right[0], size, level=0.9)[1][0] == pytest.approx(
         one[0], abs=0.004
     )
@@ -76,7 +97,7 @@ def test_no_combination_gains_more_than_the_limit():
 def test_photos_needed_by_hand_and_by_simulation():
     rng = np.random.default_rng(2)
     difference = rng.choice([-1, 0, 1], size=(1, 400), p=[0.1, 0.8, 0.1])
-    needed = comparisons.photos_needed(difference, np.ones(400), gain=0.05)[0]
+    needed = power.photos_needed(difference, np.ones(400), gain=0.05)[0]
     assert needed == pytest.approx((1.645 + 0.8416) ** 2 * difference.var() / 0.05**2, rel=0.02)
     found = [
         comparisons.one_sided_p(rng.choice([-1, 0, 1], size=(1, int(needed)), p=[0.075, 0.8, 0.125]), flips=499)[0]

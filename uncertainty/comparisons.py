@@ -1,21 +1,18 @@
-"""Whether one combination really beats another: p-values by flipping the signs of whole photos, and what they could have found.
+"""Whether one combination really beats another: p-values by flipping the signs of whole photos (see sign_flips.py).
 
-`difference` is (n_combination, n_photo): a combination's total of a photo minus the baseline's. If the combination is as good as
-the baseline, the difference could as well have come out with the other sign: each photo's sign is a coin toss. Statistic: |sum d|
-/ sqrt(sum d^2), a rising function of Student's t that is the same for all rows; its denominator does not change under flips.
-Seeded, and independent of how the work is cut into blocks. No disk, no printing.
+`difference` is (n_combination, n_photo): a combination's total of a photo minus the baseline's. No disk, no printing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty import intervals
-from uncertainty.intervals import BLOCK, FEW_IMAGES, ROUNDING, Floats
+from uncertainty import intervals, sign_flips
+from uncertainty.intervals import FEW_IMAGES, Floats
 
 FLIPS = 10_000
 
@@ -49,10 +46,15 @@ def paired_comparison(
     `difference` (n_combination, n_photo) is the combination's total minus the baseline's, `size` (n_photo,) the crops of a
     photo. `chosen_from`: the rows among which, with the baseline, the baseline was chosen for its accuracy on these same
     crops (see `corrected_p`); empty for a baseline named beforehand or chosen on validation data.
+
+    Sign flips find too much where one side's errors are packed into few photos and the other's are scattered: up to 32 % at
+    20 photos. The interval does not. So no p is below that of its interval: the `1 - level` at which the interval reaches 0.
     """
     totals, sizes = intervals.checked_differences(difference, size)
     low, high = intervals.difference_intervals(totals, sizes, level=level)
     p = corrected_p(totals, chosen_from=chosen_from, flips=flips, seed=seed)
+    for row in np.flatnonzero((p < 1 - level) & (low <= 0) & (high >= 0)):
+        p[row] = max(p[row], _interval_p(totals[row], sizes, level))
     n_images = int((sizes > 0).sum())
     return PairedComparison(totals.sum(axis=1) / sizes.sum(), low, high, p, n_images, n_images < FEW_IMAGES)
 
@@ -69,10 +71,10 @@ def corrected_p(difference: ArrayLike, *, chosen_from: Sequence[int] = (), flips
     "worse": 8 to 13 % of null studies at 5 %. With `chosen_from`, the rows it was chosen from, a lower accuracy must stand
     out from the largest statistic against any of these. A higher one need not: the choice of baseline works against it.
     """
-    d = _rows(difference)
-    scale = _inverse_norms(d)
+    d = sign_flips.rows(difference)
+    scale = sign_flips.inverse_norms(d)
     observed = np.abs(d.sum(axis=1)) * scale
-    rivals = {row: _inverse_norms(d - d[row]).astype(np.float32) for row in chosen_from}
+    rivals = {row: sign_flips.inverse_norms(d - d[row]).astype(np.float32) for row in chosen_from}
     factor = scale.astype(np.float32)
 
     def statistics(sums: NDArray) -> NDArray:
@@ -87,7 +89,7 @@ def corrected_p(difference: ArrayLike, *, chosen_from: Sequence[int] = (), flips
             np.maximum(largest, gap.max(axis=1), out=largest)
         return largest
 
-    better, worse = _step_down(d, observed, statistics, among_rivals if rivals else None, flips, seed)
+    better, worse = sign_flips.step_down(d, observed, statistics, among_rivals if rivals else None, flips, seed)
     return np.where(d.sum(axis=1) > 0, better, worse)
 
 
@@ -98,16 +100,18 @@ def one_sided_p(difference: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> 
     Finance 17): rows whose Student's t is below -sqrt(2 log log photos) are hopeless and no longer count in the largest
     statistic; their p is 1. The least p answers "does any of them beat the baseline?". The baseline must be named beforehand.
     """
-    d = _rows(difference)
-    scale = _inverse_norms(d)
+    d = sign_flips.rows(difference)
+    scale = sign_flips.inverse_norms(d)
     observed = d.sum(axis=1) * scale
     n_photo = max(np.asarray(difference).shape[-1], 3)
-    t = _student(observed, n_photo)
+    t = sign_flips.student(observed, n_photo)
     kept = np.flatnonzero((t >= -np.sqrt(2 * np.log(np.log(n_photo)))) & (scale > 0))
     p = np.ones(len(d))
     if kept.size:
         factor = scale[kept].astype(np.float32)
-        p[kept] = _step_down(d[kept], observed[kept], lambda sums: sums * factor, None, flips, seed, mirrored=False)[0]
+        p[kept] = sign_flips.step_down(
+            d[kept], observed[kept], lambda sums: sums * factor, None, flips, seed, mirrored=False
+        )[0]
     return p
 
 
@@ -141,140 +145,11 @@ def mcnemar_p(rescued: int, broken: int) -> float:
     return min(1.0, 2 * float(bdtr(min(rescued, broken), rescued + broken, 0.5)))
 
 
-def smallest_p(difference: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """Return the smallest corrected p that these data could give: had all photos of one row that differ agreed on the sign.
-
-    A row with m photos that differ cannot go below 2^(1 - m), whatever their differences are: 0.0625 for five.
-    """
-    d = _rows(difference)
-    utmost = np.abs(d).sum(axis=1) * _inverse_norms(d)
-    best = int(utmost.argmax())
-    d[best] = np.abs(d[best])
-    return float(corrected_p(d, flips=flips, seed=seed)[best])
-
-
-def packed_share(difference: ArrayLike) -> Floats:
-    """Return (n_combination,): the share of a row's discordance, sum |d|, that sits in its largest photo; 0 without any.
-
-    A sign flip takes a photo's difference for as likely with either sign. Where one side's errors are packed into few photos
-    and the other's are scattered, that is wrong with few photos; see docs/metrics.md for how wrong.
-    """
-    size = np.abs(intervals.without_rounding(np.atleast_2d(np.asarray(difference, dtype=float))))
-    total = size.sum(axis=1)
-    return np.where(total > 0, size.max(axis=1, initial=0) / np.where(total > 0, total, 1), 0.0)
-
-
-def simultaneous_upper_limits(
-    difference: ArrayLike, size: ArrayLike, *, level: float = 0.95, flips: int = FLIPS, seed: int = 0
-) -> Floats:
-    """Return (n_combination,): what no combination gains more than, all at once; the largest is "no combination gains more than".
-
-    The `level` quantile of the largest one-sided statistic over all rows, residuals flipped (Romano & Wolf 2005), is the
-    Student's t that a single row would need; each row gets the MOVER limit of that level (see `difference_intervals`).
-    """
-    from scipy.special import stdtr
-
-    totals, sizes = intervals.checked_differences(difference, size)
-    residual = totals - totals.sum(axis=1, keepdims=True) / sizes.sum() * sizes
-    scale = _inverse_norms(residual).astype(np.float32)
-    columns = np.ascontiguousarray(residual.T, dtype=np.float32)
-    n_photo = int((sizes > 0).sum())
-    largest = [
-        ((signs @ columns) * scale).max(axis=1)
-        for signs in _sign_blocks(len(sizes), flips, max(residual.shape), False, seed)
-    ]
-    critical = _student(np.quantile(np.concatenate(largest), [level]), n_photo)
-    tail = min(float(stdtr(max(n_photo - 1, 1), -critical[0])), 1 - level)
-    return intervals.difference_intervals(totals, sizes, level=1 - 2 * tail)[1]
-
-
-def photos_needed(
-    difference: ArrayLike, size: ArrayLike, *, gain: float = 0.02, power: float = 0.8, level: float = 0.05
-) -> Floats:
-    """Return (n_combination,): the photos, of sizes as these, with which a one-sided test finds `gain` with `power`.
-
-    Normal approximation, (z_power + z_level)^2 x variance of one photo / gain^2 (Lachin 1981, Controlled Clinical Trials 2). The
-    variance is at least that of `gain` of the crops being rescued, each alone. `level` is of one test: for the best of m
-    combinations, level / m is a safe choice.
-    """
-    from scipy.special import ndtri
-
-    totals, sizes = intervals.checked_differences(difference, size)
-    ratio = totals.sum(axis=1) / sizes.sum()
-    n_photo = int((sizes > 0).sum())
-    variance = intervals.ratio_variance(totals - ratio[:, None] * sizes, np.broadcast_to(sizes, totals.shape)) * n_photo
-    least = gain * (1 - gain) * n_photo / sizes.sum()
-    return np.ceil((ndtri(power) - ndtri(level)) ** 2 * np.maximum(variance, least) / gain**2)
-
-
-def _rows(difference: ArrayLike) -> Floats:
-    """Return a copy as (n_combination, n_photo) without rounding errors and without photos that have no difference."""
-    d = intervals.without_rounding(np.atleast_2d(np.asarray(difference, dtype=float)))
-    return d[:, d.any(axis=0)]
-
-
-def _student(statistic: Floats, n_photo: int) -> Floats:
-    """Return Student's t of sum d / sqrt(sum d^2)."""
-    return statistic * np.sqrt((n_photo - 1) / np.maximum(n_photo - statistic**2, 1e-9))
-
-
-def _step_down(
-    d: Floats,
-    observed: Floats,
-    statistics: Callable[[NDArray], NDArray],
-    floor: Callable[[NDArray], NDArray] | None,
-    flips: int,
-    seed: int,
-    *,
-    mirrored: bool = True,
-) -> tuple[Floats, Floats]:
-    """Return step-down p (n_combination,) twice: among the rows, and among the rows and `floor`, the rivals.
-
-    `statistics` and `floor` take sums (n_flip, n_combination) of flipped differences. `mirrored`: the statistic does not know a
-    study from its mirror image, so that half of the flips are enough.
-    """
-    if not observed.any():
-        return np.ones(len(d)), np.ones(len(d))
-    total = 2 ** (d.shape[1] - mirrored)
-    exact = total <= flips
-    order = np.argsort(observed, kind="stable")  # the least first: running maxima are over the rows that are left
-    limits = observed[order] * (1 - np.sign(observed[order]) * 1e-5)  # ties that float32 pulled apart count as reached
-    columns = np.ascontiguousarray(d.T, dtype=np.float32)
-    reached = np.zeros((2, len(d)), np.int64)
-    for signs in _sign_blocks(d.shape[1], total if exact else flips, max(d.shape), exact, seed):
-        sums = signs @ columns
-        largest = np.maximum.accumulate(statistics(sums)[:, order], axis=1)
-        reached[0] += (largest >= limits).sum(axis=0)
-        if floor is not None:
-            np.maximum(largest, floor(sums)[:, None], out=largest)
-        reached[1] += (largest >= limits).sum(axis=0) if floor is not None else 0
-    if floor is None:
-        reached[1] = reached[0]
-    share = reached / total if exact else (1 + reached) / (1 + flips)
-    share = np.maximum.accumulate(share[:, ::-1], axis=1)[:, ::-1]
-    p = np.ones((2, len(d)))
-    p[:, order] = np.where(limits == 0, 1.0, share)
-    return p[0], p[1]
-
-
-def _inverse_norms(d: Floats) -> Floats:
-    """1 / sqrt(sum of squares) of each row, 0 for a row of zeros."""
-    norm = np.sqrt((d**2).sum(axis=1))
-    return np.where(norm > ROUNDING, 1 / np.maximum(norm, ROUNDING), 0.0)
-
-
-def _sign_blocks(n_photo: int, total: int, width: int, exact: bool, seed: int) -> Iterator[NDArray[np.float32]]:
-    """Yield `total` rows of +1 and -1, float32 (at most BLOCK // width, n_photo): all of them if `exact`, else drawn."""
-    rng = np.random.default_rng(seed)
-    rows = max(1, BLOCK // width)
-    for start in range(0, total, rows):
-        n = min(rows, total - start)
-        if exact:
-            bits: NDArray = np.arange(start, start + n)[:, None] >> np.arange(n_photo) & 1
-        else:
-            words = rng.integers(0, 2**64, size=(n, -(-n_photo // 64)), dtype=np.uint64)
-            bits = np.unpackbits(words.view(np.uint8), axis=1, count=n_photo)
-        signs = bits.astype(np.float32)
-        signs *= -2
-        signs += 1
-        yield signs
+def _interval_p(difference: Floats, size: Floats, level: float) -> float:
+    """Return the least 1 - level at which the interval of `difference` (n_photo,) does not hold 0; it does at `level`."""
+    low, high = 1 - level, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        (lower,), (upper,) = intervals.difference_intervals(difference[None], size, level=1 - middle)
+        low, high = (middle, high) if lower <= 0 <= upper else (low, middle)
+    return high

@@ -49,5 +49,7 @@ def pooled_difference(difference: ArrayLike, variance: ArrayLike, *, level: floa
     error = np.sqrt(max(1.0, heterogeneity / (n - 1)) / weight)
     half_width = float(stdtrit(n - 1, (1 + level) / 2) * error)
     wide = float(stdtrit(n - 2, (1 + level) / 2) * np.sqrt(between + error**2)) if n > 2 else 2.0
-    limits = np.clip([mean - half_width, mean + half_width, mean - wide, mean + wide], -1, 1)
-    return Pooled(mean, *(float(one) for one in limits), between**0.5, n)
+    low, high, new_low, new_high = np.clip(
+        [mean - half_width, mean + half_width, mean - wide, mean + wide], -1, 1
+    ).tolist()
+    return Pooled(mean, low, high, new_low, new_high, float(between) ** 0.5, n)
