@@ -52,15 +52,16 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
     """Print every measure of one combination."""
     import numpy as np
 
-    from evaluation import per_query, statistics
+    from evaluation import per_query
     from evaluation.metrics import RECALL_AT
+    from uncertainty import intervals
 
     decisions = evaluator.decide(combination)
     tally = evaluator.tally(decisions, combination.reference_ids)
     print(fixed_line(combination, tally.accuracy))
     names = [("Accuracy@1", 0)] + ([(f"Accuracy@{evaluator.k}", 1)] if evaluator.k > 1 else [])
     for name, row in names:
-        interval = statistics.accuracy_interval(tally.image_right[row], tally.image_size)
+        interval = intervals.accuracy_interval(tally.image_right[row], tally.image_size)
         few = ", few images" if interval.few_images else ""
         value = tally.right[row] / tally.n
         print(
@@ -74,7 +75,7 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
         f"Recall@{k} {hits / tally.n:.4f}" for k, hits in zip(RECALL_AT, tally.recalled, strict=True) if k <= references
     ]
     (average_precision, r_precision), image = per_query.retrieval(evaluator, combination)
-    within = statistics.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
+    within = intervals.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
     print(f"  MAP@R {average_precision.mean():.4f}, 95 % interval {within.low:.4f} to {within.high:.4f}")
     print(f"  {'  '.join(recall)}  R-precision {r_precision.mean():.4f}  Macro-F1 {tally.scores.macro_f1:.4f}\n")
     scores = tally.scores

@@ -120,10 +120,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
     from common.embedding_sets import read_sets, require_one_model
     from evaluation.metrics import RECALL_AT
-    from evaluation.statistics import accuracy_interval
     from retrieval import scores as scoring
     from retrieval.exact import NpzGallery
     from retrieval.retrieve import labelled, retrieve
+    from uncertainty.intervals import accuracy_interval
 
     sets = read_sets(args.query_npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
     queries, items = labelled(sets, args.data_root)

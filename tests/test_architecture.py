@@ -16,12 +16,13 @@ ROOMS = {
     "cropping": {"common"},
     "backbones": {"common"},
     "evaluation": {"common"},
+    "uncertainty": set(),
     "plots": {"common"},
     "export": {"common"},
     "embedding": {"common", "backbones"},
-    "combinations": {"common", "evaluation"},
-    "retrieval": {"common", "evaluation"},
-    "training": {"common", "backbones", "evaluation"},
+    "combinations": {"common", "evaluation", "uncertainty"},
+    "retrieval": {"common", "evaluation", "uncertainty"},
+    "training": {"common", "backbones", "evaluation", "uncertainty"},
     "viewer": {"common", "plots", "embedding"},
     "ray_cluster": {"common", "cropping", "embedding"},
 }
@@ -29,7 +30,9 @@ CROWDED = {"common": 14}  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
-    *("evaluation/per_query.py", "evaluation/records.py", "evaluation/statistics.py", "training/calibration.py"),
+    *("evaluation/per_query.py", "evaluation/records.py", "training/calibration.py"),
+    *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
+    *("uncertainty/scores.py", "uncertainty/datasets.py", "uncertainty/power.py", "uncertainty/sign_flips.py"),
 )  # touch no disk, print nothing
 HEAVY = (
     "torch",

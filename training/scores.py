@@ -8,10 +8,11 @@ import numpy as np
 
 from common import knn
 from common.messages import UserError, count, table
-from evaluation import metrics, statistics
+from evaluation import metrics
 from training import calibration
 from training.data import Study
 from training.images import Pictures, Reader
+from uncertainty import intervals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +94,7 @@ def scores(predicted: np.ndarray, labels: np.ndarray, samples: np.ndarray, class
     counts = [np.bincount(codes, minlength=n_class) for codes in (labels[right], predicted, labels[known])]
     found = metrics.class_scores(*counts)
     image, place = np.unique(samples, return_inverse=True)
-    interval = statistics.accuracy_interval(
+    interval = intervals.accuracy_interval(
         np.bincount(place, weights=right, minlength=len(image)), np.bincount(place, minlength=len(image))
     )
     columns = zip(classes, found.precision, found.recall, found.f1, found.support, strict=True)
