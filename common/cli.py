@@ -54,6 +54,11 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """Return an argparse type: an integer from `low` to `high`."""
 

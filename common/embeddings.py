@@ -14,6 +14,7 @@ import numpy as np
 
 from common import files, npz
 from common.blocks import Blocks, release
+from common.labels import label_paths
 from common.messages import UserError, warn
 
 MODEL_FIELDS = (
@@ -87,24 +88,17 @@ class EmbeddingSet:
         return (self,)
 
     @cached_property
-    def _paths_of_labels(self) -> list[np.ndarray]:
-        whole, steps = np.full(len(self), "", dtype="<U1"), []
-        for level in range(self.labels.shape[1]):
-            part = self.labels[:, level]
-            longer = np.char.add(np.char.add(whole, "/"), part) if level else part
-            whole = np.where(part == "", whole, longer)
-            steps.append(whole)
-        return steps
+    def _label_by_level(self) -> dict[int | None, np.ndarray]:
+        return {}
 
     def label(self, level: int | None = None) -> np.ndarray:
         """Return the (n,) str labels at `level`: the path class_0/…/class_level; the deepest unless a level is given.
 
         Raises UserError when the set has no such level.
         """
-        steps = self._paths_of_labels
-        if level is not None and not 0 <= level < len(steps):
-            raise UserError(f"{self.source} has label levels 0 to {len(steps) - 1}, not {level}; change --label_level")
-        return steps[-1 if level is None else level] if steps else np.full(len(self), "", dtype="<U1")
+        if level not in self._label_by_level:
+            self._label_by_level[level] = label_paths(self.labels, level, source=self.source)
+        return self._label_by_level[level]
 
     def take(self, rows: np.ndarray) -> EmbeddingSet:
         """Return the set of the given rows (a boolean mask or indices), in that order."""

@@ -7,6 +7,24 @@ import re
 
 import numpy as np
 
+from common.messages import UserError
+
+
+def label_paths(labels: np.ndarray, level: int | None = None, *, source: str) -> np.ndarray:
+    """Return the (n,) str paths class_0/…/class_level of (n, levels) str labels; the deepest level unless one is given.
+
+    An empty class adds nothing to a path. Raises UserError, naming `source`, when there is no such level.
+    """
+    n, levels = labels.shape
+    if level is not None and not 0 <= level < levels:
+        raise UserError(f"{source} has label levels 0 to {levels - 1}, not {level}; change --label_level")
+    paths = np.full(n, "", dtype="<U1")
+    for depth in range(levels if level is None else level + 1):
+        part = labels[:, depth]
+        longer = np.char.add(np.char.add(paths, "/"), part) if depth else part
+        paths = np.where(part == "", paths, longer)
+    return paths
+
 
 def stratified_sample(codes: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     """Return at most `n` rising row numbers (int64) of `codes` (rows,) int, stratified by code; all rows where there are no more.
