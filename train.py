@@ -139,8 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", default="tf_efficientnet_lite0", metavar="SPEC", help="the model to start from, see above")
     add("--weights", metavar="FILE", help="state dict for the model, or 'random' (default: the model's own)")
     add("--freeze_backbone", action="store_true", help="train the layer on top only, on features computed once")
-    text = "width and height of the input (default: the model's)"
-    add("--image_size", type=cli.whole(8, 4096), metavar="PX", help=text)
+    add("--image_size", type=cli.whole(8, 4096), metavar="PX", help="side of the input (default: the model's)")
     for part, known in (("train", "train"), ("val", "val, valid or validation"), ("test", "test")):
         add(f"--{part}_split", metavar="NAME", help=f"name of this split (default: {known}, where there is one)")
     add("--label_level", type=cli.whole(0), metavar="L", help="label level that is learnt (default: the deepest)")
@@ -158,8 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     metric("--margin", type=cli.number(0, 2), default=0.2, metavar="X", help="of the triplet loss and the miners")
     metric("--per_class", type=cli.whole(2, 65536), default=4, metavar="N", help="images of one class in a batch")
     machine = parser.add_argument_group("machine").add_argument
-    text = "threads that decode and vary images"
-    machine("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help=text)
+    machine("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     machine("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     machine("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
     machine("--overwrite", action="store_true", help="replace a model trained with other options or data")
