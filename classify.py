@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, knn, messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +51,6 @@ def by_neighbours(pictures: Sequence[Path], args: argparse.Namespace) -> Labelle
     from common.embedding_sets import read_sets
     from embedding import query_images
     from retrieval.exact import NpzGallery
-    from training import calibration
 
     sets = [one.take(one.label() != "") for one in read_sets(args.reference_npz, key=args.key)]
     sets = [one for one in sets if len(one)]
@@ -69,17 +67,15 @@ def by_neighbours(pictures: Sequence[Path], args: argparse.Namespace) -> Labelle
             f"{embedder.spec} gives {embedder.dim} dimensions, {gallery.source} holds {gallery.dim}"
         )
     vectors, fine = query_images.embed(pictures, embedder, batch_size=args.batch_size, workers=args.workers)
-    labelled = []
-    for path, hits in zip(fine, gallery.search(vectors, args.k), strict=True):
-        names = list(
-            dict.fromkeys(hit.item.label for hit in hits)
-        )  # by the rank of their best neighbour, which decides ties
-        votes = np.zeros((1, len(names)))
-        weights = calibration.softmax(np.array([[hit.score for hit in hits]]), 0.07)[0]
-        for hit, weight in zip(hits, weights, strict=True):
-            votes[0, names.index(hit.item.label)] += weight
-        labelled.append((path, best(votes, names, args.top_k)[0]))
-    return labelled
+    hits = gallery.search(vectors, args.k)
+    similarities = np.array([[hit.score for hit in near] for near in hits])
+    names, codes = np.unique([[hit.item.label for hit in near] for near in hits], return_inverse=True)
+    image, label, votes = knn.votes(similarities, codes.reshape(similarities.shape), "similarity")
+    shares = votes / np.bincount(image, votes)[image]
+    labelled: list[list[tuple[str, float]]] = [[] for _ in fine]
+    for row, name, share in zip(image, names[label].tolist(), shares.tolist(), strict=True):
+        labelled[row].append((name, share))
+    return [(path, ranked[: args.top_k]) for path, ranked in zip(fine, labelled, strict=True)]
 
 
 def best(confidences: np.ndarray, names: Sequence[str], top_k: int) -> list[list[tuple[str, float]]]:
@@ -109,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
     add("--plot", type=Path, metavar="FILE.png", help="draw the images with their labels (the first 60)")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
-    add("--workers", type=cli.whole(1, 1024), default=os.cpu_count() or 1, metavar="N", help="decoding threads")
+    add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     return parser
 

@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--jpeg_quality", metavar="Q", type=cli.whole(1, 100), default=95, help="quality of jpg crops")
     text = "skip images with more pixels, undecoded"
     add("--max_pixels", metavar="N", type=cli.whole(1), default=images.MAX_PIXELS, help=text)
-    add("--workers", metavar="N", type=cli.whole(1, 1024), default=os.cpu_count() or 1, help="threads")
+    add("--workers", metavar="N", type=cli.whole(1, 1024), default=cli.cores(), help="threads")
     cli.add_cluster(parser)
     add("--strict", action="store_true", help="exit with an error when an object is skipped")
     text = "start anew: remove the crops that an earlier run wrote there"

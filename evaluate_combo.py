@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, knn, messages
 from evaluation.options import add_evaluation_options
-
-METHODS = ("pca", "tsne", "umap")
+from plots import projection
 
 if TYPE_CHECKING:
     from evaluation.evaluator import Evaluator
@@ -94,11 +93,11 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
     """Print the mean cosine within and between classes of the merged references and draw it class by class."""
     import numpy as np
 
-    from evaluation import fusion, metrics
+    from evaluation import metrics
     from plots import maps
 
     sets = [evaluator.references[r] for r in ids]
-    vectors = np.concatenate([fusion.unit(one.vectors) for one in sets])
+    vectors = np.concatenate([knn.unit(one.vectors) for one in sets])
     labels = np.concatenate([evaluator.reference_label[r] for r in ids])
     present, codes = np.unique(labels, return_inverse=True)
     result = metrics.similarity(vectors, codes, len(present))
@@ -129,7 +128,7 @@ def draw(
     """Draw references and queries of one combination as 2-D maps."""
     import numpy as np
 
-    from plots import maps, projection
+    from plots import maps
 
     decisions = evaluator.decide(combination)
     chosen = [evaluator.references[r] for r in combination.reference_ids] + [
@@ -188,7 +187,7 @@ def interact(evaluator: Evaluator, args: argparse.Namespace) -> None:
                 print(f"merged: {merged}")
             elif command == "plot":
                 queries = tuple(word for word in merged if word in evaluator.queries)
-                methods = [word for word in words if word in METHODS] or args.plot or ["pca"]
+                methods = [word for word in words if word in projection.METHODS] or args.plot or ["pca"]
                 if queries:
                     draw(
                         evaluator,
@@ -247,7 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--similarity", action="store_true", help="mean cosine within and between classes, with a heat map"
     )
-    parser.add_argument("--plot", nargs="+", choices=METHODS, default=[], help="2-D maps to draw")
+    parser.add_argument("--plot", nargs="+", choices=projection.METHODS, default=[], help="2-D maps to draw")
     parser.add_argument(
         "--top_n_labels", type=cli.whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER"
     )

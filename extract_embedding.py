@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, messages
+from common import cli, knn, messages
 
 if TYPE_CHECKING:
     from common.crops import Manifest
@@ -74,7 +73,7 @@ def extract(
                 bar.update(first)
                 for batch in embed(images, **options, first_batch=rows.batches, pace=pace):
                     vectors = batch.vectors
-                    rows.append(extraction.unit(vectors) if args.normalize else vectors, batch.skipped)
+                    rows.append(knn.unit(vectors) if args.normalize else vectors, batch.skipped)
                     done = batch.rows.stop
                     bar.update(len(batch.rows))
         except KeyboardInterrupt:
@@ -150,7 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pooling", choices=("cls", "mean"), help="from tokens to one vector (default: the model's own)")
     add("--resize_mode", choices=("squash", "letterbox", "model"), default="squash", help="how a crop fits the input")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
-    add("--workers", type=cli.whole(1, 1024), default=_cores(), metavar="N", help="decoding threads")
+    add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add(
         "--precision",
@@ -171,10 +170,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--strict", action="store_true", help="fail when an image is skipped")
     add("--overwrite", action="store_true", help="replace sets made with other options, model or input")
     return parser
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def file_name(text: str) -> str:

@@ -15,7 +15,6 @@ table printed at the end is of the test split, where there is one. A run that wa
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import cli, messages
+from common.labels import SPLITS
 from training import losses
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Name
     divided, train_pictures, val_pictures = data.prepare(
         manifest, reader, vary=not args.freeze_backbone, seed=args.seed
     )
-    parts = ", ".join(f"{part} {len(getattr(divided, part)):,}" for part in data.SPLITS)
+    parts = ", ".join(f"{part} {len(getattr(divided, part)):,}" for part in SPLITS)
     messages.note(f"{messages.count(len(divided.classes), 'class', 'classes')}; images: {parts}")
     outputs = args.embedding_dim if triplet else len(divided.classes)
     device = pick_device(args.device)
@@ -228,16 +228,16 @@ def build_parser() -> argparse.ArgumentParser:
     metric("--per_class", type=cli.whole(2, 65536), default=4, metavar="N", help="images of one class in a batch")
     machine = parser.add_argument_group("machine").add_argument
     machine(
-        "--workers", type=cli.whole(1, 1024), default=_cores(), metavar="N", help="threads that decode and vary images"
+        "--workers",
+        type=cli.whole(1, 1024),
+        default=cli.cores(),
+        metavar="N",
+        help="threads that decode and vary images",
     )
     machine("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     machine("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
     machine("--overwrite", action="store_true", help="replace a model trained with other options or data")
     return parser
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(args: argparse.Namespace) -> None:
@@ -251,7 +251,7 @@ def run(args: argparse.Namespace) -> None:
     device = pick_device(args.device)
     if args.precision == "auto":
         args.precision = "bf16" if device.type == "cuda" else "fp32"
-    splits = {part: getattr(args, f"{part}_split") for part in data.SPLITS}
+    splits = {part: getattr(args, f"{part}_split") for part in SPLITS}
     manifest = data.read(args.data_root, splits=splits, label_level=args.label_level)
     spec, backbone = start(args.model, args.weights, args.image_size, args.seed)
     record = {name: getattr(args, name) for name in DECIDING}

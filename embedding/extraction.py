@@ -117,11 +117,6 @@ def fill(pixels: np.ndarray, n: int) -> np.ndarray:
     return pixels[np.arange(n) % len(pixels)]
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 vectors scaled to length 1."""
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
-
-
 def _ahead(
     groups: Sequence[range], load: Callable[[int], np.ndarray | str], workers: int, ahead: int
 ) -> Iterator[tuple[range, list[np.ndarray | str]]]:

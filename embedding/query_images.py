@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common import cli
 from common.images import EXTENSIONS
 from common.messages import UserError, progress, warn
 
@@ -73,7 +74,7 @@ def embed(
     vectors, fine = [], []
     with progress(total=len(paths), desc="embedding", unit="image") as bar:
         batches = extraction.embed(
-            paths, embedder, batch_size=min(batch_size, len(paths)), workers=workers or os.cpu_count() or 1
+            paths, embedder, batch_size=min(batch_size, len(paths)), workers=workers or cli.cores()
         )
         for batch in batches:
             vectors.append(batch.vectors)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common import files, knn
+from common import cli, files, knn
 from common.blocks import Mapped, locate
 from common.messages import UserError, count, note
 
@@ -64,7 +64,7 @@ def connected(address: str) -> Iterator[Cluster]:
     if address == "local":
         # Ray would run its workers at a lower priority than this script.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = cli.cores()
         options |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         options |= {"object_store_memory": 2**29}
     else:

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from common import crops
-from common.embeddings import EmbeddingSet
+from common.labels import SPLITS, label_paths
 from common.messages import UserError, count, note, warn
 from training import batches
 from training.images import Pictures, Reader
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 HELD_OUT = 0.2  # share of every class for validation, where no split is
 ROOM = 8 / 7  # times the input size: 256 px for views of 224
 
@@ -50,12 +49,8 @@ def read(root: Path | str, *, splits: dict[str, str | None], label_level: int | 
     """
     manifest = crops.read(root)
     names = _names(manifest, splits)
-    n = len(manifest)
-    empty = np.full(n, "")
-    label = EmbeddingSet(
-        np.empty((n, 0), np.float32), manifest.labels, empty, empty, empty, {"source": str(root)}
-    ).label(label_level)
-    rows = [row for row in range(n) if manifest.splits[row] in names]
+    label = label_paths(manifest.labels, label_level, source=root)
+    rows = [row for row in range(len(manifest)) if manifest.splits[row] in names]
     kept = [row for row in rows if label[row]]
     if not kept:
         raise UserError(f"{root} has no labels: there is nothing to learn; sort the images into class folders")

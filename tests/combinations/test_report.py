@@ -13,7 +13,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from test_evaluation import study
+from builders import study
 
 import greedy_combo_eval
 from combinations import comparison, flips, report, report_cards, report_charts, report_tables

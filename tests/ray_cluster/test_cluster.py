@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from test_embeddings import make
+from builders import make
 
 import crop
 import evaluate_combo
