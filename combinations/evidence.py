@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from uncertainty import comparisons, power
 from uncertainty.winner import CorrectedWinner, Ranks, corrected_winner, rank_intervals
 
