@@ -11,7 +11,7 @@ from uncertainty import comparisons, power
 from uncertainty.winner import CorrectedWinner, Ranks, corrected_winner, rank_intervals
 
 GAIN, POWER = 0.02, 0.8  # what `photos_needed` is about
-FLIPS = 2_000  # of the test against each single pair, of which there may be many
+FLIPS = 1_000  # of the test against each single pair, of which there may be many
 
 
 @dataclass(frozen=True)
