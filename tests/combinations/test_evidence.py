@@ -8,7 +8,7 @@ from builders import study
 
 from combinations.comparison import compare, single_pairs
 from combinations.evidence import evidence
-from combinations.paddings import padding_rows
+from combinations.paddings import padding_rows, paddings_across
 from combinations.search import enumerate_combinations
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
@@ -87,3 +87,14 @@ def test_padding_rows_compare_each_with_the_least():
     assert [row.p for row in rows[1:]] == paired.p.tolist()
     assert [row.difference_high for row in rows[1:]] == paired.high.tolist()
     assert padding_rows(Evaluator(sides[0][:1], sides[1][1:])) == []
+
+
+def test_paddings_across_data_sets_pool_what_each_shows():
+    evaluators = {str(seed): Evaluator(study(seed, split="train"), study(seed + 50, split="test")) for seed in range(4)}
+    pooled = paddings_across(evaluators)
+    assert list(pooled) == ["10", "20"]
+    gaps = [padding_rows(one)[1].difference for one in evaluators.values()]
+    assert min(gaps) <= pooled["10"].mean <= max(gaps)
+    assert pooled["10"].n_datasets == 4
+    assert pooled["10"].new_low <= pooled["10"].low <= pooled["10"].mean <= pooled["10"].high <= pooled["10"].new_high
+    assert paddings_across({}) == {}
