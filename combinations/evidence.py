@@ -20,9 +20,9 @@ class Evidence:
 
     pair_p: does any single pair beat the pair named beforehand? NaN where the baseline was chosen on these queries.
     combination_p: does any combination beat the best single pair, whichever that truly is? NaN without two kinds.
-    smallest_p: the smallest corrected p that these data could give. most_gained: no combination gains more than that over the
-    baseline (95 %, all at once). photos_needed: to find a gain of GAIN with POWER, for the combination ranked first beside the
-    baseline. packed: its share of the discordance that sits in one photo. winner: the first, without its luck. ranks: of all asked.
+    most_gained: no combination gains more than that over the baseline (95 %, all at once). Of the combination ranked first
+    beside the baseline: smallest_p, the smallest corrected p that its photos could give; photos_needed to find a gain of GAIN with
+    POWER; packed, the share of its discordance that sits in one photo. winner: the first, without its luck. ranks: of all asked.
     """
 
     pair_p: float
@@ -57,7 +57,7 @@ def evidence(
     pair_p = combination_p = smallest = most = needed = packed = float("nan")
     if others and first is not None and matched_size.any():
         gap = matched - matched[baseline]
-        smallest = power.smallest_p(gap[others], seed=seed)
+        smallest = power.smallest_p(gap, first, seed=seed)
         most = float(power.simultaneous_upper_limits(gap[others], matched_size, seed=seed).max())
         level = 0.05 / len(others)
         needed = float(power.photos_needed(gap[[first]], matched_size, gain=GAIN, power=POWER, level=level)[0])

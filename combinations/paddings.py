@@ -72,8 +72,8 @@ def _number(text: str) -> float:
 def paddings_across(evaluators: Mapping[str, Evaluator], *, seed: int = 0) -> dict[str, Pooled]:
     """Return, for each ID that all data sets (models, seeds) share, its difference from the least shared padding, pooled.
 
-    `evaluators`: one a data set, by name. Random effects over data sets; see uncertainty.datasets.pooled_difference. The variance of a
-    data set's difference is that of its interval, so that a set in which no crop flips does not pass for one that is certain.
+    `evaluators`: one a data set, by name. Random effects over data sets; see uncertainty.datasets.pooled_difference. The variance
+    of a data set's difference is that of its interval, so that a set in which no crop flips does not pass for certain.
     """
     tables = [{row.id: row for row in padding_rows(one, seed=seed)} for one in evaluators.values()]
     shared = [identity for identity in tables[0] if all(identity in table for table in tables)] if tables else []
