@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -268,11 +269,12 @@ def run(args: argparse.Namespace) -> None:
     exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
     options = {"mode": args.fusion, "k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}
     if args.cluster:
-        from ray_cluster import connection
+        from ray_cluster import connection, tasks
 
-        with connection.connected(args.cluster) as ray:
-            evaluate(Evaluator(references, queries, exclude=exclude, search=ray.search, **options), args)
-            ray.report()
+        with connection.connected(args.cluster) as cluster:
+            search = partial(tasks.search, cluster)
+            evaluate(Evaluator(references, queries, exclude=exclude, search=search, **options), args)
+            cluster.report()
     else:
         evaluate(Evaluator(references, queries, exclude=exclude, **options), args)
 

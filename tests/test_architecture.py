@@ -164,7 +164,7 @@ def test_importing_runs_nothing_and_loads_nothing_heavy(root):
 
 def test_ray_is_known_in_its_room_only(root):
     knowing = {name for name, path in modules(root).items() if "ray" in names_in(path)}
-    assert knowing == {"ray_cluster.connection", "ray_cluster.replicas"}
+    assert knowing == {"ray_cluster.connection", "ray_cluster.replicas", "ray_cluster.tasks"}
     assert not [path for path in scripts(root) if "ray" in names_in(path)]
 
 
