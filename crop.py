@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from common import cli, crops, images, messages
+from common import cli, crops, images, messages, streams
 from common.annotations import Object, Skipped, parse
 from cropping import crops_folder, cutter, resizing
 from cropping.cutter import Crop, Style
@@ -84,7 +84,7 @@ def cut(
             thread.join(max(0, deadline - time.monotonic()))
         if any(thread.is_alive() for thread in threads):  # a decoder that takes seconds; what it gives is not needed
             sys.stderr.write("crop.py: interrupted; run the same command again to go on\n")
-            os._exit(130)
+            os._exit(streams.exit_code())
         raise
     return outcomes, written
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from training.network import Network
 
 RECORD, STATE, LOCK = "train.json", ".training", ".lock"
-RESULTS = ("model.json", "model.safetensors", "training.csv", "training.png", "training.svg", "skipped.csv", RECORD)
+RESULTS = ("model.json", "model.safetensors", "training.csv", "training.png", "training.svg", "skipped.csv")
 DECIDING = (  # what the weights and their test depend on
     *("train_split", "val_split", "test_split"),
     *("objective", "model", "weights", "image_size", "embedding_dim", "freeze_backbone", "epochs", "batch_size", "lr"),
@@ -112,20 +112,19 @@ def begin(args: argparse.Namespace, record: dict[str, Any]) -> bool:
         raise messages.UserError(
             f"{args.output} holds {there[0]}, which train.py has not made; name another --output, or add --overwrite"
         )
-    finished = "model.json" in there
-    try:
-        same = files.claim(path, record, overwrite=not finished and not begun.is_file())
-    except messages.UserError:
-        if not args.overwrite:
-            raise
-        same = False
-    if args.overwrite and (finished or not same):  # an unfinished run with this record goes on
+
+    def clear() -> None:
         shutil.rmtree(args.output / STATE, ignore_errors=True)
         for name in RESULTS:
             (args.output / name).unlink(missing_ok=True)
-        finished = same = files.claim(path, record, overwrite=False)
+
+    def finished() -> bool:
+        return (args.output / "model.json").is_file()
+
+    known = {"finished": finished, "begun": lambda: finished() or begun.is_file(), "clear": clear}
+    complete = files.claim(path, record, overwrite=args.overwrite, **known)
     files.sweep(args.output)
-    return same and finished
+    return complete
 
 
 def train(manifest: Manifest, spec: str, backbone: Backbone, args: argparse.Namespace) -> None:
