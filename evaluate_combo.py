@@ -253,7 +253,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output_root", type=Path, default=Path("evaluation"), help="folder of the pictures")
     parser.add_argument(
-        "--predictions", type=Path, metavar="FILE", help="write every decision to this .csv or .parquet"
+        "--predictions",
+        type=cli.Output(".csv", ".parquet"),
+        metavar="FILE",
+        help="write every decision to this .csv or .parquet",
     )
     return parser
 

@@ -164,11 +164,21 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--val_split", default="val", metavar="SPLIT", help="split that --val_npz keeps")
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--results", type=Path, default=Path("results.txt"), help="blocks are appended; .csv is written beside it"
+        "--results",
+        type=cli.Output(writes=("", ".csv")),
+        default=Path("results.txt"),
+        help="blocks are appended; .csv is written beside it",
     )
     output.add_argument("--top", type=cli.whole(1), default=10, help="rows of the ranking that is printed last")
-    output.add_argument("--flips", type=Path, metavar="FILE", help="which crops flip: FILE as .parquet and .csv")
-    output.add_argument("--report", type=Path, metavar="FILE.html", help="one self-contained page")
+    output.add_argument(
+        "--flips",
+        type=cli.Output(writes=(".parquet", ".csv")),
+        metavar="FILE",
+        help="which crops flip: FILE as .parquet and .csv",
+    )
+    output.add_argument(
+        "--report", type=cli.Output(".html", ".htm"), metavar="FILE.html", help="one self-contained page"
+    )
     output.add_argument(
         "--data_root", metavar="DIR", help="where the report finds the crops, if they have moved; may use {id}"
     )
@@ -218,7 +228,6 @@ def run(args: argparse.Namespace) -> None:
         )
     blocks = [results.block(test, one, final, title=title, scored_on=scored_on) for one in final.results]
     sys.stdout.write("".join(blocks))
-    results.append(args.results, blocks)
     rows = [(args.query_split, test, final)] + ([(args.val_split, chooser, ranked)] if args.val_npz else [])
     results.write_csv(args.results.with_suffix(".csv"), rows, title=title)
     show_ranking(ranked, final, args)
@@ -233,6 +242,7 @@ def run(args: argparse.Namespace) -> None:
                 sets.update({one: sets[one].renamed(data_root=args.data_root.replace("{id}", one)) for one in sets})
         report.write(args.report, test, final, chosen_on=ranked if args.val_npz else None, title=title, seed=args.seed)
         print(f"wrote {args.report}")
+    results.append(args.results, blocks)  # last: where they stand, the other files are those of this run
 
 
 def show_ranking(ranked: Comparison, final: Comparison, args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from combinations.comparison import Comparison, Result
 from common import files
+from common.messages import UserError
 from evaluation.evaluator import Evaluator
 from evaluation.fusion import DECISION
 
@@ -61,10 +62,19 @@ def _signed(value: float) -> str:
 
 
 def append(path: Path, blocks: Iterable[str]) -> None:
-    """Append `blocks` to the text file in one replacement; a second run that appends meanwhile waits for its turn by the lock."""
+    """Append `blocks` to the text file in one replacement; a second run that appends meanwhile waits for its turn by the lock.
+
+    A file that ends with these very blocks stays as it is: a run that was killed after it had written them may be repeated.
+    """
     with files.locked(path.with_name(f".{path.name}.lock"), wait=True):
-        old = path.read_bytes() if path.exists() else b""
-        files.write_bytes(path, old + "".join(blocks).encode("utf-8", "surrogateescape"))
+        old = path.read_bytes() if path.is_file() else b""
+        new = "".join(blocks).encode("utf-8", "surrogateescape")
+        if files.kind_of(old[: files.HEAD]) not in ("", files.kind_of(new[: files.HEAD])):
+            raise UserError(
+                f"{path} is {files.kind_of(old[: files.HEAD])}, not what results are appended to; name another file"
+            )
+        if not old.endswith(new):
+            files.write_bytes(path, old + new)
 
 
 def write_csv(path: Path, comparisons: Iterable[tuple[str, Evaluator, Comparison]], *, title: str) -> None:
