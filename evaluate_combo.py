@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, messages
-from evaluation.options import add_evaluation_options
+from terminal.options import add_evaluation_options
 
 METHODS = ("pca", "tsne", "umap")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, messages
-from evaluation.options import add_evaluation_options
+from terminal.options import add_evaluation_options
 
 if TYPE_CHECKING:
     from combinations.comparison import Comparison, Result
@@ -226,12 +226,12 @@ def run(args: argparse.Namespace) -> None:
     if args.flips:
         write_flips(test, final.baseline.combination, reported, args)
     if args.report:
-        from combinations import report
+        from report import page
 
         if args.data_root:
             for sets in (test.references, test.queries):
                 sets.update({one: sets[one].renamed(data_root=args.data_root.replace("{id}", one)) for one in sets})
-        report.write(args.report, test, final, chosen_on=ranked if args.val_npz else None, title=title, seed=args.seed)
+        page.write(args.report, test, final, chosen_on=ranked if args.val_npz else None, title=title, seed=args.seed)
         print(f"wrote {args.report}")
 
 

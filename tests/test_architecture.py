@@ -20,6 +20,8 @@ ROOMS = {
     "export": {"common"},
     "embedding": {"common", "backbones"},
     "combinations": {"common", "evaluation"},
+    "report": {"common", "evaluation", "combinations"},
+    "terminal": {"common", "evaluation", "combinations"},
     "retrieval": {"common", "evaluation"},
     "training": {"common", "backbones", "evaluation"},
     "viewer": {"common", "plots", "embedding"},

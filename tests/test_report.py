@@ -16,13 +16,16 @@ import pytest
 from test_evaluation import study
 
 import greedy_combo_eval
-from combinations import comparison, flips, report, report_cards, report_charts, report_tables
+from combinations import comparison, flips
 from combinations.search import enumerate_combinations
 from common import embeddings
 from evaluation import statistics
 from evaluation.evaluator import Evaluator
 from evaluation.fusion import unit
 from evaluation.records import Combination
+from report import cards, charts, tables
+from report.page import RANKED, write
+from report.page import page as render
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -77,7 +80,7 @@ def compared(evaluator):
 
 @pytest.fixture(scope="module")
 def page(evaluator, compared):
-    return report.page(evaluator, compared, chosen_on=None, title="study")
+    return render(evaluator, compared, chosen_on=None, title="study")
 
 
 def plain(markup: str) -> str:
@@ -100,7 +103,7 @@ def table(markup: str) -> list[list[str]]:
 
 def test_the_ranking_says_what_the_comparison_says(page, compared):
     rows = table(section(page, "ranking"))
-    assert len(rows) == report.RANKED < len(compared.results)
+    assert len(rows) == RANKED < len(compared.results)
     for rank, (row, one) in enumerate(zip(rows, compared.results, strict=False), 1):
         assert row[0] == str(rank)
         assert row[2] == " + ".join(one.combination.query_ids)
@@ -113,7 +116,7 @@ def test_the_ranking_says_what_the_comparison_says(page, compared):
         assert row[8] == ("< 0.001" if one.p < 0.001 else f"{one.p:.3f}")
         assert ("▼" in row[9] or "▲" in row[9]) == (one.p < 0.05)
         assert bool(row[10]) == one.pareto
-    rest = len(compared.results) - report.RANKED
+    rest = len(compared.results) - RANKED
     assert f"and {rest} more combinations, down to {100 * compared.results[-1].score:.1f} %" in plain(
         section(page, "ranking")
     )
@@ -128,7 +131,7 @@ def test_a_difference_beyond_chance_is_marked_in_words_and_stars(evaluator, comp
     changed = dataclasses.replace(
         compared, results=results, baseline=dataclasses.replace(results[0], combination=other)
     )
-    marks = [row[9] for row in table(section(report.page(evaluator, changed, chosen_on=None, title=""), "ranking"))[:3]]
+    marks = [row[9] for row in table(section(render(evaluator, changed, chosen_on=None, title=""), "ranking"))[:3]]
     assert marks == ["▲ better ***", "▼ worse *", ""]
 
 
@@ -152,7 +155,7 @@ def test_the_matrix_holds_every_pair_with_its_interval(page, evaluator):
 
 def test_pairs_that_the_comparison_does_not_hold_are_scored_for_the_matrix(evaluator, compared):
     bare = dataclasses.replace(compared, results=[compared.results[0]], rivals=[])
-    whole, scored = report_tables.pair_scores(evaluator, compared), report_tables.pair_scores(evaluator, bare)
+    whole, scored = tables.pair_scores(evaluator, compared), tables.pair_scores(evaluator, bare)
     assert len(whole) == len(scored) == 9
     for pair, one in whole.items():
         assert (scored[pair].score, scored[pair].low, scored[pair].high) == pytest.approx(
@@ -171,7 +174,7 @@ def test_the_answer_comes_first_with_its_interval_and_its_caution(page, compared
     assert "few images" not in top
     few = dataclasses.replace(best, n_images=19)
     told = dataclasses.replace(compared, results=[few, *compared.results[1:]])
-    assert "Few images." in report.page(evaluator, told, chosen_on=None, title="")
+    assert "Few images." in render(evaluator, told, chosen_on=None, title="")
 
 
 def test_a_choice_on_validation_sets_is_told_and_ranked_apart(evaluator, compared, pictures):
@@ -179,7 +182,7 @@ def test_a_choice_on_validation_sets_is_told_and_ranked_apart(evaluator, compare
     chosen = [chooser.results[0].combination, chooser.baseline.combination]
     tallies = [(one, evaluator.tally(evaluator.decide(one), one.reference_ids)) for one in chosen]
     final = comparison.compare(evaluator, tallies, chosen[1])
-    made = report.page(evaluator, final, chosen_on=chooser, title="study")
+    made = render(evaluator, final, chosen_on=chooser, title="study")
     top = plain(made[: made.index("<main>")])
     assert "Chosen on validation sets, scored once" in top
     assert "Chosen on the data" not in top
@@ -196,7 +199,7 @@ def test_every_outcome_has_its_headline(compared):
     best = dataclasses.replace(base, combination=Combination(("0", "10"), ("0",)), score=0.75, difference=0.05, p=0.01)
 
     def said(best, validated=False, ranked=compared):
-        return report_tables.headline(best, ranked, base, validated=validated).replace("\u00a0", " ")
+        return tables.headline(best, ranked, base, validated=validated).replace("\u00a0", " ")
 
     assert said(best) == "0+10/0 beats the best single pair, 0/0: 75.0 % right against 70.0 %"
     assert said(best, ranked=dataclasses.replace(compared, rivals=[])).startswith("0+10/0 beats the baseline, 0/0")
@@ -220,16 +223,16 @@ def test_every_outcome_has_its_headline(compared):
 
 
 def test_numbers_read_as_they_should():
-    assert [report_tables.points(one) for one in (0.0144, -0.0212, 0.0004, -0.0004, math.nan)] == [
+    assert [tables.points(one) for one in (0.0144, -0.0212, 0.0004, -0.0004, math.nan)] == [
         "+1.4",
         "−2.1",
         "0.0",
         "0.0",
         "–",
     ]
-    assert [report_tables.p_value(one) for one in (0.0001, 0.0449, 1.0, math.nan)] == ["< 0.001", "0.045", "1.000", "–"]
-    assert [report_tables.stars(one) for one in (0.05, 0.049, 0.0099, 0.0009, math.nan)] == ["", "*", "**", "***", ""]
-    assert report_tables.clip("a" * 30 + "b" * 30, 11) == "aaaaa…bbbbb"
+    assert [tables.p_value(one) for one in (0.0001, 0.0449, 1.0, math.nan)] == ["< 0.001", "0.045", "1.000", "–"]
+    assert [tables.stars(one) for one in (0.05, 0.049, 0.0099, 0.0009, math.nan)] == ["", "*", "**", "***", ""]
+    assert tables.clip("a" * 30 + "b" * 30, 11) == "aaaaa…bbbbb"
 
 
 def test_confusion_counts_by_hand(evaluator, compared):
@@ -237,7 +240,7 @@ def test_confusion_counts_by_hand(evaluator, compared):
     actual = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
     given = np.array([0, 1, 1, 1, -1, 0, 1, 1, 3, 3])
     decisions = dataclasses.replace(decisions, label=actual, voted=given)
-    found = report_tables.confusion(evaluator, decisions)
+    found = tables.confusion(evaluator, decisions)
     # wrong: class 2 four times, class 0 twice, class 1 once; columns: the same three classes, others, none
     assert found.rows == [("c2", 4, [0, 1, 2, 1, 0]), ("c0", 2, [0, 1, 2, 0, 0]), ("c1", 1, [0, 0, 1, 0, 1])]
     assert found.columns == ["other", "none"]
@@ -257,7 +260,7 @@ def flipping(evaluator):
 def test_cards_show_the_flips_their_neighbours_and_the_right_pictures(evaluator, pictures):
     references, queries, colors = pictures
     before, now, change = flipping(evaluator)
-    made = report_cards.cards(evaluator, before, now, change)
+    made = cards.cards(evaluator, before, now, change)
     assert [card.kind for card in made] == ["rescued"] * 6 + ["broken"] * 6
     kind_of = dict(zip(change.crop, np.array(flips.FLIPS)[change.flip], strict=True))
     names = [name.split("/")[-1] for name in evaluator.crops]
@@ -290,7 +293,7 @@ def test_cards_show_the_flips_their_neighbours_and_the_right_pictures(evaluator,
 def test_views_are_marked_right_alone_by_their_own_references(evaluator):
     before, now, change = flipping(evaluator)
     names = [name.split("/")[-1] for name in evaluator.crops]
-    for card in report_cards.cards(evaluator, before, now, change):
+    for card in cards.cards(evaluator, before, now, change):
         for view in card.views:
             decisions = evaluator.decide(Combination((view.set_id,), (view.set_id,)))
             at = int(np.flatnonzero(decisions.crop == names.index(card.crop))[0])
@@ -309,18 +312,18 @@ def test_the_swing_is_the_change_of_margin_by_hand(evaluator, compared):
     now = dataclasses.replace(
         first, similarities=np.array([[0.95, 0.9, 0.8]]), neighbours=np.array([[right, right, wrong]]), **rows
     )
-    moved = report_cards.swing(evaluator, before, now)
+    moved = cards.swing(evaluator, before, now)
     assert moved[5] == pytest.approx(0.15 + 0.2)  # from 0.7 - 0.9 to 0.95 - 0.8
     assert moved[np.arange(len(moved)) != 5].max() == 0
     all_right = dataclasses.replace(now, neighbours=np.array([[right, right, right]]))
-    assert report_cards.swing(evaluator, before, all_right)[5] == pytest.approx(
+    assert cards.swing(evaluator, before, all_right)[5] == pytest.approx(
         0.15 + 0.2
     )  # the last stands in for a wrong one
 
 
 def test_cards_come_from_different_classes_first():
     moved, label = np.array([9.0, 8, 7, 6, 5]), np.array([1, 1, 1, 2, 3])
-    assert report_cards._spread(moved, label, np.array([10, 11, 12, 13, 14])) == [10, 13, 14, 11, 12]
+    assert cards._spread(moved, label, np.array([10, 11, 12, 13, 14])) == [10, 13, 14, 11, 12]
 
 
 def test_right_and_wrong_are_told_by_sign_and_word_not_by_colour_alone(page, evaluator, compared):
@@ -345,7 +348,7 @@ def test_flips_by_class_add_up(page, evaluator, compared):
     by_class = {row[1]: (int(row[2]), int(row[0])) for row in rows}
     expected = zip(evaluator.classes, change.rescued, change.broken, strict=True)
     assert by_class == {name: (r, b) for name, r, b in expected if r + b}
-    assert f"({report_tables.p_is(change.p)}; signs of whole images flipped)".replace("\u00a0", " ") in plain(
+    assert f"({tables.p_is(change.p)}; signs of whole images flipped)".replace("\u00a0", " ") in plain(
         section(page, "classes")
     )
 
@@ -355,7 +358,7 @@ def test_a_missing_picture_is_a_named_placeholder(pictures, tmp_path):
     lost = [dataclasses.replace(one, meta={**one.meta, "data_root": str(tmp_path)}) for one in references]
     unknown = [dataclasses.replace(one, paths=np.full(len(one), "")) for one in queries]
     evaluator = Evaluator(lost, unknown)
-    markup = section(report.page(evaluator, search(evaluator), chosen_on=None, title=""), "flips")
+    markup = section(render(evaluator, search(evaluator), chosen_on=None, title=""), "flips")
     assert "<img" not in markup
     assert re.search(r"train\d+_\d+\.png<br>image missing", markup)
     assert "no path known" in markup
@@ -370,7 +373,7 @@ def test_hostile_text_stays_text(pictures):
         )
 
     evaluator = Evaluator(*([hostile(one) for one in side] for side in pictures[:2]))
-    made = report.page(evaluator, search(evaluator), chosen_on=None, title=HOSTILE)
+    made = render(evaluator, search(evaluator), chosen_on=None, title=HOSTILE)
     assert "<script" not in made
     assert not re.search(r'="[^"]*<[^"]*"', made)
     assert made.count("&lt;scrip") > 20
@@ -380,7 +383,7 @@ def test_hostile_text_stays_text(pictures):
 def test_every_fusion_mode_has_its_page(pictures, mode):
     evaluator = Evaluator(*pictures[:2], mode=mode)
     found = search(evaluator, high=3)
-    made = report.page(evaluator, found, chosen_on=None, title="study")
+    made = render(evaluator, found, chosen_on=None, title="study")
     assert table(section(made, "ranking"))[0][3] == f"{100 * found.results[0].score:.1f} %"
     pairs = [text for row in table(section(made, "pairs")) for text in row[1:]]
     assert pairs.count("–") == (6 if mode == "concat" else 0)
@@ -405,7 +408,7 @@ def one_pair(n_images=6, right=None, ids=("0",)):
 
 def test_a_single_pair_of_sets_and_a_single_image():
     evaluator = one_pair(n_images=1)
-    made = plain(report.page(evaluator, search(evaluator), chosen_on=None, title=""))
+    made = plain(render(evaluator, search(evaluator), chosen_on=None, title=""))
     assert "0/0 is the only combination tried" in made
     assert "There is no other combination to compare 0/0 with" in made
     assert "95 % interval 0.0 to 100.0 %" in made
@@ -415,7 +418,7 @@ def test_a_single_pair_of_sets_and_a_single_image():
 @pytest.mark.parametrize("right", [True, False])
 def test_all_right_and_all_wrong(right):
     evaluator = one_pair(n_images=30, right=right, ids=("0", "10"))
-    made = report.page(evaluator, search(evaluator), chosen_on=None, title="")
+    made = render(evaluator, search(evaluator), chosen_on=None, title="")
     assert {text.split("★ ")[-1].split(" ")[0] for row in table(section(made, "pairs")) for text in row[1:]} == (
         {"100.0"} if right else {"0.0"}
     )
@@ -429,7 +432,7 @@ def test_crops_that_no_two_sets_share_are_not_compared():
     evaluator = Evaluator(references, queries)
     found = search(evaluator, baseline=Combination(("20",), ("20",)))
     assert found.n_matched == 0
-    made = report.page(evaluator, found, chosen_on=None, title="")
+    made = render(evaluator, found, chosen_on=None, title="")
     assert [row[6:9] for row in table(section(made, "ranking"))[:1]] == [["–", "– to –", "–"]]
     assert "No crop is in every query set, so no difference can be measured" in plain(made)
     assert "0 crops that every query set holds" in plain(section(made, "flips"))
@@ -450,10 +453,10 @@ def test_accuracy_against_padding_is_by_number_only_where_ids_are_different_numb
 
     evaluator = Evaluator(renamed(study(1, split="train")), renamed(study(2, split="test")))
     found = search(evaluator, high=1)
-    content = report_tables.padding(evaluator, report_tables.pair_scores(evaluator, found), found.results[0])
+    content = tables.padding(evaluator, tables.pair_scores(evaluator, found), found.results[0])
     assert [one.combination.query_ids[0] for one in content.scores] == (drawn or list(ids))
     assert bool(content.charts) == (drawn is not None)
-    rows = table(section(report.page(evaluator, found, chosen_on=None, title=""), "padding"))
+    rows = table(section(render(evaluator, found, chosen_on=None, title=""), "padding"))
     assert [row[0] for row in rows] == (drawn or list(ids))
     if drawn:
         chart = content.charts["wide"]
@@ -463,19 +466,19 @@ def test_accuracy_against_padding_is_by_number_only_where_ids_are_different_numb
 
 
 def test_axis_ticks_by_hand():
-    assert report_charts.Axis(0.58, 0.81, 0, 230).ticks == [(20.0, "60 %"), (120.0, "70 %"), (220.0, "80 %")]
-    assert report_charts.Axis(0.703, 0.713, 0, 100).ticks == [(20.0, "70.5 %"), (70.0, "71.0 %")]
-    assert report_charts.Axis(100, 1_000_000, 0, 400, log=True).ticks == [
+    assert charts.Axis(0.58, 0.81, 0, 230).ticks == [(20.0, "60 %"), (120.0, "70 %"), (220.0, "80 %")]
+    assert charts.Axis(0.703, 0.713, 0, 100).ticks == [(20.0, "70.5 %"), (70.0, "71.0 %")]
+    assert charts.Axis(100, 1_000_000, 0, 400, log=True).ticks == [
         (0.0, "100"), (100.0, "1 k"), (200.0, "10 k"), (300.0, "100 k"), (400.0, "1 M"),
     ]  # fmt: skip
-    assert [report_charts.short_number(one) for one in (7, 999, 999_600, 2_500_000, 3.21e9)] == [
+    assert [charts.short_number(one) for one in (7, 999, 999_600, 2_500_000, 3.21e9)] == [
         "7",
         "999",
         "1 M",
         "2.5 M",
         "3.21 G",
     ]
-    assert report_charts.share_axis([1.0, 1.0], 0, 1).low == pytest.approx(0.99)
+    assert charts.share_axis([1.0, 1.0], 0, 1).low == pytest.approx(0.99)
 
 
 def test_the_front_is_numbered_by_cost_and_its_numbers_do_not_touch(compared):
@@ -492,15 +495,15 @@ def test_the_front_is_numbered_by_cost_and_its_numbers_do_not_touch(compared):
         point(99, 5000, 0.2, pareto=False),
         point(98, 1000, 0.5),
     ]
-    front = report_charts.pareto_points(many)
-    assert [one.number for one in front] == list(range(1, report_charts.NUMBERED + 1))
+    front = charts.pareto_points(many)
+    assert [one.number for one in front] == list(range(1, charts.NUMBERED + 1))
     assert (front[0].results[0].cost.operations, front[-1].results[0].cost.operations) == (1000, 1039)
     assert len(front[0].results) == 2  # as good and as cheap: one point
     for width in (336, 500):
-        chart = report_charts.cost_chart(many, width)
+        chart = charts.cost_chart(many, width)
         across = [number[0] for number in chart.numbers]
-        assert min(np.diff(across)) >= report_charts.LABEL_GAP - 1e-9
-        assert min(across) > report_charts.LEFT
+        assert min(np.diff(across)) >= charts.LABEL_GAP - 1e-9
+        assert min(across) > charts.LEFT
         assert max(across) < width
 
 
@@ -536,8 +539,8 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
         )
         for at, (one, score) in enumerate(zip(asked, np.sort(rng.random(5000))[::-1], strict=True))
     ]
-    assert len(report_charts.cost_chart(results, 500).front) < 20_000
-    report.write(tmp_path / "r.html", evaluator, dataclasses.replace(found, results=results), title="t" * 10_000)
+    assert len(charts.cost_chart(results, 500).front) < 20_000
+    write(tmp_path / "r.html", evaluator, dataclasses.replace(found, results=results), title="t" * 10_000)
     made = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert 200_000 < len(made.encode()) <= 3_000_000
     assert made.count('<li class="flip ') == 12
@@ -546,10 +549,10 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
 
 def test_pictures_stop_at_the_budget(tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
-    album = report_cards.Album()
+    album = cards.Album()
     size = len(album.show(str(tmp_path / "a.png"))[1])
-    monkeypatch.setattr(report_cards, "BUDGET", 2 * size + 1)
-    album = report_cards.Album()
+    monkeypatch.setattr(cards, "BUDGET", 2 * size + 1)
+    album = cards.Album()
     shown = [album.show(str(tmp_path / "a.png")) for _ in range(3)]
     assert [bool(uri) for _, uri, _ in shown] == [True, True, False]
     assert shown[2][2] == "left out, the page is full"

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from combinations import report_charts
 from combinations.comparison import Comparison, Result
-from combinations.report_charts import Score
 from evaluation import statistics
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions
+from report import charts
+from report.charts import Score
 
 LEVEL = 0.05  # a corrected p below it counts as more than chance
 
@@ -28,7 +28,7 @@ WIDTHS = {"wide": 500, "narrow": 336}  # pixels of a chart in a column of a wide
 class Ladder:
     """Accuracies one below the other on one scale: rows of (rank or 0, result), places in % of the width by `axis`."""
 
-    axis: report_charts.Axis
+    axis: charts.Axis
     rows: list[tuple[int, Any]]
     baseline: float | None
 
@@ -39,7 +39,7 @@ def ladder(results: Sequence[Result | Score], baseline: Result | None = None) ->
     if baseline is not None and all(one.combination != baseline.combination for one in results):
         rows.append((0, baseline))
     values = [value for _, one in rows for value in (one.low, one.high)]
-    return Ladder(report_charts.share_axis(values, 4, 96, room=23), rows, baseline.score if baseline else None)
+    return Ladder(charts.share_axis(values, 4, 96, room=23), rows, baseline.score if baseline else None)
 
 
 def pair_scores(evaluator: Evaluator, comparison: Comparison) -> dict[tuple[str, str], Score]:
@@ -86,7 +86,7 @@ class Padding:
     """Same-ID pairs in the order of their IDs: charts by width where IDs are numbers, else whiskers."""
 
     scores: list[Score]
-    charts: dict[str, report_charts.PaddingChart]
+    charts: dict[str, charts.PaddingChart]
     ladder: Ladder | None
     is_padding: bool
 
@@ -102,7 +102,7 @@ def padding(evaluator: Evaluator, pairs: dict[tuple[str, str], Score], best: Res
     rising = sorted((number, one) for one, number in numbers.items() if number is not None)
     scores = [same[one] for _, one in rising]
     values = [number for number, _ in rising]
-    drawn = {name: report_charts.padding_chart(values, scores, best.score, width) for name, width in WIDTHS.items()}
+    drawn = {name: charts.padding_chart(values, scores, best.score, width) for name, width in WIDTHS.items()}
     return Padding(scores, drawn, None, is_padding)
 
 
@@ -224,5 +224,5 @@ def headline(best: Result, ranked: Comparison, baseline: Result, *, validated: b
 FILTERS = {
     **{one.__name__: one for one in (percent, share, points, signed, p_value, p_is, stars, clip)},
     "ids": " + ".join,
-    "short": report_charts.short_number,
+    "short": charts.short_number,
 }

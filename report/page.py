@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from combinations import flips, report_cards, report_charts, report_tables
+from combinations import flips
 from combinations.comparison import Comparison, Result
 from common import files
 from evaluation import statistics
 from evaluation.evaluator import Evaluator, remarks
 from evaluation.fusion import DECISION
 from evaluation.records import Combination
+from report import cards, charts, tables
 
 RANKED = 25  # rows of the ranking
 TRIED = 5  # combinations that are looked through for flips where the baseline is the best
@@ -46,7 +47,7 @@ def page(
     ranked = chosen_on or comparison
     best = next(one for one in comparison.results if one.combination == ranked.results[0].combination)
     decisions = evaluator.decide(best.combination)
-    pairs = report_tables.pair_scores(evaluator, comparison)
+    pairs = tables.pair_scores(evaluator, comparison)
     everything = list({one.combination: one for one in (*ranked.results, ranked.baseline, *ranked.rivals)}.values())
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([here, here.parent / "common"]),
@@ -55,7 +56,7 @@ def page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(report_tables.FILTERS)
+    environment.filters.update(tables.FILTERS)
     return environment.get_template("report.html").render(
         title=title,
         seed=seed,
@@ -64,24 +65,24 @@ def page(
         ranked=ranked,
         chosen_on=chosen_on,
         best=best,
-        headline=report_tables.headline(best, ranked, comparison.baseline, validated=chosen_on is not None),
-        rival=report_tables.rival_words(ranked),
+        headline=tables.headline(best, ranked, comparison.baseline, validated=chosen_on is not None),
+        rival=tables.rival_words(ranked),
         remarks=remarks(evaluator),
         decision=DECISION[evaluator.mode],
         split=next(iter(evaluator.queries.values())).split or "query",
         n_crops=len(np.unique(decisions.crop)),
-        matrix=report_tables.matrix(evaluator, pairs),
-        rows=report_tables.ladder(ranked.results[:RANKED], ranked.baseline),
-        test_rows=report_tables.ladder(comparison.results, comparison.baseline),
-        front=report_charts.pareto_points(everything),
-        costs={name: report_charts.cost_chart(everything, width) for name, width in report_tables.WIDTHS.items()},
-        padding=report_tables.padding(evaluator, pairs, best),
-        confusion=report_tables.confusion(evaluator, decisions),
+        matrix=tables.matrix(evaluator, pairs),
+        rows=tables.ladder(ranked.results[:RANKED], ranked.baseline),
+        test_rows=tables.ladder(comparison.results, comparison.baseline),
+        front=charts.pareto_points(everything),
+        costs={name: charts.cost_chart(everything, width) for name, width in tables.WIDTHS.items()},
+        padding=tables.padding(evaluator, pairs, best),
+        confusion=tables.confusion(evaluator, decisions),
         flips=flip_content(evaluator, comparison, ranked, best, seed),
         models=sorted({str(one.meta["model"]) for one in evaluator.queries.values() if one.meta.get("model")}),
         n_ranked=RANKED,
         few=statistics.FEW_IMAGES,
-        level=report_tables.LEVEL,
+        level=tables.LEVEL,
     )
 
 
@@ -95,7 +96,7 @@ class FlipContent:
     totals: dict[str, int]
     classes: list[tuple[str, int, int]]
     n_classes: int
-    cards: list[report_cards.Card]
+    cards: list[cards.Card]
 
 
 def flip_content(
@@ -114,7 +115,7 @@ def flip_content(
     now, change = next((one for one in changes if one[1].rescued.any() or one[1].broken.any()), changes[0])
     totals = {name: int((change.flip == code).sum()) for code, name in enumerate(flips.FLIPS)}
     flipped = change.rescued + change.broken
-    most = np.argsort(-flipped, kind="stable")[: min(report_tables.CLASSES, int((flipped > 0).sum()))]
+    most = np.argsort(-flipped, kind="stable")[: min(tables.CLASSES, int((flipped > 0).sum()))]
     return FlipContent(
         before=before,
         now=now,
@@ -122,5 +123,5 @@ def flip_content(
         totals=totals,
         classes=[(str(evaluator.classes[at]), int(change.rescued[at]), int(change.broken[at])) for at in most],
         n_classes=int((flipped > 0).sum()),
-        cards=report_cards.cards(evaluator, before, now, change),
+        cards=cards.cards(evaluator, before, now, change),
     )
