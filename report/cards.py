@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import numpy as np
 from combinations import flips
 from common import images
 from common.embeddings import EmbeddingSet
+from evaluation import per_query
+from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
-from evaluation.records import Combination, Decisions
+from evaluation.records import Combination, Decisions, Rule
 
 CARDS = 12
 VIEWS, NEIGHBOURS = 6, 3  # pictures in a row
@@ -83,49 +85,65 @@ class Album:
         return file, uri, ""
 
 
-def cards(evaluator: Evaluator, before: Combination, now: Combination, change: flips.Flips) -> list[Card]:
+def cards(
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    before: Combination,
+    now: Combination,
+    change: flips.Flips,
+) -> list[Card]:
     """Return up to CARDS crops that `now` rescues and breaks against `before`, half of each where there are enough.
 
-    First come the crops whose similarities moved most (see `swing`), one of every class before a second of any.
+    First come the crops whose similarities moved most (see `swing`), one of every class before a second of any. `decided` holds
+    the decisions of both, and of every ID alone.
     """
-    decided = evaluator.decide(before), evaluator.decide(now)
+    coded = evaluator.coded
     crops = {kind: change.crop[change.flip == code] for kind, code in _KINDS.items()}
-    moved = swing(evaluator, *decided)
-    ordered = {kind: _spread(moved[crop], evaluator.crop_label[crop], crop) for kind, crop in crops.items()}
-    half = CARDS // 2
-    n_rescued = max(half, CARDS - len(ordered["broken"]))
+    moved = {kind: swing(evaluator, decided, before, now, crop) for kind, crop in crops.items()}
+    ordered = {kind: _spread(moved[kind], coded.crop_label[crop], crop) for kind, crop in crops.items()}
+    n_rescued = max(CARDS // 2, CARDS - len(ordered["broken"]))
     chosen = {"rescued": ordered["rescued"][:n_rescued]}
     chosen["broken"] = ordered["broken"][: CARDS - len(chosen["rescued"])]
-    alone = {one: _alone(evaluator, one) for one in _shown_sets(evaluator, before, now)}
+    alone = {
+        name: flips.crop_scores(coded, decided[pair]) if (pair := Combination((name,), (name,))) in decided else None
+        for name in _shown_sets(coded, before, now)
+    }
+    sides = [(combination, decided[combination]) for combination in (before, now)]
     album = Album()
     return [
-        _card(evaluator, album, kind, crop, decided, alone, (before, now))
-        for kind, crops_of in chosen.items()
-        for crop in crops_of
+        _card(coded, evaluator.rule, album, kind, crop, alone, sides)
+        for kind, crops_of_kind in chosen.items()
+        for crop in crops_of_kind
     ]
 
 
-def swing(evaluator: Evaluator, before: Decisions, now: Decisions) -> np.ndarray:
-    """Return (n_crop,) float64 over all crop codes: how far the margin moved, without sign; 0 where a crop is not decided.
+def swing(
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    before: Combination,
+    now: Combination,
+    crops: np.ndarray,
+) -> np.ndarray:
+    """Return (n_crop,) float64: how far the margin of these crops moved, without sign; 0 where it is not defined.
 
-    The margin is the similarity of the nearest reference with the crop's label minus that of the nearest with another; where one
-    of these is not among the neighbours found, the least similar neighbour stands in. Several decisions of a crop are averaged.
+    The margin is that of `per_query.margins`; several decisions of a crop are averaged.
     """
-    return np.abs(np.nan_to_num(_margins(evaluator, now) - _margins(evaluator, before)))
-
-
-def _margins(evaluator: Evaluator, decisions: Decisions) -> np.ndarray:
-    label_of = np.concatenate([*evaluator.reference_label.values(), [-1]])
-    there = decisions.neighbours >= 0
-    right = label_of[decisions.neighbours] == decisions.label[:, None]
-    lowest = np.where(there, decisions.similarities, np.inf).min(axis=1, initial=np.inf)
-    ours, others = (
-        np.maximum(np.where(there & which, decisions.similarities, -np.inf).max(axis=1, initial=-np.inf), lowest)
-        for which in (right, ~right)
+    margin_before, margin_now = (
+        _crop_margins(evaluator, combination, decided[combination], crops) for combination in (before, now)
     )
-    n = len(evaluator.crops)
+    return np.abs(np.nan_to_num(margin_now - margin_before))
+
+
+def _crop_margins(
+    evaluator: Evaluator, combination: Combination, decisions: Decisions, crops: np.ndarray
+) -> np.ndarray:
+    place = np.full(len(evaluator.coded.crops), -1)
+    place[crops] = np.arange(len(crops))
+    chosen = np.flatnonzero(place[decisions.crop] >= 0)
+    row = place[decisions.crop[chosen]]
+    margin = per_query.margins(evaluator, combination, chosen)
     with np.errstate(invalid="ignore"):
-        return np.bincount(decisions.crop, ours - others, minlength=n) / np.bincount(decisions.crop, minlength=n)
+        return np.bincount(row, margin, minlength=len(crops)) / np.bincount(row, minlength=len(crops))
 
 
 def _spread(moved: np.ndarray, label: np.ndarray, crop: np.ndarray) -> list[int]:
@@ -139,83 +157,69 @@ def _spread(moved: np.ndarray, label: np.ndarray, crop: np.ndarray) -> list[int]
     return [int(crop[order[at]]) for at in np.argsort(turns, kind="stable")]
 
 
-def _shown_sets(evaluator: Evaluator, *combinations: Combination) -> list[str]:
-    used = {one for combination in combinations for one in combination.query_ids}
-    kept = sorted(evaluator.queries, key=lambda one: one not in used)[:VIEWS]
-    return [one for one in evaluator.queries if one in kept]
-
-
-def _alone(evaluator: Evaluator, one: str) -> np.ndarray | None:
-    """Return (n_crop,) the share of right decisions with the ID's own references, or None where these are missing."""
-    pair = Combination((one,), (one,))
-    if one not in evaluator.references or not evaluator.valid(pair):
-        return None
-    return flips.crop_scores(evaluator, evaluator.decide(pair))
+def _shown_sets(coded: CodedSets, *combinations: Combination) -> list[str]:
+    used = {name for combination in combinations for name in combination.query_ids}
+    kept = sorted(coded.queries, key=lambda name: name not in used)[:VIEWS]
+    return [name for name in coded.queries if name in kept]
 
 
 def _card(
-    evaluator: Evaluator,
+    coded: CodedSets,
+    rule: Rule,
     album: Album,
     kind: str,
     crop: int,
-    decided: tuple[Decisions, Decisions],
-    alone: dict[str, np.ndarray | None],
-    combinations: tuple[Combination, Combination],
+    alone: Mapping[str, np.ndarray | None],
+    sides: Sequence[tuple[Combination, Decisions]],
 ) -> Card:
-    label = str(evaluator.classes[evaluator.crop_label[crop]])
+    label = str(coded.classes[coded.crop_label[crop]])
     views = []
-    for one, scores in alone.items():
-        row = int(np.flatnonzero(evaluator.query_crop[one] == crop)[0])
+    for name, scores in alone.items():
+        row = int(np.flatnonzero(coded.query_codes[name].crop == crop)[0])
         right = None if scores is None or np.isnan(scores[crop]) else bool(scores[crop] > 0.5)
-        views.append(Picture(*album.show(_file(evaluator.queries[one], row)), one, label, right))
-    rows = [
-        list(_rows(evaluator, album, decisions, crop, combination))
-        for decisions, combination in zip(decided, combinations, strict=True)
-    ]
-    hidden = sum(max(0, len(one) - DECISIONS) for one in rows)
-    name = str(evaluator.crops[crop]).split("/", 2)[-1]
-    return Card(kind, label, name, views, rows[0][:DECISIONS], rows[1][:DECISIONS], hidden)
+        views.append(Picture(*album.show(_file(coded.queries[name], row)), name, label, right))
+    before, now = (list(_rows(coded, rule, album, crop, *side)) for side in sides)
+    hidden = sum(max(0, len(rows) - DECISIONS) for rows in (before, now))
+    crop_name = str(coded.crops[crop]).split("/", 2)[-1]
+    return Card(kind, label, crop_name, views, before[:DECISIONS], now[:DECISIONS], hidden)
 
 
 def _rows(
-    evaluator: Evaluator, album: Album, decisions: Decisions, crop: int, combination: Combination
+    coded: CodedSets, rule: Rule, album: Album, crop: int, combination: Combination, decisions: Decisions
 ) -> Iterator[Row]:
-    queries = list(evaluator.queries)
-    pooled = evaluator.mode != "stack"
+    merged_reference = "+".join(combination.reference_ids) if rule.fusion in ("mean", "concat") else None
+    queries = list(coded.queries)
     for at in np.flatnonzero(decisions.crop == crop):
-        label = decisions.label[at]
-        found = zip(decisions.neighbours[at, :NEIGHBOURS], decisions.similarities[at, :NEIGHBOURS], strict=True)
+        nearest = zip(decisions.neighbours[at, :NEIGHBOURS], decisions.similarities[at, :NEIGHBOURS], strict=True)
         yield Row(
-            query_id="+".join(combination.query_ids) if pooled else queries[decisions.view[at]],
-            label=_name(evaluator, decisions.voted[at]),
-            right=bool(decisions.voted[at] == label),
+            query_id=queries[decisions.view[at]] if rule.fusion == "stack" else "+".join(combination.query_ids),
+            label=_label(coded, decisions.voted[at]),
+            right=bool(decisions.right[at]),
             neighbours=[
-                _reference(evaluator, album, row, label, similarity, combination)
-                for row, similarity in found
+                _reference(coded, album, row, decisions.label[at], float(similarity), merged_reference)
+                for row, similarity in nearest
                 if row >= 0
             ],
         )
 
 
-def _name(evaluator: Evaluator, label: int) -> str:
-    return str(evaluator.classes[label]) if label >= 0 else "no label"
+def _label(coded: CodedSets, code: int) -> str:
+    return str(coded.classes[code]) if code >= 0 else "no label"
 
 
 def _reference(
-    evaluator: Evaluator, album: Album, row: int, label: int, similarity: float, combination: Combination
+    coded: CodedSets, album: Album, row: int, query_label: int, similarity: float, merged_id: str | None
 ) -> Picture:
-    """Return the reference in `row`, counted over all reference sets in their order."""
-    starts = np.cumsum([0, *map(len, evaluator.references.values())])
-    at = int(np.searchsorted(starts, row, side="right")) - 1
-    one, references = list(evaluator.references.items())[at]
-    row -= starts[at]
-    found = evaluator.reference_label[one][row]
-    set_id = "+".join(combination.reference_ids) if evaluator.mode in ("mean", "concat") else one
+    """Return the reference in `row`, counted over all reference sets; where it is merged, its ID is `merged_id`."""
+    owner = int(np.searchsorted(list(coded.starts.values()), row, side="right")) - 1
+    name, references = list(coded.references.items())[owner]
+    row -= coded.starts[name]
+    label = coded.reference_codes[name].label[row]
     shown = album.show(_file(references, row))
-    return Picture(*shown, set_id, _name(evaluator, found), bool(found == label), float(similarity))
+    return Picture(*shown, merged_id or name, _label(coded, label), bool(label == query_label), similarity)
 
 
-def _file(one: EmbeddingSet, row: int) -> str:
+def _file(embedding_set: EmbeddingSet, row: int) -> str:
     """Return the picture's file, '' where it is not known."""
-    path = str(one.paths[row])
-    return str(Path(str(one.meta.get("data_root") or ""), path)) if path else ""
+    path = str(embedding_set.paths[row])
+    return str(Path(str(embedding_set.meta.get("data_root") or ""), path)) if path else ""

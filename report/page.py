@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from combinations import flips
-from combinations.comparison import Comparison, Result
+from combinations.comparison import REPORTED, Comparison, Result
 from common import files
 from evaluation import statistics
-from evaluation.evaluator import Evaluator, remarks
+from evaluation.codes import remarks
+from evaluation.evaluator import Evaluator
 from evaluation.fusion import DECISION
-from evaluation.records import Combination
+from evaluation.records import Combination, Decisions
 from report import cards, charts, tables
 
+if TYPE_CHECKING:
+    import jinja2
+
 RANKED = 25  # rows of the ranking
-TRIED = 5  # combinations that are looked through for flips where the baseline is the best
+HERE = Path(__file__).resolve().parent
 
 
 def write(
     path: Path,
     evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
     comparison: Comparison,
     *,
     chosen_on: Comparison | None = None,
@@ -31,59 +38,72 @@ def write(
 ) -> None:
     """Write the page of `comparison`, scored by `evaluator`, to `path`, whole or not at all.
 
-    `chosen_on`: the search on validation sets whose first combination `comparison` scores once; without it the combination was
-    chosen on the queries it is scored on, and the page says so.
+    `decided`: the decisions of what the page shows, see comparison.decide_reported. `chosen_on`: the search on validation sets
+    whose first combination `comparison` scores once; without it the combination was chosen on the queries it is scored on, and
+    the page says so.
     """
-    files.write_text(path, page(evaluator, comparison, chosen_on=chosen_on, title=title, seed=seed))
+    files.write_text(path, page(evaluator, decided, comparison, chosen_on=chosen_on, title=title, seed=seed))
 
 
 def page(
-    evaluator: Evaluator, comparison: Comparison, *, chosen_on: Comparison | None, title: str, seed: int = 0
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    comparison: Comparison,
+    *,
+    chosen_on: Comparison | None,
+    title: str,
+    seed: int = 0,
 ) -> str:
     """Return the page as text; see `write`."""
-    import jinja2
-
-    here = Path(__file__).resolve().parent
+    coded, rule = evaluator.coded, evaluator.rule
     ranked = chosen_on or comparison
-    best = next(one for one in comparison.results if one.combination == ranked.results[0].combination)
-    decisions = evaluator.decide(best.combination)
+    best = next(result for result in comparison.results if result.combination == ranked.results[0].combination)
+    decisions = decided[best.combination]
     pairs = tables.pair_scores(evaluator, comparison)
-    everything = list({one.combination: one for one in (*ranked.results, ranked.baseline, *ranked.rivals)}.values())
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([here, here.parent / "common"]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(tables.FILTERS)
-    return environment.get_template("report.html").render(
+    results = (*ranked.results, ranked.baseline, *ranked.rivals)
+    everything = list({result.combination: result for result in results}.values())
+    queries = coded.queries.values()
+    return _template().render(
         title=title,
         seed=seed,
-        evaluator=evaluator,
+        rule=rule,
         final=comparison,
         ranked=ranked,
         chosen_on=chosen_on,
         best=best,
         headline=tables.headline(best, ranked, comparison.baseline, validated=chosen_on is not None),
         rival=tables.rival_words(ranked),
-        remarks=remarks(evaluator),
-        decision=DECISION[evaluator.mode],
-        split=next(iter(evaluator.queries.values())).split or "query",
+        remarks=remarks(coded, rule),
+        decision=DECISION[rule.fusion],
+        split=next(iter(queries)).split or "query",
         n_crops=len(np.unique(decisions.crop)),
-        matrix=tables.matrix(evaluator, pairs),
+        matrix=tables.matrix(coded, pairs),
         rows=tables.ladder(ranked.results[:RANKED], ranked.baseline),
         test_rows=tables.ladder(comparison.results, comparison.baseline),
         front=charts.pareto_points(everything),
         costs={name: charts.cost_chart(everything, width) for name, width in tables.WIDTHS.items()},
-        padding=tables.padding(evaluator, pairs, best),
-        confusion=tables.confusion(evaluator, decisions),
-        flips=flip_content(evaluator, comparison, ranked, best, seed),
-        models=sorted({str(one.meta["model"]) for one in evaluator.queries.values() if one.meta.get("model")}),
+        padding=tables.padding(coded, pairs, best),
+        confusion=tables.confusion(coded.classes, decisions),
+        flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
+        models=sorted({str(query.meta["model"]) for query in queries if query.meta.get("model")}),
         n_ranked=RANKED,
         few=statistics.FEW_IMAGES,
         level=tables.LEVEL,
     )
+
+
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([HERE, HERE.parent / "common"]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(tables.FILTERS)
+    return environment.get_template("report.html")
 
 
 @dataclass(frozen=True)
@@ -100,18 +120,23 @@ class FlipContent:
 
 
 def flip_content(
-    evaluator: Evaluator, final: Comparison, ranked: Comparison, best: Result, seed: int
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    final: Comparison,
+    ranked: Comparison,
+    best: Result,
+    seed: int,
 ) -> FlipContent | None:
     """Return the flips of the best combination; where that is the baseline, of the next with any. None if there is no other.
 
     (A stack that keeps the baseline's view and adds one can split crops, but not flip them.)
     """
-    before = final.baseline.combination
-    others = [best.combination] if best.combination != before else [one.combination for one in ranked.results]
-    others = [one for one in others if one != before and all(q in evaluator.queries for q in one.query_ids)][:TRIED]
+    before, coded = final.baseline.combination, evaluator.coded
+    others = [best.combination] if best.combination != before else [result.combination for result in ranked.results]
+    others = [other for other in others if other != before and other in decided][:REPORTED]
     if not others:
         return None
-    changes = [(one, flips.compare(evaluator, before, one, seed=seed)) for one in others]
+    changes = [(other, flips.compare(coded, decided[before], decided[other], seed=seed)) for other in others]
     now, change = next((one for one in changes if one[1].rescued.any() or one[1].broken.any()), changes[0])
     totals = {name: int((change.flip == code).sum()) for code, name in enumerate(flips.FLIPS)}
     flipped = change.rescued + change.broken
@@ -121,7 +146,7 @@ def flip_content(
         now=now,
         change=change,
         totals=totals,
-        classes=[(str(evaluator.classes[at]), int(change.rescued[at]), int(change.broken[at])) for at in most],
+        classes=[(str(coded.classes[at]), int(change.rescued[at]), int(change.broken[at])) for at in most],
         n_classes=int((flipped > 0).sum()),
-        cards=cards.cards(evaluator, before, now, change),
+        cards=cards.cards(evaluator, decided, before, now, change),
     )

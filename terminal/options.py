@@ -1,11 +1,13 @@
-"""Options that evaluate_combo.py and greedy_combo_eval.py share."""
+"""Options of the evaluation scripts: those that both share, and those of the search for combinations."""
 
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 from typing import Any
 
-from common.cli import whole
+from common.cli import number, whole
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +37,55 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
         "--label_level", type=whole(0), metavar="L", help="label level that is scored (default: the deepest)"
     )
     leave = scoring.add_mutually_exclusive_group()
-    leave.add_argument("--exclude_self", action="store_true", help="a crop is not its own neighbour, at any ID")
+    left_out: dict[str, Any] = {"action": "store_const", "dest": "exclude", "default": "none"}
+    leave.add_argument("--exclude_self", **left_out, const="self", help="a crop is not its own neighbour, at any ID")
     leave.add_argument(
-        "--exclude_same_sample", action="store_true", help="crops of the query's own source image are no neighbours"
+        "--exclude_same_sample",
+        **left_out,
+        const="sample",
+        help="crops of the query's own source image are no neighbours",
+    )
+
+
+def size_range(text: str) -> tuple[int, int]:
+    """Return (low, high) of `2` or `1-3`."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a size such as 2 nor a range such as 1-3")
+    return low, high
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add what greedy_combo_eval.py searches, compares with, and writes."""
+    group = parser.add_argument_group("combinations")
+    group.add_argument(
+        "--combination_size", type=size_range, default=(2, 2), metavar="N|A-B", help="sets a side (default: 2)"
+    )
+    group.add_argument(
+        "--pairing", choices=("crossed", "matched"), default="crossed", help="matched: the same IDs on both sides"
+    )
+    group.add_argument(
+        "--search", choices=("exhaustive", "greedy"), default="exhaustive", help="every combination, or step by step"
+    )
+    group.add_argument("--min_gain", type=number(0, 1), default=0.0, help="accuracy a greedy step must gain")
+    group.add_argument("--max_size", type=whole(1), default=3, help="sets a side that the greedy search may reach")
+    group.add_argument("--max_combinations", type=whole(1), default=5000, help="more than that is asked back")
+    group.add_argument("--baseline", metavar="R/Q", help="what differences are from (default: the best single pair)")
+    group.add_argument(
+        "--val_npz", nargs="+", metavar="[ID=]NPZ", help="choose on these queries, report on --test_npz once"
+    )
+    group.add_argument("--val_split", default="val", metavar="SPLIT", help="split that --val_npz keeps")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--results", type=Path, default=Path("results.txt"), help="blocks are appended; .csv is written beside it"
+    )
+    output.add_argument("--top", type=whole(1), default=10, help="rows of the ranking that is printed last")
+    output.add_argument("--flips", type=Path, metavar="FILE", help="which crops flip: FILE as .parquet and .csv")
+    output.add_argument("--report", type=Path, metavar="FILE.html", help="one self-contained page")
+    output.add_argument(
+        "--data_root", metavar="DIR", help="where the report finds the crops, if they have moved; may use {id}"
+    )
+    output.add_argument(
+        "--if_independent", action="store_true", help="also print McNemar's p, as if crops were independent"
     )
