@@ -119,10 +119,10 @@ def searching(cluster: str | None) -> Iterator[Callable[..., Neighbours]]:
     if not cluster:
         yield knn.search_excluding
         return
-    from ray_cluster import connection
+    from ray_cluster import connection, tasks
 
     with connection.connected(cluster) as ray:
-        yield ray.search
+        yield partial(tasks.search, ray)
         ray.report()
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from combinations.search import named_combination
 from common.messages import UserError
-from evaluation import statistics
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
+from uncertainty import comparisons, intervals
 
 REPORTED = 5  # combinations whose flips are looked at
 
@@ -101,7 +101,7 @@ def compare(
     combinations = list(tallies)
     sizes = np.stack([tally.image_size for tally in tallies.values()]).astype(np.float32)
     right = np.stack([tally.image_right[1] for tally in tallies.values()]).astype(np.float32)
-    limits = np.stack(statistics.accuracy_intervals(right, sizes))
+    limits = np.stack(intervals.accuracy_intervals(right, sizes))
     chosen_from = [combinations.index(rival) for rival in rivals]
     differences = _differences(coded, evaluator.rule, tallies, chosen_from, seed)
     costs = [evaluator.cost(combination) for combination in combinations]
@@ -134,7 +134,7 @@ def _differences(
         right = [tally.matched_right[compared] / n for tally, n in zip(tallies.values(), views, strict=True)]
         gap = np.stack(right) - right[0]
         sizes = coded.matched_sizes[compared]
-        paired = statistics.paired_comparison(gap, sizes, chosen_from=chosen_from, seed=seed)
+        paired = comparisons.paired_comparison(gap, sizes, chosen_from=chosen_from, seed=seed)
         differences[:] = paired.difference, paired.low, paired.high, paired.p
         differences[:, 0] = 0, 0, 0, np.nan
     return differences

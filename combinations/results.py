@@ -13,7 +13,7 @@ from common import files
 from evaluation.codes import CodedSets
 from evaluation.fusion import DECISION
 from evaluation.records import Rule
-from evaluation.statistics import FEW_IMAGES
+from uncertainty.intervals import FEW_IMAGES
 
 
 def block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison, *, title: str, scored_on: str) -> str:

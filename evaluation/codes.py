@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from common.embedding_sets import pieces
+from common.embedding_sets import pieces, require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
 from evaluation import fusion
@@ -189,7 +189,7 @@ def check(coded: CodedSets, rule: Rule) -> None:
     """Raise UserError unless the sets can be compared by this rule: one model, one dimension, at least k references each."""
     references, queries = coded.references.values(), coded.queries.values()
     if rule.fusion in ("stack", "mean"):
-        _check_one_model([*references, *queries])
+        require_one_model([*references, *queries], what="extract them with one model, or use --fusion concat or vote")
     else:
         for query, reference in itertools.product(queries, references):
             _check_pair(query, reference, rule.fusion)
@@ -198,21 +198,6 @@ def check(coded: CodedSets, rule: Rule) -> None:
             raise UserError(
                 f"--k {rule.k} is larger than the {len(reference)} references of {reference.source}; choose a smaller --k"
             )
-
-
-def _check_one_model(sets: Sequence[EmbeddingSet]) -> None:
-    first = sets[0]
-    for other in sets[1:]:
-        if other.dim != first.dim:
-            raise UserError(
-                f"{first.source} has {first.dim} dimensions, {other.source} {other.dim}; compare sets of one model"
-            )
-        if other.fingerprint and first.fingerprint and other.fingerprint != first.fingerprint:
-            raise UserError(
-                f"{first.source} ({first.meta.get('model')}) and {other.source} ({other.meta.get('model')}) come from different "
-                f"models or preprocessing; extract them with the same options, or use --fusion concat or vote"
-            )
-        first = first if first.fingerprint else other
 
 
 def _check_pair(query: EmbeddingSet, reference: EmbeddingSet, fusion_mode: str) -> None:

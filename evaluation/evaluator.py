@@ -56,7 +56,7 @@ class Evaluator:
     def __init__(
         self, coded: CodedSets, rule: Rule, search: Callable[..., knn.Neighbours] = knn.search_excluding
     ) -> None:
-        """`search` takes what knn.search_excluding takes and gives the same, as Cluster.search does.
+        """`search` takes what knn.search_excluding takes and gives the same, as ray_cluster.tasks.search does.
 
         Raises UserError for sets of different dimension or model and for k larger than a reference set.
         """

@@ -12,12 +12,12 @@ import numpy as np
 from combinations import flips
 from combinations.comparison import REPORTED, Comparison, Result
 from common import files
-from evaluation import statistics
 from evaluation.codes import remarks
 from evaluation.evaluator import Evaluator
 from evaluation.fusion import DECISION
 from evaluation.records import Combination, Decisions
 from report import cards, charts, tables
+from uncertainty import intervals
 
 if TYPE_CHECKING:
     import jinja2
@@ -87,7 +87,7 @@ def page(
         flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
         models=sorted({str(query.meta["model"]) for query in queries if query.meta.get("model")}),
         n_ranked=RANKED,
-        few=statistics.FEW_IMAGES,
+        few=intervals.FEW_IMAGES,
         level=tables.LEVEL,
     )
 

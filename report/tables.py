@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from combinations.comparison import Comparison, Result
-from evaluation import statistics
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions
 from report import charts
 from report.charts import Score
+from uncertainty import intervals
 
 LEVEL = 0.05  # a corrected p below it counts as more than chance
 SETS = 30  # rows and columns of the matrix
@@ -51,7 +51,7 @@ def pair_scores(evaluator: Evaluator, comparison: Comparison) -> dict[tuple[str,
     }
     missing = [pair for pair in pairs if pair not in known and evaluator.valid(pair)]
     for index, tally in evaluator.tallies(missing):
-        low, high = statistics.accuracy_intervals(tally.image_right[1][None], tally.image_size)
+        low, high = intervals.accuracy_intervals(tally.image_right[1][None], tally.image_size)
         scores[missing[index]] = Score(missing[index], tally.vote_accuracy, float(low[0]), float(high[0]))
     return {(pair.reference_ids[0], pair.query_ids[0]): score for pair, score in scores.items()}
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common import messages
-from evaluation import fusion, metrics, statistics
+from common import knn, messages
+from evaluation import metrics
 from evaluation.codes import CodedSets
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination, Rule, Tally
 from terminal.tables import fixed_line
+from uncertainty import intervals
 
 SHOWN = 30  # classes in a table
 
@@ -32,7 +33,7 @@ def measures(
         f"  Decisions {tally.n:,}, of a label no reference has {tally.n_unknown:,}; accuracy over the others {share}"
     )
     (average_precision, r_precision), image = retrieval
-    interval = statistics.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
+    interval = intervals.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
     lines.append(f"  MAP@R {average_precision.mean():.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f}")
     n_reference = sum(len(coded.references[r]) for r in combination.reference_ids)
     recall = [
@@ -45,7 +46,7 @@ def measures(
 
 
 def _accuracy(tally: Tally, row: int, name: str) -> str:
-    interval = statistics.accuracy_interval(tally.image_right[row], tally.image_size)
+    interval = intervals.accuracy_interval(tally.image_right[row], tally.image_size)
     few = ", few images" if interval.few_images else ""
     return (
         f"  {name} {tally.right[row] / tally.n:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
@@ -66,7 +67,7 @@ def _classes(coded: CodedSets, tally: Tally) -> list[str]:
 
 def class_similarity(coded: CodedSets, reference_ids: Sequence[str]) -> tuple[str, np.ndarray, list[str]]:
     """Return the mean cosine within and between the classes of merged references: as text, as a matrix, and the classes in it."""
-    vectors = np.concatenate([fusion.unit(coded.references[r].vectors) for r in reference_ids])
+    vectors = np.concatenate([knn.unit(coded.references[r].vectors) for r in reference_ids])
     labels = np.concatenate([coded.reference_codes[r].label for r in reference_ids])
     present, codes = np.unique(labels, return_inverse=True)
     similarity = metrics.similarity(vectors, codes, len(present))

@@ -13,18 +13,17 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from test_evaluation import make_evaluator, study, totals
+from builders import make_evaluator, study, totals, unit
 
 import greedy_combo_eval
 from combinations import comparison, flips
 from combinations.search import enumerate_combinations
 from common import embeddings
-from evaluation import statistics
-from evaluation.fusion import unit
 from evaluation.records import Combination
 from report import cards, charts, tables
 from report import page as pages
 from report.page import RANKED
+from uncertainty import intervals
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -157,7 +156,7 @@ def test_the_matrix_holds_every_pair_with_its_interval(page, evaluator):
     for row, r in zip(rows, evaluator.coded.references, strict=True):
         for text, q in zip(row[1:], evaluator.coded.queries, strict=True):
             tally = totals(evaluator, Combination((r,), (q,)))
-            interval = statistics.accuracy_interval(tally.image_right[1], tally.image_size)
+            interval = intervals.accuracy_interval(tally.image_right[1], tally.image_size)
             assert (
                 text.split("★ ")[-1]
                 == f"{100 * interval.accuracy:.1f} {100 * interval.low:.1f} – {100 * interval.high:.1f}"

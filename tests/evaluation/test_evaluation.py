@@ -4,102 +4,24 @@ from __future__ import annotations
 
 import itertools
 
-import faiss
 import numpy as np
 import pytest
+from builders import IDS, brute, make, make_evaluator, nearest_by_faiss, study, totals
 from sklearn.neighbors import KNeighborsClassifier
-from test_embeddings import make
 
 from combinations.search import enumerate_combinations, greedy
+from common import knn
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
 from evaluation import fusion, per_query
 from evaluation.codes import code_sets, remarks
-from evaluation.evaluator import Evaluator, tally
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination, Rule
-
-IDS = ("0", "10", "20")
-
-
-def study(
-    seed=0, n_images=14, per_image=4, n_class=5, dim=6, noise=1.1, split="test", missing=()
-) -> list[EmbeddingSet]:
-    """Views of the same crops at several IDs: class centre + image offset + noise of each view."""
-    rng = np.random.default_rng(seed)
-    n = n_images * per_image
-    centres = np.random.default_rng(99).normal(size=(n_class, dim))
-    label = rng.integers(0, n_class, n)
-    image = np.repeat(np.arange(n_images), per_image)
-    base = centres[label] + 0.6 * rng.normal(size=(n_images, dim))[image]
-    sets = []
-    for identity in IDS:
-        vectors = (base + noise * rng.normal(size=(n, dim))).astype(np.float32)
-        crops = np.array([f"{split}{i}_{j}" for j, i in enumerate(image)])
-        meta = {
-            "dataset_name": "d",
-            "split": split,
-            "id": identity,
-            "fingerprint": "m",
-            "source": f"{identity}_{split}",
-        }
-        labels = np.array([[f"c{c}"] for c in label])
-        one = EmbeddingSet(vectors, labels, crops, np.array([f"{split}{i}" for i in image]), crops, meta)
-        drop = [j for i, j in missing if i == identity]
-        sets.append(one.take(np.setdiff1d(np.arange(n), drop)))
-    return sets
-
-
-def make_evaluator(references, queries, **rule) -> Evaluator:
-    return Evaluator(code_sets(references, queries), Rule(**rule))
-
-
-def totals(evaluator, combination):
-    return tally(evaluator.coded, evaluator.decide(combination), combination.reference_ids)
 
 
 @pytest.fixture(scope="module")
 def sides():
     return study(1, split="train"), study(2, split="test", missing=[("10", 3), ("20", 7)])
-
-
-def nearest_by_faiss(query: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
-    index = faiss.IndexFlatIP(reference.shape[1])
-    index.add(fusion.unit(reference))
-    return index.search(fusion.unit(query), k)[1]
-
-
-def brute(refs, queries, mode: str) -> float:
-    """Accuracy@1 of one combination, from the definitions in docs/metrics.md, by faiss."""
-
-    def labels(one):
-        return one.label()
-
-    if mode == "stack":
-        vectors, names = np.concatenate([r.vectors for r in refs]), np.concatenate([labels(r) for r in refs])
-        hits = [names[nearest_by_faiss(q.vectors, vectors, 1)[:, 0]] == labels(q) for q in queries]
-        return float(np.concatenate(hits).mean())
-    shared = sorted(set.intersection(*(set(q.crop_ids) for q in queries)))
-    rows = [[list(q.crop_ids).index(crop) for crop in shared] for q in queries]
-    actual = labels(queries[0])[rows[0]]
-    if mode == "vote":
-        vectors, names = np.concatenate([r.vectors for r in refs]), np.concatenate([labels(r) for r in refs])
-        right = 0
-        similarity = [fusion.unit(q.vectors) @ fusion.unit(vectors).T for q in queries]
-        for at in range(len(shared)):
-            views = [similarity[v][rows[v][at]] for v in range(len(queries))]
-            ballots = [names[view.argmax()] for view in views]
-            most = max(ballots.count(b) for b in ballots)
-            tied = [v for v in range(len(views)) if ballots.count(ballots[v]) == most]
-            right += ballots[max(tied, key=lambda v: views[v].max())] == actual[at]
-        return right / len(shared)
-    both_r = sorted(set.intersection(*(set(r.crop_ids) for r in refs)))
-    rows_r = [[list(r.crop_ids).index(crop) for crop in both_r] for r in refs]
-    parts_q = [fusion.unit(q.vectors)[row] for q, row in zip(queries, rows, strict=True)]
-    parts_r = [fusion.unit(r.vectors)[row] for r, row in zip(refs, rows_r, strict=True)]
-    merge = (lambda parts: np.mean(parts, axis=0)) if mode == "mean" else (lambda parts: np.concatenate(parts, axis=1))
-    found = nearest_by_faiss(merge(parts_q), merge(parts_r), 1)[:, 0]
-    return float((labels(refs[0])[np.array(rows_r[0])[found]] == actual).mean())
 
 
 @pytest.mark.parametrize("mode", ["stack", "vote", "mean", "concat"])
@@ -110,51 +32,53 @@ def test_every_combination_equals_brute_force(sides, mode):
     combinations = enumerate_combinations(IDS, IDS, 1, 3, pairing)
     assert len(combinations) == (7 if mode == "concat" else 49)
     refs, ques = dict(zip(IDS, references, strict=True)), dict(zip(IDS, queries, strict=True))
-    for at, total in evaluator.tallies(combinations):
+    for at, tally in evaluator.tallies(combinations):
         one = combinations[at]
         expected = brute([refs[r] for r in one.reference_ids], [ques[q] for q in one.query_ids], mode)
-        assert total.accuracy == pytest.approx(expected, abs=1e-12), one
-        assert total.n == len(evaluator.decide(one))
+        assert tally.accuracy == pytest.approx(expected, abs=1e-12), one
+        assert tally.n == len(evaluator.decide(one))
 
 
 @pytest.mark.parametrize(("k", "weights"), [(3, "uniform"), (7, "similarity")])
 def test_the_vote_of_k_equals_scikit_learn(sides, k, weights):
     references, queries = sides
     evaluator = make_evaluator(references, queries, k=k, vote_weights=weights)
-    total = totals(evaluator, Combination(("0", "20"), ("10",)))
-    vectors = fusion.unit(np.concatenate([references[0].vectors, references[2].vectors]))
+    tally = totals(evaluator, Combination(("0", "20"), ("10",)))
+    vectors = knn.unit(np.concatenate([references[0].vectors, references[2].vectors]))
     names = np.concatenate([references[0].label(), references[2].label()])
-    query, actual = fusion.unit(queries[1].vectors), queries[1].label()
+    query, actual = knn.unit(queries[1].vectors), queries[1].label()
     if weights == "similarity":
-        knn = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07))
-        assert total.vote_accuracy == pytest.approx((knn.fit(vectors, names).predict(query) == actual).mean())
+        classifier = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+        )
+        assert tally.vote_accuracy == pytest.approx((classifier.fit(vectors, names).predict(query) == actual).mean())
         return
     hits = 0
     for at, row in enumerate(query @ vectors.T):
         ballots = names[np.argsort(-row, kind="stable")[:k]].tolist()
         hits += max(ballots, key=lambda b: (ballots.count(b), -ballots.index(b))) == actual[at]
-    assert total.vote_accuracy == pytest.approx(hits / len(actual))
+    assert tally.vote_accuracy == pytest.approx(hits / len(actual))
 
 
 def test_recall_and_f1_and_image_totals_by_hand(sides):
     references, queries = sides
     evaluator = make_evaluator(references, queries)
     combination = Combination(("0", "10"), ("0", "20"))
-    total = totals(evaluator, combination)
+    tally = totals(evaluator, combination)
     vectors = np.concatenate([references[0].vectors, references[1].vectors])
     names = np.concatenate([references[0].label(), references[1].label()])
     ranked = [names[nearest_by_faiss(queries[at].vectors, vectors, 10)] for at in (0, 2)]
     actual = [queries[at].label() for at in (0, 2)]
-    for k, hits in zip(RECALL_AT, total.recalled, strict=True):
+    for k, hits in zip(RECALL_AT, tally.recalled, strict=True):
         expected = sum((r[:, :k] == a[:, None]).any(axis=1).sum() for r, a in zip(ranked, actual, strict=True))
         assert hits == expected
     image = evaluator.coded.images.tolist().index("d/test5")
     right = sum(
         (r[:, 0] == a)[queries[at].sample_ids == "test5"].sum() for r, a, at in zip(ranked, actual, (0, 2), strict=True)
     )
-    assert total.image_right[0, image] == right
-    assert total.image_size[image] == 8
-    assert total.image_size.sum() == total.n == len(queries[0]) + len(queries[2])
+    assert tally.image_right[0, image] == right
+    assert tally.image_size[image] == 8
+    assert tally.image_size.sum() == tally.n == len(queries[0]) + len(queries[2])
 
 
 @pytest.mark.parametrize("exclude", ["self", "sample"])
@@ -173,7 +97,7 @@ def test_exclusion_equals_masking(exclude, mode):
     else:
         merged = fusion.mean([sets[0], sets[2]])
         vectors, crops, samples, names = merged.vectors, merged.crop_ids, merged.sample_ids, merged.label()
-    similarity = fusion.unit(sets[1].vectors) @ fusion.unit(vectors).T
+    similarity = knn.unit(sets[1].vectors) @ knn.unit(vectors).T
     same = sets[1].crop_ids[:, None] == crops if exclude == "self" else sets[1].sample_ids[:, None] == samples
     assert same.any(axis=1).all()
     similarity[same] = -np.inf
@@ -184,9 +108,9 @@ def test_exclusion_equals_masking(exclude, mode):
 def test_when_everything_is_left_out_nothing_is_predicted():
     one = study(4, n_images=1)
     evaluator = make_evaluator(one, one, exclude="sample")
-    total = totals(evaluator, Combination(("0",), ("0",)))
-    assert total.accuracy == 0
-    assert total.class_predicted.sum() == 0
+    tally = totals(evaluator, Combination(("0",), ("0",)))
+    assert tally.accuracy == 0
+    assert tally.class_predicted.sum() == 0
 
 
 def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
@@ -196,7 +120,7 @@ def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
         query = evaluator.coded.queries["10"]
         refs = [evaluator.coded.references[r] for r in ("0", "20")]
         names, samples = np.concatenate([r.label() for r in refs]), np.concatenate([r.sample_ids for r in refs])
-        similarity = fusion.unit(query.vectors) @ fusion.unit(np.concatenate([r.vectors for r in refs])).T
+        similarity = knn.unit(query.vectors) @ knn.unit(np.concatenate([r.vectors for r in refs])).T
         if exclude == "sample":
             similarity[query.sample_ids[:, None] == samples] = -np.inf
         scores, margins = [], []
@@ -213,8 +137,8 @@ def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
 def test_greedy_follows_the_best_step_and_stops_without_gain(sides):
     evaluator = make_evaluator(*sides)
     everything = enumerate_combinations(IDS, IDS, 1, 3, "crossed")
-    accuracy = {everything[at]: total.accuracy for at, total in evaluator.tallies(everything)}
-    steps = list(greedy(evaluator, lambda total: total.accuracy))
+    accuracy = {everything[at]: tally.accuracy for at, tally in evaluator.tallies(everything)}
+    steps = list(greedy(evaluator, lambda tally: tally.accuracy))
     first = steps[0].chosen
     assert first.is_pair
     assert accuracy[first] == max(value for one, value in accuracy.items() if one.is_pair)
@@ -229,7 +153,7 @@ def test_greedy_follows_the_best_step_and_stops_without_gain(sides):
         ]
         assert set(after.candidates) == set(grown)
         assert accuracy[after.chosen] == max(accuracy[one] for one in grown) > accuracy[before.chosen]
-    assert list(greedy(evaluator, lambda total: total.accuracy, min_gain=2))[1:] == []
+    assert list(greedy(evaluator, lambda tally: tally.accuracy, min_gain=2))[1:] == []
 
 
 def test_sets_that_cannot_be_compared_are_refused():
@@ -253,8 +177,8 @@ def test_concat_and_vote_take_sets_of_different_models():
     for mode in ("concat", "vote"):
         evaluator = make_evaluator(references, queries, fusion=mode)
         both = Combination(("0", "10"), ("0", "10"))
-        total = totals(evaluator, both)
-        assert total.n == len(test[0])
+        tally = totals(evaluator, both)
+        assert tally.n == len(test[0])
     vote = make_evaluator(references, queries, fusion="vote")
     assert not vote.valid(Combination(("0",), ("10",)))
     with pytest.raises(UsageError, match="own model"):
@@ -275,6 +199,6 @@ def test_a_label_that_no_reference_has_counts_as_wrong_and_is_reported():
     query = make(6, split="test")
     query.labels[0, 0] = "never seen"
     evaluator = make_evaluator([make(6)], [query])
-    total = totals(evaluator, Combination(("10",), ("10",)))
-    assert (total.n, total.n_unknown) == (6, 1)
-    assert total.right[0] == 5
+    tally = totals(evaluator, Combination(("10",), ("10",)))
+    assert (tally.n, tally.n_unknown) == (6, 1)
+    assert tally.right[0] == 5
