@@ -22,6 +22,8 @@ ROOMS = {
     "export": {"common"},
     "embedding": {"common", "backbones"},
     "combinations": {"common", "evaluation", "uncertainty"},
+    "report": {"common", "evaluation", "uncertainty", "combinations"},
+    "terminal": {"common", "evaluation", "uncertainty", "combinations"},
     "retrieval": {"common", "evaluation", "uncertainty"},
     "training": {"common", "backbones", "evaluation", "uncertainty"},
     "viewer": {"common", "plots", "embedding"},
