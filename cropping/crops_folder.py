@@ -6,7 +6,7 @@ import contextlib
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
     header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
-    _write_csv(root / SKIPPED, ["sample_id", "object_id", "reason"], lines)
+    _write_csv(root / SKIPPED, [field.name for field in fields(Skipped)], lines)
     _write_csv(root / MANIFEST, header, (row.fields(levels) for row in rows))
 
 
@@ -100,7 +100,7 @@ def read_skipped(root: Path) -> list[Skipped]:
     """Return the lines of skipped.csv, none where it is missing."""
     try:
         with open(root / SKIPPED, encoding="utf-8", newline="") as file:
-            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) == 3]
+            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) in (3, 5)]
     except FileNotFoundError:
         return []
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.annotations import Box, Object, Skipped, parse
+from annotations.formats import parse
+from common.annotations import Box, Object, Skipped
 from common.messages import UserError
 
 
