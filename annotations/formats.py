@@ -42,6 +42,7 @@ _JSON = {
     "label_studio": label_studio,
 }
 _BARE_BOXES = {"coco": "xywh", "datumaro": "xywh", "via": "xywh", "yolo": "cxcywh", "createml": "cxcywh"}
+ONE_IMAGE = ("yolo", "voc", "labelme")  # formats with a file for each photo
 _ENDINGS = (".json", ".jsonl", ".ndjson", ".xml", ".csv", ".txt", ".gz", ".zip")
 
 
@@ -172,7 +173,7 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
         listed = ", ".join(f"{NAMES[name]} ({len(some)})" for name, some in found.items())
         raise UserError(f"{root} holds several formats: {listed}; choose one with --annotation_format")
     ((name, parts),) = found.items()
-    if name in ("yolo", "voc", "labelme"):  # a file for each photo
+    if name in ONE_IMAGE:
         return [_source(str(root), name, [item for _, items in parts for item in items], options)], passed
     return [_source(str(path), name, items, options) for path, items in parts], passed
 
@@ -199,11 +200,19 @@ def _without_repeats(found: Iterable[Object | Skipped]) -> list[Object | Skipped
     return kept
 
 
-def summary(sources: Sequence[Source]) -> list[str]:
-    """Return a line for each source: its format, its splits and how many objects are in each."""
+def summary(sources: Sequence[Source], options: Options) -> list[str]:
+    """Return what was concluded: formats but the two that the suite has of old, and splits that only a name says."""
     lines = []
     for source in sources:
-        splits = Counter(item.split for item in source.items if isinstance(item, Object))
-        shown = ", ".join(f"{n:,} in split {split}" for split, n in splits.items())
-        lines.append(f"{source.path}: {NAMES[source.format]}, {shown or 'no usable object'}")
+        objects = [item for item in source.items if isinstance(item, Object)]
+        splits = Counter(item.split for item in objects)
+        reasons = set()
+        for item in {item.split: item for item in objects}.values():
+            guessed, reason = options.guessed(item.image, item.source, one_image=source.format in ONE_IMAGE)
+            if options.split is None and options.split_names.get(guessed, guessed) == item.split and reason:
+                reasons.add(reason)
+        if reasons or source.format not in ("coco", "sku"):
+            shown = ", ".join(f"{n:,} in split {split}" for split, n in splits.items()) or "no usable object"
+            told = f" (by {' and '.join(sorted(reasons))})" if reasons else ""
+            lines.append(f"{source.path}: {NAMES[source.format]}, {shown}{told}")
     return lines

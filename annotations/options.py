@@ -31,9 +31,19 @@ class Options:
         The name of the annotation file `source` comes first, unless it is that of one image; then the folders of the image,
         then those of the file.
         """
-        found = named or self.split or (None if one_image else split_in_name(source))
-        found = found or split_in_folders(image) or split_in_folders(source) or "all"
+        found = named or self.split or self.guessed(image, source, one_image=one_image)[0]
         return self.split_names.get(found, found)
+
+    def guessed(self, image: str, source: str, *, one_image: bool = False) -> tuple[str, str]:
+        """Return the split that a name says and whose name that is; `all` and "" where none says any."""
+        for split, of in (
+            (None if one_image else split_in_name(source), "the file's name"),
+            (split_in_folders(image), "the image's folder"),
+            (split_in_folders(source), "the file's folder"),
+        ):
+            if split:
+                return split, of
+        return "all", ""
 
 
 @functools.lru_cache(10_000)

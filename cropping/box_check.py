@@ -66,7 +66,7 @@ def settle(
     """Return the plan for one annotation file with boxes in pixels of their photos, and warnings.
 
     `box_format` says what the file's four bare numbers mean, "" where the format names the edges. Raises UserError when a
-    quarter of the boxes cannot be right, unless the user has said how they are meant.
+    quarter of the boxes cannot be right and another reading explains them, unless the user has said how they are meant.
     """
     settled: list[Crop | Skipped] = []
     rows: list[int] = []
@@ -98,7 +98,15 @@ def settle(
         messages += _told(_sizes_differ(crops, boxes, frames, resized, source), resized, choice)
     wrong = _wrong(boxes.values * np.tile(scales, 2), frames) & ~resized
     if wrong.any():
-        messages += _told(_likely_cause(boxes, frames, wrong, box_format, source), wrong, choice)
+        cause = _likely_cause(boxes, frames, wrong, box_format)
+        share = (
+            f"{source}: {wrong.sum():,} of {count(len(wrong), 'box', 'boxes')} ({wrong.mean():.0%}) leave their photo "
+        )
+        share += "or are under two pixels"
+        if cause:
+            messages += _told(f"{share}; {cause}", wrong, choice)
+        else:
+            messages.append(f"{share}, and no other reading of the file explains it; look at some of them")
     for row, crop, frame, scale, other in zip(rows, crops, frames.tolist(), scales.tolist(), resized, strict=True):
         if not other:
             settled[row] = _in_pixels(crop, tuple(frame), tuple(scale), choice.exif)
@@ -210,20 +218,16 @@ class _Reading:
     options: str
 
 
-def _likely_cause(boxes: _Boxes, frames: np.ndarray, wrong: np.ndarray, box_format: str, source: str) -> str:
-    """Return the share of wrong boxes, and the other reading of the file under which the fewest would be wrong."""
-    share = f"{source}: {wrong.sum():,} of {count(len(wrong), 'box', 'boxes')} ({wrong.mean():.0%}) leave their photo "
-    share += "or are under two pixels"
+def _likely_cause(boxes: _Boxes, frames: np.ndarray, wrong: np.ndarray, box_format: str) -> str:
+    """Return the other reading of the file under which the fewest boxes would be wrong, "" where none is much better."""
     units = str(boxes.units[0])
     readings = [*_by_number(boxes, frames, box_format, units), *(_by_frame(boxes, frames) if units == "pixels" else ())]
     counts = [int(_wrong(reading.edges, frames).sum()) for reading in readings]
-    best = min(range(len(counts)), key=counts.__getitem__, default=None)
-    if best is None or counts[best] > wrong.sum() / 2:
-        return (
-            f"{share}, and no other reading explains it; look at them, or say --box_units {units} if they are meant so"
-        )
+    best = min(range(len(counts)), key=counts.__getitem__)
+    if counts[best] > wrong.sum() / 2:
+        return ""
     words, options = readings[best].words, readings[best].options
-    return f"{share}; {words}, {counts[best]:,} would: {options} reads them so, --box_units {units} as now"
+    return f"{words}, {counts[best]:,} would: {options} reads them so, --box_units {units} as now"
 
 
 def _by_number(boxes: _Boxes, frames: np.ndarray, box_format: str, units: str) -> Iterator[_Reading]:

@@ -106,7 +106,7 @@ def _locate(item: Object | Skipped, folder: ImageFolder, besides: Mapping[str, s
         image = folder.find(item.image, beside=besides[item.source], split=item.split)
     except Unusable as error:
         return Skipped(item.sample_id, item.object_id, str(error), item.source)
-    if not is_plain(item.sample_id.replace("\\", "/")):
+    if item.sample_id != item.image and not is_plain(item.sample_id.replace("\\", "/")):
         item = replace(item, sample_id=os.path.splitext(image.file)[0])
     return item, image
 
