@@ -105,7 +105,7 @@ def settle(
         share += "or are under two pixels"
         if cause:
             messages += _told(f"{share}; {cause}", wrong, choice)
-        else:
+        elif wrong.sum() > _ALONE or wrong.mean() >= LIMIT:
             messages.append(f"{share}, and no other reading of the file explains it; look at some of them")
     for row, crop, frame, scale, other in zip(rows, crops, frames.tolist(), scales.tolist(), resized, strict=True):
         if not other:
@@ -236,7 +236,7 @@ def _by_number(boxes: _Boxes, frames: np.ndarray, box_format: str, units: str) -
     for name in _READINGS if box_format else [""]:
         edges = _edges(numbers, name)
         for unit, scale in (("pixels", np.ones_like(frames)), ("fraction", frames), ("percent", frames / 100)):
-            words = [f"read as {_READINGS[name]}"] * (name != box_format) + [f"in {unit}"] * (unit != units)
+            words = [f"read as {_READINGS.get(name)}"] * (name != box_format) + [f"in {unit}"] * (unit != units)
             options = [f"--box_format {name}"] * (name != box_format) + [f"--box_units {unit}"] * (unit != units)
             if options:
                 yield _Reading(edges * np.tile(scale, 2), " ".join(words), " ".join(options))
