@@ -27,8 +27,8 @@ from annotations.options import Options
 from common import cli, crops, images, messages
 from common.annotations import Skipped
 from cropping import box_check, crops_folder, cutter, resizing
-from cropping.cutter import Crop, Style
 from cropping.cutouts import CUTOUTS
+from cropping.cutter import Crop, Style
 from cropping.image_folder import RULES, ImageFolder
 from cropping.padding import Padding
 
