@@ -91,7 +91,7 @@ def read_file(
     else:
         text = decoded(data, path)
         start = text[:4096].lstrip()[:1]
-        if start in ("{", "[") or (forced in _JSON and not (forced == "via" and path.suffix == ".csv")):
+        if start in ("{", "[") and (forced is None or forced in _JSON):
             name, found = _from_json(text, source, stem, options, forced)
         elif forced == "yolo" or (forced is None and yolo.recognise(text)):
             name, found = "yolo", yolo.read(data, path, root, yolo.open_dataset(root), options)

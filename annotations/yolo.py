@@ -20,7 +20,7 @@ from annotations.segmentation import polygon
 from common.annotations import Object, Outline, Skipped
 from common.messages import Unusable, UserError
 
-SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "obj.data")
+SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "names.txt")
 _SPLITS = ("train", "val", "valid", "test")
 
@@ -53,16 +53,23 @@ def is_label_file(path: Path) -> bool:
 
 
 def open_dataset(root: Path) -> Dataset:
-    """Return the class names and splits that data.yaml, or a list of classes, gives for the label files below `root`."""
-    settings = next((root / name for name in SETTINGS if (root / name).is_file()), None)
-    settings = settings or next(iter(sorted(root.glob("*.yaml"))), None)
-    if settings is not None and settings.suffix != ".data":
-        return _from_yaml(settings)
-    listed = next((root / name for name in CLASS_LISTS if (root / name).is_file()), None)
-    listed = listed or next(iter([*sorted(root.glob("*.names")), *sorted(root.glob("*/classes.txt"))]), None)
-    names = decoded(listed.read_bytes(), listed).splitlines() if listed else []
-    while names and not names[-1].strip():
-        names.pop()
+    """Return the class names and splits that data.yaml, or a list of classes, gives for the label files below `root`.
+
+    It is looked for in `root`, in the folders right below it, and in the two above it, such as above train/labels.
+    """
+    places = [root, *list(root.absolute().parents)[:2]]
+    for folder in places:
+        for name in (*SETTINGS, *CLASS_LISTS):
+            if (folder / name).is_file():
+                return _from_yaml(folder / name) if name in SETTINGS else _from_list(folder / name, folder)
+    others = [*sorted(root.glob("*.yaml")), *sorted(root.glob("*.names")), *sorted(root.glob("*/classes.txt"))]
+    if not others:
+        return Dataset(lists=_lists(root, {}))
+    return _from_yaml(others[0]) if others[0].suffix == ".yaml" else _from_list(others[0], root)
+
+
+def _from_list(path: Path, root: Path) -> Dataset:
+    names = decoded(path.read_bytes(), path).rstrip().splitlines()
     return Dataset(dict(enumerate(name.strip() for name in names)), lists=_lists(root, {}))
 
 
@@ -125,7 +132,7 @@ def read(data: bytes, path: Path, root: Path, dataset: Dataset, options: Options
     if stem.lower().endswith(".txt"):
         stem = stem[:-4]
     named = dataset.folders.get(_key(folder)) or dataset.lists.get(stem)
-    split = options.split_of(f"{path.parent.name}/{below}" if not folder else below, "", named, one_image=True)
+    split = options.split_of(below, str(path), named, one_image=True)
     photo = Photo("/".join([*parts, stem]), split, None, str(path))
     lines = decoded(data, path).splitlines()
     records = ((number, line.split()) for number, line in enumerate(lines, 1) if line.strip())

@@ -108,10 +108,10 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-def claim(path: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
+def claim(path: Path, record: dict[str, Any], *, overwrite: bool, advice: str = "name another output") -> bool:
     """Return True when `path` holds the same record (go on with that output), False after writing it anew.
 
-    `record` is JSON-serialisable: the options, model and input that decide the output. Raises UserError naming what differs, unless
+    `record` is JSON-serialisable: the options, model and input that decide the output. Raises UserError naming what differs, with `advice`, unless
     `overwrite`; the caller then removes the old output itself.
     """
     record = json.loads(json.dumps(record))
@@ -135,7 +135,7 @@ def claim(path: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
             else ""
         )
         raise UserError(
-            f"{path.parent} was made with other options or input ({shown}); add --overwrite, or name another output"
+            f"{path.parent} was made with other options or input ({shown}); {advice}, or add --overwrite, which removes it"
         )
     write_text(path, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return False

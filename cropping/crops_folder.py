@@ -52,7 +52,8 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
         listed = _listed(root) if known else []
         if overwrite or (known and not any((root / path).exists() for path in listed)):  # or nothing would be lost
             _clear(root, listed if known else paths)
-        same = files.claim(root / RECORD, record, overwrite=False)
+        advice = "name another --output_root, or give all annotation files of one folder to one command"
+        same = files.claim(root / RECORD, record, overwrite=False, advice=advice)
         finished = same and (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
         if not finished:
             files.sweep(root)

@@ -389,6 +389,12 @@ def test_yolo_layouts_splits_and_classes(tmp_path):
         assert bad.reason == "unknown class: 7 has no name"
         assert source.items[2].split == "val"
         assert passed == []
+    ((source,), _) = formats.read(tmp_path / "valid/labels", Options())
+    assert (source.items[0].image, source.items[0].split, source.items[0].classes) == (
+        "val_1.rf.0a",
+        "valid",
+        ("king",),
+    )
     (tmp_path / "data.yaml").write_text("names: [ace, king]\nkpt_shape: [2, 3]\n")
     (tmp_path / "train/labels/train_1.rf.0a.txt").write_text("0 .5 .5 .2 .4 .1 .1 2 .2 .2 2\n")
     ((source,), _) = formats.read(tmp_path, Options())
