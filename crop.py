@@ -80,6 +80,8 @@ def choose_image_folder(folder: Path | None, annotations: Sequence[Path]) -> Pat
         folder = folders[0] if len({*folders}) == 1 else Path(os.path.commonpath([path.absolute() for path in folders]))
         if len({*folders}) > 1 and folder == Path(folder.anchor):
             raise messages.UsageError("the annotations share no folder; name that of the images with --image_folder")
+        if folder.name.lower() in ("annotations", "labels"):  # the images lie beside this folder
+            folder = folder.parent
     if not folder.is_dir():
         raise messages.UserError(f"{folder}: no such folder; name the folder of images with --image_folder")
     return folder

@@ -122,9 +122,18 @@ def _by_id(items: list[Any], key: str, read: Callable[[dict[str, Any]], T]) -> d
             entry = read(item)
         except Unusable as error:
             entry = error
-        if entries.setdefault(entry_id, entry) != entry:
+        known = entries.setdefault(entry_id, entry)
+        if known != entry and key == "category_id" and _same_name(known, entry):
+            entries[entry_id] = max(known, entry, key=len)  # type: ignore[arg-type]
+        elif known != entry:
             entries[entry_id] = Unusable(f"ambiguous {key}: {shown(item['id'])} is given twice and differs")
     return entries
+
+
+def _same_name(first: Any, second: Any) -> bool:
+    """Return whether two entries of a category differ only in whether they name the supercategory."""
+    lists = isinstance(first, tuple) and isinstance(second, tuple)
+    return lists and (first[-len(second) :] == second or second[-len(first) :] == first)
 
 
 def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:

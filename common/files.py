@@ -111,8 +111,8 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
 def claim(path: Path, record: dict[str, Any], *, overwrite: bool, advice: str = "name another output") -> bool:
     """Return True when `path` holds the same record (go on with that output), False after writing it anew.
 
-    `record` is JSON-serialisable: the options, model and input that decide the output. Raises UserError naming what differs, with `advice`, unless
-    `overwrite`; the caller then removes the old output itself.
+    `record` is JSON-serialisable: the options, model and input that decide the output. Raises UserError naming what differs, with
+    `advice`, unless `overwrite`; the caller then removes the old output itself.
     """
     record = json.loads(json.dumps(record))
     try:

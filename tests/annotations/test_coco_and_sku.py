@@ -273,3 +273,54 @@ def test_damaged_bytes_give_records_or_one_sentence(data):
         assert "\n" not in str(error)  # noqa: PT017
     else:
         assert all(isinstance(row, (Object, Skipped)) for row in found)
+
+
+def test_coco_as_tools_write_it():
+    """Ids of MongoDB, texts for numbers and flags, a box as text and as object, no box, no id, repeated categories."""
+    images = [
+        {"id": {"$oid": "f1"}, "file_name": "a.jpg", "width": "9", "height": "9"},
+        {"id": 0, "file_name": "a.jpg", "width": 9, "height": 9},  # the same photo under a second id
+    ]
+    categories = [{"id": 0, "name": "x"}, {"id": 0, "name": "x", "supercategory": "y"}, {"id": "0.5", "name": "z"}]
+    shapes = [
+        {"image_id": "f1", "bbox": "1, 2 3;4", "iscrowd": "False"},
+        {"image_id": {"$oid": "f1"}, "bbox": {"x1": 1, "y1": 2, "x2": "4", "y2": 6}, "iscrowd": ""},
+        {"image_id": 0.0, "bbox": {"x": 1, "y": 2, "width": 3, "height": 4}, "iscrowd": "0.0"},
+        {"image_id": 0, "bbox": [0, 0, 0, 0], "segmentation": [[1, 2, 4, 2, 4, 6, 1, 6]]},
+        {"image_id": 0, "segmentation": [[1, 2], [4, 2], [4, 6]], "iscrowd": None},
+    ]
+    found = read(coco([{**shape, "category_id": 0} for shape in shapes], images, categories))
+    assert [row.box for row in found] == [Box(1, 2, 4, 6, 3, 4)] * 5
+    assert [row.crop_id for row in found] == [f"a_row{number}" for number in range(1, 6)]
+    assert {row.classes for row in found} == {("y", "x")}
+    assert {row.declared for row in found} == {(9, 9)}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"iscrowd": "perhaps"}, 'bad iscrowd: "perhaps"'),
+        ({"iscrowd": "TRUE"}, "crowd region"),
+        ({"bbox": [1, 2, "3,5", 4]}, 'bad bbox: [1, 2, "3,5", 4]'),
+        ({"bbox": {"x": 1, "y": 2}}, 'bad bbox: {"x": 1, "y": 2}'),
+        ({"bbox": {"x": 1, "y": 2, "w": None, "h": 1}}, "no bbox.w"),
+        ({"bbox": None, "segmentation": [[1, 2, 3]]}, "bad segmentation: a polygon of 3 numbers"),
+        ({"bbox": None, "segmentation": {"counts": 5, "size": [1, 1]}}, "bad segmentation.counts: 5"),
+        ({"bbox": None, "segmentation": []}, "no bbox, empty segmentation"),
+        ({"category_id": "1_0"}, "unknown category_id: 1_0"),
+    ],
+)
+def test_a_reason_names_the_field_and_its_value(change, why):
+    assert reason(coco([{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], **change}])) == why
+
+
+def test_memory_is_bounded_by_what_a_file_would_need(monkeypatch):
+    from annotations import contents
+
+    data = b'{"a": [' + b"[]," * 1000 + b"1]}"
+    monkeypatch.setattr(contents, "memory", lambda: 50_000)
+    with pytest.raises(UserError, match="would need about 0 GiB of memory"):
+        read(data)
+    monkeypatch.setattr(contents, "memory", lambda: 200_000)
+    with pytest.raises(UserError, match="its keys are a"):
+        read(data)
