@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from common.cli import cores
 from common.messages import Unusable
@@ -48,8 +48,23 @@ def read_header(data: bytes) -> Header:
     """Return the header of an encoded image; raises ImageError. Broken EXIF data counts as none."""
     if not data:
         raise ImageError("image file is empty")
+    return _header(io.BytesIO(data))
+
+
+def open_header(path: Path | str) -> Header:
+    """Return the header of an image file without reading the rest of it; raises ImageError."""
     try:
-        with _pillow().open(io.BytesIO(data), formats=_FORMATS) as image:
+        with open(path, "rb") as file:
+            return _header(file)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("image missing") from None
+    except OSError as error:
+        raise ImageError(f"image unreadable: {error.strerror}") from None
+
+
+def _header(file: BinaryIO) -> Header:
+    try:
+        with _pillow().open(file, formats=_FORMATS) as image:
             (width, height), exif = image.size, image.info.get("exif")
     except Exception as error:  # a parser of hostile files may raise anything
         raise ImageError("not an image") from error
