@@ -54,14 +54,14 @@ def show(evaluator: Evaluator, combination: Combination, decisions: Decisions) -
 
 def show_similarity(coded: CodedSets, reference_ids: Sequence[str], output_root: Path) -> None:
     """Print the mean cosine within and between classes of the merged references and draw it class by class."""
-    from plots import maps
+    from plots import heatmaps
     from terminal.measures import class_similarity
 
     text, matrix, names = class_similarity(coded, reference_ids)
     print(text)
     ids = "+".join(reference_ids)
     path = output_root / f"similarity_{ids}.png"
-    maps.similarity_heatmap(path, matrix, names, title=f"Mean cosine between classes, references {ids}")
+    heatmaps.similarity_heatmap(path, matrix, names, title=f"Mean cosine between classes, references {ids}")
     print(f"wrote {path} and .svg\n")
 
 

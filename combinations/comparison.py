@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from combinations.evidence import Evidence, evidence
 from combinations.search import named_combination
 from common.messages import UserError
-from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
 from uncertainty import comparisons, intervals
@@ -52,7 +52,7 @@ class Comparison:
 
     `n_compared` combinations share the correction. `n_matched` crops are in every query set; `n_left_out` views are of crops that
     are not, which comparisons and, except under `stack`, decisions leave out. `rivals`: the combinations among which the baseline
-    is the best; empty for a baseline that was named or chosen elsewhere.
+    is the best; empty for a baseline that was named or chosen elsewhere. `evidence`: what stands behind a verdict.
     """
 
     results: list[Result]
@@ -61,6 +61,7 @@ class Comparison:
     n_compared: int
     n_matched: int
     n_left_out: int
+    evidence: Evidence
 
 
 def score(tally: Tally) -> float:
@@ -101,9 +102,11 @@ def compare(
     combinations = list(tallies)
     sizes = np.stack([tally.image_size for tally in tallies.values()]).astype(np.float32)
     right = np.stack([tally.image_right[1] for tally in tallies.values()]).astype(np.float32)
+    there = coded.matched_sizes > 0
+    matched, matched_size = _matched_right(evaluator.rule, tallies)[:, there], coded.matched_sizes[there]
     limits = np.stack(intervals.accuracy_intervals(right, sizes))
     chosen_from = [combinations.index(rival) for rival in rivals]
-    differences = _differences(coded, evaluator.rule, tallies, chosen_from, seed)
+    differences = _differences(matched, matched_size, chosen_from, seed)
     costs = [evaluator.cost(combination) for combination in combinations]
     front = pareto_front([score(tally) for tally in tallies.values()], [cost.operations for cost in costs])
     results = {
@@ -113,6 +116,17 @@ def compare(
         for row, combination in enumerate(combinations)
     }
     ranked = sorted((results[combination] for combination in scored), key=lambda one: (-one.score, one.cost.operations))
+    shown = evidence(
+        right,
+        sizes,
+        matched,
+        matched_size,
+        ranked=[combinations.index(result.combination) for result in ranked],
+        baseline=0,
+        pairs=[row for row, combination in enumerate(combinations) if combination.is_pair],
+        named=not rivals,
+        seed=seed,
+    )
     return Comparison(
         results=ranked,
         baseline=results[baseline[0]],
@@ -120,21 +134,21 @@ def compare(
         n_compared=len(combinations) - 1,
         n_matched=int(coded.matched.sum()),
         n_left_out=coded.unmatched_views,
+        evidence=shown,
     )
 
 
-def _differences(
-    coded: CodedSets, rule: Rule, tallies: Mapping[Combination, Tally], chosen_from: Sequence[int], seed: int
-) -> np.ndarray:
+def _matched_right(rule: Rule, tallies: Mapping[Combination, Tally]) -> np.ndarray:
+    """Return (n_combination, n_image): totals over the crops that every query set holds, a crop's views counting one together."""
+    views = [len(combination.query_ids) if rule.fusion == "stack" else 1 for combination in tallies]
+    return np.stack([tally.matched_right / n for tally, n in zip(tallies.values(), views, strict=True)])
+
+
+def _differences(matched: np.ndarray, size: np.ndarray, chosen_from: Sequence[int], seed: int) -> np.ndarray:
     """Return (4, n_combination): difference from the first combination, its limits, corrected p; NaN without common crops."""
-    differences = np.full((4, len(tallies)), np.nan)
-    compared = coded.matched_sizes > 0
-    if compared.any():
-        views = [len(combination.query_ids) if rule.fusion == "stack" else 1 for combination in tallies]
-        right = [tally.matched_right[compared] / n for tally, n in zip(tallies.values(), views, strict=True)]
-        gap = np.stack(right) - right[0]
-        sizes = coded.matched_sizes[compared]
-        paired = comparisons.paired_comparison(gap, sizes, chosen_from=chosen_from, seed=seed)
+    differences = np.full((4, len(matched)), np.nan)
+    if size.any():
+        paired = comparisons.paired_comparison(matched - matched[0], size, chosen_from=chosen_from, seed=seed)
         differences[:] = paired.difference, paired.low, paired.high, paired.p
         differences[:, 0] = 0, 0, 0, np.nan
     return differences
