@@ -106,7 +106,9 @@ def compare(
         )
         chosen_from = [rows.index(one) for one, _ in rivals]
         gap = matched - matched[rows.index(baseline)]
-        paired = comparisons.paired_comparison(gap, matched_size[compared], chosen_from=chosen_from, seed=seed)
+        paired = comparisons.paired_comparison(
+            gap, matched_size[compared], baseline=matched[rows.index(baseline)], chosen_from=chosen_from, seed=seed
+        )
         gaps[:] = paired.difference, paired.low, paired.high, paired.p
         gaps[:, rows.index(baseline)] = 0, 0, 0, np.nan
     costs = [evaluator.cost(one) for one in rows]
