@@ -148,7 +148,9 @@ def _differences(matched: np.ndarray, size: np.ndarray, chosen_from: Sequence[in
     """Return (4, n_combination): difference from the first combination, its limits, corrected p; NaN without common crops."""
     differences = np.full((4, len(matched)), np.nan)
     if size.any():
-        paired = comparisons.paired_comparison(matched - matched[0], size, chosen_from=chosen_from, seed=seed)
+        paired = comparisons.paired_comparison(
+            matched - matched[0], size, baseline=matched[0], chosen_from=chosen_from, seed=seed
+        )
         differences[:] = paired.difference, paired.low, paired.high, paired.p
         differences[:, 0] = 0, 0, 0, np.nan
     return differences

@@ -47,7 +47,7 @@ def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PaddingRow]:
     size = evaluator.coded.matched_sizes
     if size.any() and len(ids) > 1:
         matched = np.stack([tally.matched_right for tally in tallied])
-        paired = comparisons.paired_comparison(matched[1:] - matched[0], size, seed=seed)
+        paired = comparisons.paired_comparison(matched[1:] - matched[0], size, baseline=matched[0], seed=seed)
         gaps[1:] = np.stack([paired.difference, paired.low, paired.high, paired.p], axis=1)
     shares = [tally.vote_accuracy for tally in tallied]
     return [

@@ -84,7 +84,9 @@ def test_padding_rows_compare_each_with_the_least():
         )
         row = rows[len(right) - 1]
         assert (row.accuracy, row.low, row.high) == (interval.accuracy, interval.low, interval.high)
-    paired = comparisons.paired_comparison(np.array(right[1:]) - right[0], evaluator.coded.matched_sizes)
+    paired = comparisons.paired_comparison(
+        np.array(right[1:]) - right[0], evaluator.coded.matched_sizes, baseline=right[0]
+    )
     assert [row.p for row in rows[1:]] == paired.p.tolist()
     assert [row.difference_high for row in rows[1:]] == paired.high.tolist()
     assert padding_rows(make_evaluator(sides[0][:1], sides[1][1:])) == []
