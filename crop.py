@@ -99,6 +99,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--target_w", metavar="PX", type=px, default=224, help="width of a crop")
     add("--target_h", metavar="PX", type=px, default=224, help="height of a crop")
     add("--fill", choices=resizing.COLORS, default="white", help="colour around a letterboxed crop")
+    text = "colour behind what is transparent in an image"
+    add("--background", choices=resizing.COLORS, default="white", help=text)
     text = "where the padding leaves the image, clip it or fill the rest"
     add("--border", choices=resizing.BORDERS, default="clip", help=text)
     text = "turn images as EXIF says; auto: where that fits the declared size"
@@ -127,6 +129,8 @@ def run(args: argparse.Namespace) -> None:
     planned = cutter.plan(objects, ImageFolder(args.image_folder), style.image_format)
     paths = [crop.path for crop in planned if isinstance(crop, Crop)]
     record = {**asdict(style), **cutter.fingerprints(planned, args.image_folder)}
+    if style.background == "white":
+        del record["background"]  # folders made before there was the option go on
     skipped: dict[Path, list[Skipped]] = {}
     written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:

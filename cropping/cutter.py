@@ -33,6 +33,7 @@ class Style:
     fill: str = "white"
     border: str = "clip"
     exif: str = "auto"
+    background: str = "white"
     image_format: str = "jpg"
     jpeg_quality: int = 95
     max_pixels: int = images.MAX_PIXELS
@@ -124,7 +125,8 @@ def cut_image(
     an image whose crops are all there is not decoded. Raises ImageError when the image cannot be used.
     """
     declared = batch[0].item.declared
-    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared)
+    background = resizing.COLORS[style.background]
+    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared, background=background)
     image = None
     written: Counter[Path] = Counter()
     for root, padding in roots.items():
