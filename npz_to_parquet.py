@@ -54,7 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
     add("--root", nargs="+", default=["embeddings"], metavar="PATH", help="npz files, folders, globs; each `[id=]path`")
-    add("--out", "--output", type=Path, default=Path("embeddings.parquet"), metavar="FILE", help=".parquet or .csv")
+    text = ".parquet or .csv"
+    add("--out", "--output", type=cli.Output(), default=Path("embeddings.parquet"), metavar="FILE", help=text)
     add("--projection", choices=projection.METHODS, help="add a map of the rows")
     add("--dimensions", type=int, choices=(2, 3), default=2, help="of the map")
     add("--neighbors", type=cli.whole(1), metavar="K", help="add each row's K nearest rows by cosine")

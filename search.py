@@ -274,6 +274,7 @@ def build_parser() -> argparse.ArgumentParser:
             "--config", metavar="FILE.yaml", type=Path, help="options from the section search of a YAML file", **common
         )
         sub.add_argument("--quiet", action="store_true", help="no progress bars and notes on stderr", **common)
+        sub.add_argument("--verbose", action="store_true", help="more on stderr of what is done and why", **common)
         sub.add_argument(
             "--uri", required=index, metavar="URI", help="Milvus Lite file index.db, or server http://host:19530"
         )
@@ -331,7 +332,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
-    add("--plot", type=Path, metavar="FILE.png", help="draw queries and results, right and wrong marked")
+    add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw queries and results, right and wrong marked")
     add("--true_label", nargs="+", metavar="LABEL", help="labels of the queries (default: known by their folder)")
 
     add = command(evaluate, index=False, npz=False).add_argument

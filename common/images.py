@@ -224,11 +224,8 @@ class Encoded:
 def read_bytes(path: Path | str) -> bytes:
     """Return the file's content; its name may be the text that `files.text_of_name` made. Raises ImageError."""
     try:
-        return Path(path).read_bytes()
+        return files.as_stored(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        name = files.name_of_text(str(path))
-        if name != str(path):
-            return read_bytes(name)
         raise ImageError("image missing") from None
     except OSError as error:
         raise ImageError(f"image unreadable: {error.strerror}") from None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_quiet = False
+_quiet = _verbose = False
 _told: set[str] = set()  # what warn_once has said in this run
 
 
@@ -47,6 +47,10 @@ def os_error(error: OSError) -> str:
         errno.EEXIST: "exists already; name another path",
         errno.ENAMETOOLONG: "the path is too long; choose shorter names",
         errno.EMFILE: "too many open files; raise `ulimit -n`",
+        errno.ELOOP: "its links lead round in a circle; name another path",
+        errno.EPIPE: "its reader has gone; open it again, or name a file",
+        errno.ENXIO: "nothing is behind this device; name another path",
+        errno.EIO: "its disk cannot be read or written; look at the disk, or name another path",
     }
     return f"{where}: {remedies.get(error.errno or 0, error.strerror or str(error))}"
 
@@ -56,6 +60,12 @@ def set_quiet(quiet: bool) -> None:
     global _quiet
     _quiet = quiet
     _told.clear()
+
+
+def set_verbose(verbose: bool) -> None:
+    """Let details be printed, or not."""
+    global _verbose
+    _verbose = verbose
 
 
 def progress(items: Iterable[T] | None = None, *, total: int | None = None, desc: str = "", unit: str = "it") -> Any:
@@ -70,6 +80,12 @@ def progress(items: Iterable[T] | None = None, *, total: int | None = None, desc
 def note(message: str) -> None:
     """Say something about the run on stderr, unless --quiet."""
     if not _quiet:
+        sys.stderr.write(message + "\n")
+
+
+def detail(message: str) -> None:
+    """Say on stderr, with --verbose only, what was chosen, found or skipped, and why."""
+    if _verbose:
         sys.stderr.write(message + "\n")
 
 
@@ -119,6 +135,7 @@ def one_line(value: object) -> str:
     return str(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def shorten(error: Exception | None) -> str:
+def shorten(error: BaseException | None) -> str:
+    """Return what an error says in one line of up to 160 characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= 160 else text[:159] + "…"

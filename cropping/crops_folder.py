@@ -7,6 +7,7 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,25 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
     if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
         raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
     with files.locked(root / LOCK):
-        listed = _listed(root) if known else []
-        if overwrite or (known and not any((root / path).exists() for path in listed)):  # or nothing would be lost
-            _clear(root, listed if known else paths)
-        same = files.claim(root / RECORD, record, overwrite=False)
-        finished = same and (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
+        listed = _listed(root) if known else list(paths)
+        complete = partial(_is_complete, root)
+        finished = files.claim(
+            root / RECORD,
+            record,
+            overwrite=overwrite,
+            finished=complete,
+            begun=lambda: any((root / path).exists() for path in listed),
+            clear=partial(_clear, root, listed),
+        )
         if not finished:
             files.sweep(root)
             files.write_text(root / PLAN, "\0".join(paths))
         yield finished
         (root / PLAN).unlink(missing_ok=True)
+
+
+def _is_complete(root: Path) -> bool:
+    return (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
 
 
 def _listed(root: Path) -> list[str]:
@@ -72,7 +82,7 @@ def _listed(root: Path) -> list[str]:
 
 
 def _clear(root: Path, paths: Sequence[str]) -> None:
-    """Remove these crops and the folders they leave empty. The list outlives a kill, the record goes last."""
+    """Remove these crops and the folders they leave empty. The list outlives a kill."""
     files.write_text(root / PLAN, "\0".join(paths))
     for name in (MANIFEST, SKIPPED):
         (root / name).unlink(missing_ok=True)
@@ -81,7 +91,6 @@ def _clear(root: Path, paths: Sequence[str]) -> None:
     for folder in sorted({above for path in paths for above in Path(path).parents[:-1]}, reverse=True):
         with contextlib.suppress(OSError):  # holds something else
             (root / folder).rmdir()
-    (root / RECORD).unlink(missing_ok=True)
 
 
 def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
@@ -92,8 +101,11 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
     header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
-    _write_csv(root / SKIPPED, ["sample_id", "object_id", "reason"], lines)
-    _write_csv(root / MANIFEST, header, (row.fields(levels) for row in rows))
+    with files.whole(root / SKIPPED) as temporary:
+        _write_csv(temporary, ["sample_id", "object_id", "reason"], lines)
+    with files.whole(root / MANIFEST) as temporary:
+        _write_csv(temporary, header, (row.fields(levels) for row in rows))
+        files.finish(root / RECORD, {"rows": len(rows), "crc32": files.checksum(temporary)})
 
 
 def read_skipped(root: Path) -> list[Skipped]:
@@ -106,10 +118,7 @@ def read_skipped(root: Path) -> list[Skipped]:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with (
-        files.whole(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

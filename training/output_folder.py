@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RECORD, STATE, LOCK = "train.json", ".training", ".lock"
 CURVE, SKIPPED = "training.csv", "skipped.csv"
-RESULTS = ("model.json", "model.safetensors", CURVE, "training.png", "training.svg", SKIPPED, RECORD)
+RESULTS = ("model.json", "model.safetensors", CURVE, "training.png", "training.svg", SKIPPED)
 
 
 def begin(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
@@ -30,20 +30,21 @@ def begin(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
         raise UserError(
             f"{folder} holds {present[0]}, which train.py has not made; name another --output, or add --overwrite"
         )
-    finished = "model.json" in present
-    try:
-        same = files.claim(path, record, overwrite=not finished and not state_file(folder).is_file())
-    except UserError:
-        if not overwrite:
-            raise
-        same = False
-    if overwrite and (finished or not same):  # an unfinished run with this record goes on
+
+    def clear() -> None:
         forget_state(folder)
         for name in RESULTS:
             (folder / name).unlink(missing_ok=True)
-        finished = same = files.claim(path, record, overwrite=False)
+
+    def finished() -> bool:
+        return (folder / "model.json").is_file()
+
+    def begun() -> bool:
+        return finished() or state_file(folder).is_file()
+
+    complete = files.claim(path, record, overwrite=overwrite, finished=finished, begun=begun, clear=clear)
     files.sweep(folder)
-    return same and finished
+    return complete
 
 
 def state_file(folder: Path) -> Path:
