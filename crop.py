@@ -24,8 +24,8 @@ from annotations import formats
 from annotations.fields import BOX_FORMATS, BOX_UNITS
 from annotations.formats import Source
 from annotations.options import Options
+from annotations.records import Skipped
 from common import cli, crops, images, messages
-from common.annotations import Skipped
 from cropping import box_check, crops_folder, cutter, resizing
 from cropping.cutouts import CUTOUTS
 from cropping.cutter import Crop, Style
@@ -169,6 +169,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--target_w", metavar="PX", type=px, default=224, help="width of a crop")
     add("--target_h", metavar="PX", type=px, default=224, help="height of a crop")
     add("--fill", choices=resizing.COLORS, default="white", help="colour around a letterboxed crop")
+    text = "colour behind what is transparent in an image"
+    add("--background", choices=resizing.COLORS, default="white", help=text)
     text = "where the padding leaves the image, clip it or fill the rest"
     add("--border", choices=resizing.BORDERS, default="clip", help=text)
     text = "turn images as EXIF says; auto: where that fits the declared size and the boxes"
@@ -199,6 +201,8 @@ def run(args: argparse.Namespace) -> None:
     planned = plan(sources, folder, style, box_check.Choice(args.exif, args.rescale, confirmed))
     paths = [crop.path for crop in planned if isinstance(crop, Crop)]
     record = {**asdict(style), **cutter.fingerprints(planned, folder)}
+    if style.background == "white":
+        del record["background"]  # folders made before there was the option go on
     skipped: dict[Path, list[Skipped]] = {}
     written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:

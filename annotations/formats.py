@@ -15,7 +15,7 @@ from typing import Any
 from annotations import coco, createml, cvat, datumaro, label_studio, labelme, sku, tables, via, voc, yolo
 from annotations.contents import decoded, parse_json, parse_xml, unpacked
 from annotations.options import Options
-from common.annotations import Object, Skipped
+from annotations.records import Object, Skipped
 from common.messages import UserError
 
 NAMES = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from annotations.options import Options
-from common.annotations import Box, Object, Outline, Skipped
+from annotations.records import Box, Object, Outline, Skipped
 from common.images import EXTENSIONS
 from common.messages import Unusable
 

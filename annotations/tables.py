@@ -10,7 +10,7 @@ from pathlib import Path
 from annotations import fields, via
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects
-from common.annotations import Object, Skipped
+from annotations.records import Object, Skipped
 from common.messages import Unusable, UserError
 
 Rows = Iterator[tuple[int, dict[str, str]]]

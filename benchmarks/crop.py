@@ -28,8 +28,8 @@ import numpy as np
 
 import crop
 from annotations.formats import parse
+from annotations.records import Object
 from common import images
-from common.annotations import Object
 from cropping import resizing
 from cropping.padding import Padding, place
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from annotations.records import Skipped
 from common import images
-from common.annotations import Skipped
 from common.messages import UserError, count
 from cropping.cutter import Crop
 

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from annotations.records import Object, Skipped
 from common import files
-from common.annotations import Object, Skipped
 from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest
 from common.messages import UserError
 from cropping.padding import Padding, Region, number_text

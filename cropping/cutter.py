@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from annotations.records import Object, Skipped
 from common import crops, files, images
-from common.annotations import Object, Skipped
 from common.messages import Unusable, UserError
 from cropping import crops_folder, cutouts, resizing
 from cropping.image_folder import Found, ImageFolder, is_plain
@@ -34,6 +34,7 @@ class Style:
     fill: str = "white"
     border: str = "clip"
     exif: str = "auto"
+    background: str = "white"
     image_format: str = "jpg"
     jpeg_quality: int = 95
     max_pixels: int = images.MAX_PIXELS
@@ -166,7 +167,8 @@ def cut_image(
     an image whose crops are all there is not decoded. Raises ImageError when the image cannot be used.
     """
     declared = batch[0].item.declared
-    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared)
+    background = resizing.COLORS[style.background]
+    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared, background=background)
     image = None
     written: Counter[Path] = Counter()
     for root, padding in roots.items():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common import crops
 from common.cli import cores
-from common.images import EXTENSIONS
 from common.messages import UserError, progress, warn
 
 if TYPE_CHECKING:
@@ -22,14 +21,9 @@ def find(paths: Sequence[Path | str]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [
-                Path(folder, name)
-                for folder, folders, names in sorted(os.walk(path))
-                for name in sorted(names)
-                if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-            ]
+            inside = [path / name for name in crops.image_files(path)]
             if not inside:
-                raise UserError(f"{path}: no images in this folder; they end in {' '.join(EXTENSIONS)}")
+                raise UserError(f"{path}: no images in this folder; check the path")
             found |= dict.fromkeys(inside)
         elif path.exists():
             found[path] = None

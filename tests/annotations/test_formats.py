@@ -17,7 +17,7 @@ import pytest
 import crop
 from annotations import formats
 from annotations.options import Options
-from common.annotations import Object, Skipped
+from annotations.records import Object, Skipped
 from common.messages import UserError
 
 SAMPLES = 6  # photos of each data set
