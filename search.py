@@ -118,19 +118,20 @@ def evaluate(args: argparse.Namespace) -> None:
     """Print how good and how fast the search is, and what each re-ranking gains."""
     import numpy as np
 
-    from common.embedding_sets import read_sets
+    from common.embedding_sets import read_sets, require_one_model
     from evaluation.metrics import RECALL_AT
-    from evaluation.statistics import accuracy_interval
     from retrieval import scores as scoring
     from retrieval.exact import NpzGallery
-    from retrieval.items import one_model, same_model
     from retrieval.retrieve import labelled, retrieve
+    from uncertainty.intervals import accuracy_interval
 
     sets = read_sets(args.query_npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
     queries, items = labelled(sets, args.data_root)
     methods = ["none", *(name for name in dict.fromkeys(args.rerank) if name != "none")]
     with gallery_of(args) as gallery:
-        same_model(one_model(sets), sets[0], gallery)
+        require_one_model([*sets, gallery], what="extract the queries and what is searched with one model")
+        if not all(vectors.model.get("fingerprint") for vectors in (*sets, gallery)):
+            messages.warn("not all vectors say which model made them; they are compared unchecked")
         n_relevant = scoring.relevant(gallery, items, same_sample=args.exclude_same_sample)
         found, scores, rows = {}, {}, []
         for method in methods:

@@ -1,8 +1,8 @@
 """Exported programs, TorchScript and torch.export: every entry is checked, and torch is given the very bytes that were.
 
-torch finds entries in its own way (it ignores case, and takes the first of two), evaluates expressions and guards as Python, and falls
-back to unpickling freely. So the archive is read once, refused where it holds anything but plain tensors and a graph of aten's
-operators, and written anew in memory. A TorchScript program is run by torch's own interpreter, which is what its user asks for.
+torch finds entries in its own way (it ignores case, and takes the first of two), evaluates expressions and guards as Python, and
+falls back to unpickling freely. So the archive is read once, refused where it holds anything but plain tensors and a graph of
+aten's operators, and written anew in memory. A TorchScript program is run by torch's own interpreter, as its user asks for.
 """
 
 from __future__ import annotations
@@ -32,8 +32,37 @@ _TARGET = re.compile(
     r"|_operator\.(getitem|add|sub|mul|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|floordiv|truediv|mod)"
     r"|torch\.sym_(int|float|max|min|not|sum)|math\.(ceil|floor|trunc|sqrt)"
 )
-_WORDS = {"Symbol", "Integer", "Float", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "PythonMod", "FloorDiv", "CeilDiv"}
-_WORDS |= {"IntTrueDiv", "CleanDiv", "TruncToInt", "ToFloat", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Abs"}
+_WORDS = {
+    "Symbol",
+    "Integer",
+    "Float",
+    "Rational",
+    "Add",
+    "Mul",
+    "Pow",
+    "Max",
+    "Min",
+    "Mod",
+    "PythonMod",
+    "FloorDiv",
+    "CeilDiv",
+}
+_WORDS |= {
+    "IntTrueDiv",
+    "CleanDiv",
+    "TruncToInt",
+    "ToFloat",
+    "Eq",
+    "Ne",
+    "Lt",
+    "Le",
+    "Gt",
+    "Ge",
+    "And",
+    "Or",
+    "Not",
+    "Abs",
+}
 _WORDS |= {"positive", "nonnegative", "integer", "real", "True", "False", "evaluate"}
 _TREES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
@@ -123,7 +152,9 @@ def _check_export(path: Path, inside: dict[str, bytes]) -> None:
     """Raise UserError where torch.export.load would unpickle, import or evaluate anything."""
     for name, data in inside.items():
         if not _ENTRIES.fullmatch(name):
-            raise UserError(f"{path}: {name} is no part of a plain torch.export program and could run code; export it again")
+            raise UserError(
+                f"{path}: {name} is no part of a plain torch.export program and could run code; export it again"
+            )
         if name.endswith("_config.json"):
             config = _json(path, name, data).get("config", {})
             pickled = not isinstance(config, dict) or any(
@@ -187,7 +218,9 @@ def _is_harmless(key: str, value: Any) -> bool:
         return re.fullmatch(r"[\w.]*", value) is not None
     if key in ("in_spec", "out_spec") and value:
         try:
-            return all(name != "type" or kind in _TREES for name, kind in _fields(json.loads(value))) and "__" not in value
+            return (
+                all(name != "type" or kind in _TREES for name, kind in _fields(json.loads(value))) and "__" not in value
+            )
         except (ValueError, TypeError, AttributeError):
             return False
     return True

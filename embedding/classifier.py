@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backbones.checkpoint import ABOUT, _load, describe
+from backbones import checkpoint
+from backbones.checkpoint import ABOUT
 from backbones.preprocess import Preprocess
 from common.messages import UserError
 
@@ -57,15 +58,16 @@ def load_classifier(folder: Path | str, *, device: str = "auto", precision: str 
     """Return the classifier of a checkpoint. Raises UserError for one that has none, as those of --objective triplet."""
     from embedding.embedder import Embedder
 
-    folder = Path(folder)
-    about = describe(folder)
+    spec = folder
+    folder, _ = checkpoint.folder_and_code(spec)
+    about = checkpoint.describe(folder)
     classes = about["classes"]
     if about.get("objective") != "classifier" or not classes:
         raise UserError(
             f"{folder} holds an embedding model, not a classifier: train one with --objective classifier, or classify by "
             "nearest neighbours"
         )
-    whole = _load(folder, about, ("head",))
+    whole = checkpoint.classifier(spec)
     # The architecture has pooled already, so that the embedder takes the logits as they come.
     embedder = Embedder(
         whole,

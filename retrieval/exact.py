@@ -10,8 +10,9 @@ import numpy as np
 
 from common import knn
 from common.blocks import Blocks
+from common.embedding_sets import require_one_model
 from common.embeddings import EmbeddingSet
-from retrieval.items import Hit, Item, Items, one_model
+from retrieval.items import Hit, Item, Items
 
 FILTERS = ("dataset", "split", "label")
 FEW = 16  # queries up to which going through the rows once is faster than making them ready for a matrix product
@@ -21,13 +22,13 @@ CHUNK = 2**16  # rows looked at at once
 class NpzGallery:
     """Embedding sets searched exactly by cosine; `sets` are of one model, their vectors may be memory maps.
 
-    Attributes: model (see one_model), dim, n_views (rows that one crop may have), metric.
+    Attributes: model (see require_one_model), dim, n_views (rows that one crop may have), metric.
     """
 
     metric = "COSINE"
 
     def __init__(self, sets: Sequence[EmbeddingSet], *, data_root: str | os.PathLike | None = None) -> None:
-        self.model = one_model(sets)
+        self.model = require_one_model(sets, what="search sets of one model")
         self.source = ", ".join(one.source for one in sets[:3]) + (" …" if len(sets) > 3 else "")
         self._items = [Items(one, data_root) for one in sets]
         self._starts = np.cumsum([0, *map(len, sets)])
@@ -83,7 +84,7 @@ class NpzGallery:
         A product of float32 rows with the query, divided by their norms, is off by at most dim 2^-23 plus a few roundings from
         knn's score (its module says why). So all rows within twice that of the k-th best are candidates, and knn scores them.
         """
-        unit = (query[0] / np.linalg.norm(query[0].astype(np.float64))).astype(np.float32)
+        unit = knn.unit(query)[0]
         error = self.dim * 2.0**-22 + 2.0**-20
         inverse = self._norms()
         best: np.ndarray = np.empty(0, np.float32)

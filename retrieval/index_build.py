@@ -15,9 +15,10 @@ import numpy as np
 
 from common import knn
 from common.blocks import Blocks
+from common.embedding_sets import require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
-from retrieval.items import Item, Items, one_model
+from retrieval.items import Item, Items
 from retrieval.milvus import INDEX_PARAMS, Store
 
 FORMAT = 1
@@ -51,11 +52,11 @@ def search_params(index_type: str, index_params: Mapping[str, int], k: int) -> d
 def prepared(vectors: np.ndarray, about: Mapping[str, Any], directions: np.ndarray | None) -> np.ndarray:
     """Return the vectors as the index holds them: unit length for COSINE and where a PCA was fitted, then projected."""
     if about["metric"] == "COSINE" or directions is not None:
-        vectors = unit(np.asarray(vectors))
+        vectors = knn.unit(vectors)
     if directions is None:
         return np.asarray(vectors, np.float32)
     vectors = vectors @ directions.T
-    return unit(vectors) if about["metric"] == "COSINE" else vectors
+    return knn.unit(vectors) if about["metric"] == "COSINE" else vectors
 
 
 def version_of(shards: Sequence[EmbeddingSet]) -> str:
@@ -99,7 +100,7 @@ def build(
     go last. Raises UserError when the index was made with another model or other options, unless `overwrite`.
     """
     sets = [one for group in groups for one in group]
-    model, n = one_model(sets), sum(map(len, sets))
+    model, n = require_one_model(sets, what="search sets of one model"), sum(map(len, sets))
     known = None if overwrite else store.about(name)
     directions = None
     recall = None
@@ -288,7 +289,7 @@ def principal(sets: Sequence[EmbeddingSet], n: int, *, seed: int = 0, rows: int 
     for one in sets:
         mine = chosen[(chosen >= start) & (chosen < start + len(one))] - start
         for at in range(0, len(mine), 8192):
-            part = unit(one.vectors[mine[at : at + 8192]]).astype(np.float64)
+            part = knn.unit(one.vectors[mine[at : at + 8192]]).astype(np.float64)
             moments += part.T @ part
         start += len(one)
     directions = np.linalg.eigh(moments)[1][:, ::-1][:, :n].T
@@ -305,11 +306,6 @@ def pca_recall(sets: Sequence[EmbeddingSet], directions: np.ndarray, *, k: int =
         return 1.0
     own = np.arange(len(reference))
     some = own[:: max(1, len(own) // 200)][:200]
-    short = unit(reference) @ directions.T
+    short = knn.unit(reference) @ directions.T
     both = [knn.search_excluding(of[some], of, k, some, own)[1] for of in (reference, short)]
     return float(np.mean([len(np.intersect1d(true, found)) / k for true, found in zip(*both, strict=True)]))
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 rows of length 1."""
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)

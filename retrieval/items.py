@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from common.embeddings import MODEL_FIELDS, EmbeddingSet
-from common.messages import UserError, warn
+from common.embeddings import EmbeddingSet
 
 
 class Item(NamedTuple):
@@ -63,34 +62,6 @@ class Items:
 
     def __len__(self) -> int:
         return len(self._set)
-
-
-def one_model(sets: Sequence[EmbeddingSet]) -> dict[str, Any]:
-    """Return MODEL_FIELDS of the model that made all these sets ({} where none says so). Raises UserError for two models."""
-    first = next((one for one in sets if one.fingerprint), sets[0])
-    for one in sets:
-        if one.dim != first.dim:
-            raise UserError(
-                f"{first.source} has {first.dim} dimensions, {one.source} {one.dim}; search sets of one model"
-            )
-        if one.fingerprint and one.fingerprint != first.fingerprint:
-            raise UserError(
-                f"{first.source} ({first.meta.get('model')}) and {one.source} ({one.meta.get('model')}) come from different "
-                "models or preprocessing; search sets of one model"
-            )
-    return {name: first.meta[name] for name in MODEL_FIELDS if name in first.meta}
-
-
-def same_model(model: Mapping[str, Any], queries: EmbeddingSet, gallery: Any) -> None:
-    """Raise UserError when the query vectors were not made by the gallery's model; say so where that is unknown."""
-    ours, theirs = model.get("fingerprint"), gallery.model.get("fingerprint")
-    if queries.dim != gallery.dim or (ours and theirs and ours != theirs):
-        raise UserError(
-            f"{queries.source} ({model.get('model', 'unknown model')}, {queries.dim} dimensions) and {gallery.source} "
-            f"({gallery.model.get('model', 'unknown model')}, {gallery.dim}) come from different models; extract both with one"
-        )
-    if not ours or not theirs:
-        warn("not all vectors say which model made them; they are compared unchecked")
 
 
 class Gallery(Protocol):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from common import images
+from common import cli, images
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError, warn
 from retrieval import reranking
@@ -97,7 +96,7 @@ def _verified(picture: str, hits: list[Hit]) -> list[Hit]:
     query = _points(picture)
     if query is None:
         return hits
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cli.cores()) as pool:
         others = pool.map(_points, [hit.item.path for hit in hits])
         agreeing = [0 if points is None else reranking.inliers(query, points) for points in others]
     return [hits[at] for at in np.argsort(-np.array(agreeing), kind="stable")]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation import statistics
 from evaluation.metrics import RECALL_AT
 from retrieval.items import Gallery, Hit, Item, Queries
 from retrieval.retrieve import retrieve
+from uncertainty import comparisons
 
 TOP = 10  # results that F1 is of
 
@@ -63,10 +63,10 @@ def by_image(values: np.ndarray, items: Sequence[Item]) -> tuple[np.ndarray, np.
     return np.bincount(codes, values), np.bincount(codes)
 
 
-def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> statistics.PairedComparison:
+def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> comparisons.PairedComparison:
     """Return the paired difference of per-query values (n,), by source image."""
     difference, size = by_image(new - old, items)
-    return statistics.paired_comparison(difference[None], size)
+    return comparisons.paired_comparison(difference[None], size)
 
 
 def latency(gallery: Gallery, queries: Queries, *, n: int = 50, **options: Any) -> np.ndarray:

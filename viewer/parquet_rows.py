@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.images import kind_of
-from common.labels import natural_rank
+from common.labels import natural
 from common.messages import UserError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Points:
             encoded = pc.dictionary_encode(self._texts(column).combine_chunks())
             encoded = encoded.combine_chunks() if hasattr(encoded, "combine_chunks") else encoded
             names = encoded.dictionary.to_pylist()
-            order = sorted(range(len(names)), key=lambda at: natural_rank(names[at]))
+            order = sorted(range(len(names)), key=lambda at: (natural(names[at]), names[at]))
             place = np.empty(len(names), np.int32)
             place[order] = np.arange(len(names), dtype=np.int32)
             self._codes[column] = place[encoded.indices.to_numpy()], [names[at] for at in order]

