@@ -95,7 +95,7 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
     import numpy as np
 
     from evaluation import metrics
-    from plots import maps
+    from plots import heatmaps
 
     sets = [evaluator.references[r] for r in ids]
     vectors = np.concatenate([knn.unit(one.vectors) for one in sets])
@@ -117,7 +117,7 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
         rows.sort(key=lambda row: float(row[2]), reverse=True)
         print(messages.table(["label", "within", "to nearest class", "nearest class"], rows[:30]))
     path = output_root / f"similarity_{'+'.join(ids)}.png"
-    maps.similarity_heatmap(
+    heatmaps.similarity_heatmap(
         path, result.matrix, list(names), title=f"Mean cosine between classes, references {'+'.join(ids)}"
     )
     print(f"wrote {path} and .svg\n")

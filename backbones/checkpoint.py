@@ -90,7 +90,7 @@ def describe(folder: Path | str) -> dict[str, Any]:
 
 
 def folder_and_code(spec: str | Path) -> tuple[Path, str | None]:
-    """Return the folder of `FOLDER=package.module:factory`, a checkpoint whose architecture is the user's own code, and the factory."""
+    """Return the folder of `FOLDER=package.module:factory`, a checkpoint made from the user's own code, and the factory."""
     folder, equals, code = str(spec).rpartition("=")
     if equals and re.fullmatch(architectures.FACTORY, code) and not Path(spec).exists():
         return Path(folder), code

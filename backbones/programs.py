@@ -1,8 +1,8 @@
 """Exported programs, TorchScript and torch.export: every entry is checked, and torch is given the very bytes that were.
 
 torch finds entries in its own way (it ignores case, and takes the first of two), evaluates expressions and guards as Python, and
-falls back to unpickling freely. So the archive is read once, refused where it holds anything but plain tensors and a graph of
-aten's operators, and written anew in memory. A TorchScript program is run by torch's own interpreter, as its user asks for.
+falls back to unpickling freely. So the archive is read once, refused where it holds anything but plain tensors and a graph of ATen
+operators, and written anew in memory. A TorchScript program is run by torch's own interpreter, which is what its user asks for.
 """
 
 from __future__ import annotations

@@ -296,7 +296,7 @@ def new_references(studies: int) -> None:
             varied.append((wide.low, wide.high))
         for name, found in (("given references", plainly), ("new references", varied)):
             low, high = np.array(found).T
-            rows.append({"photos a class": m, "accuracy": truth, "interval for": name} | covered((low, high), truth))
+            rows.append({"photos a class": m, "accuracy": truth, "interval for": name, **covered((low, high), truth)})
     show("New references and new queries: coverage", pd.DataFrame(rows).set_index(["photos a class", "interval for"]))
 
 

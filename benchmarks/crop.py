@@ -77,7 +77,7 @@ def opencv_image(job: tuple[Path, Path, list[Object], int]) -> None:
     """The usual loop: imread, slice, resize, imwrite."""
     path, out, objects, percent = job
     cv2.setNumThreads(1)
-    image = cv2.imread(str(path))
+    image = np.asarray(cv2.imread(str(path)))
     height, width = image.shape[:2]
     for item in objects:
         box = item.box

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from combinations.evidence import Evidence, evidence
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Cost, Tally
 from uncertainty import comparisons, intervals
@@ -47,7 +48,7 @@ class Comparison:
 
     `n_compared` combinations share the correction. `n_matched` crops are in every query set; `n_left_out` views are of crops that
     are not, which comparisons and, except under `stack`, decisions leave out. `rivals`: the combinations among which the baseline
-    is the best; empty for a baseline that was named or chosen elsewhere.
+    is the best; empty for a baseline that was named or chosen elsewhere. `evidence`: what stands behind a verdict.
     """
 
     results: list[Result]
@@ -56,6 +57,7 @@ class Comparison:
     n_compared: int
     n_matched: int
     n_left_out: int
+    evidence: Evidence
 
 
 def score(tally: Tally) -> float:
@@ -96,6 +98,7 @@ def compare(
     matched_size = evaluator.matched_sizes()
     compared = matched_size > 0
     gaps = np.full((4, len(rows)), np.nan)
+    matched = np.zeros((len(rows), int(compared.sum())))
     if compared.any():
         views = [len(one.query_ids) if evaluator.mode == "stack" else 1 for one in rows]
         matched = np.stack(
@@ -114,12 +117,24 @@ def compare(
         for at, one in enumerate(rows)
     }
     ranked = sorted(dict.fromkeys(asked), key=lambda one: (-results[one].score, results[one].cost.operations))
+    found = evidence(
+        right,
+        sizes,
+        matched,
+        matched_size[compared],
+        ranked=[rows.index(one) for one in ranked],
+        baseline=rows.index(baseline),
+        pairs=[at for at, one in enumerate(rows) if one.is_pair],
+        named=not rivals,
+        seed=seed,
+    )
     return Comparison(
         results=[results[one] for one in ranked],
         baseline=results[baseline],
         rivals=[results[one] for one, _ in rivals],
         n_compared=len(rows) - 1,
         n_matched=int(evaluator.matched.sum()),
+        evidence=found,
         n_left_out=sum(int((~evaluator.matched[crop]).sum()) for crop in evaluator.query_crop.values()),
     )
 

@@ -30,7 +30,7 @@ class Flips:
     """A combination against a baseline, over the crops that every query set holds.
 
     Arrays (n_crop,) of crop codes and of codes into `FLIPS`; (n_class,) counts of rescued and broken crops; the two-sided
-    sign-flip p of rescued minus broken, whole images flipped; McNemar's p, which takes crops for independent.
+    p of rescued minus broken, of this comparison alone; McNemar's p, which takes crops for independent.
     """
 
     crop: np.ndarray
@@ -71,13 +71,14 @@ def compare(evaluator: Evaluator, before: Combination, now: Combination, *, seed
     image, label = evaluator.crop_image[crops], evaluator.crop_label[crops]
     n_class, n_image = len(evaluator.classes), len(evaluator.images)
     rescued, broken = (was == 0) & (is_now == 2), (was == 2) & (is_now == 0)
-    change = rescued.astype(float) - broken
+    change = np.bincount(image, rescued.astype(float) - broken, minlength=n_image)
+    size = np.bincount(image, minlength=n_image)
     return Flips(
         crop=crops,
         flip=np.where((was == 1) | (is_now == 1), 4, was + is_now // 2),
         rescued=np.bincount(label[rescued], minlength=n_class),
         broken=np.bincount(label[broken], minlength=n_class),
-        p=comparisons.sign_flip_p(np.bincount(image, change, minlength=n_image), seed=seed),
+        p=float(comparisons.paired_comparison(change[None], size, seed=seed).p[0]) if len(crops) else 1.0,
         mcnemar_p=comparisons.mcnemar_p(int(rescued.sum()), int(broken.sum())),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import graphlib
 import re
 import subprocess
@@ -15,8 +16,8 @@ ROOMS = {
     "common": set(),
     "cropping": {"common"},
     "backbones": {"common"},
-    "evaluation": {"common"},
     "uncertainty": set(),
+    "evaluation": {"common", "uncertainty"},
     "plots": {"common"},
     "export": {"common"},
     "embedding": {"common", "backbones"},
@@ -142,6 +143,62 @@ def test_what_stands_in_common_is_shared_by_three_rooms_or_scripts(root):
             mark(module, user)
     few = {module: sorted(by) for module, by in users.items() if len(by) < 3}
     assert few.keys() <= {"common.annotations"}  # parsing annotations belongs here by the project's card
+
+
+def nesting(node: ast.AST, depth: int = 0) -> int:
+    """How deep blocks stand within each other."""
+    blocks = (ast.If, ast.For, ast.While, ast.With, ast.Try)
+    below = [nesting(child, depth + isinstance(child, blocks)) for child in ast.iter_child_nodes(node)]
+    return max([depth, *below])
+
+
+def test_functions_fit_a_screen_and_scripts_stay_short(root):
+    """At most 60 lines a function (parsers apart), 4 blocks within each other, 150 lines a class, 200 a script."""
+    too_large = []
+    for path in [
+        *modules(root).values(),
+        *scripts(root),
+        *root.glob("benchmarks/*.py"),
+        *root.glob("examples/**/*.py"),
+    ]:
+        text = path.read_text(encoding="utf-8")
+        where = path.relative_to(root)
+        if path.parent == root and len(text.splitlines()) > 200:
+            too_large.append(f"{where}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            lines = getattr(node, "end_lineno", 0) - getattr(node, "lineno", 0) + 1
+            if isinstance(node, ast.ClassDef) and lines > 150:
+                too_large.append(f"{where}: class {node.name} has {lines} lines")
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                if lines > 60 and "parser" not in node.name:
+                    too_large.append(f"{where}: {node.name} has {lines} lines")
+                # An elif is an if within an else for the parser, not for the reader.
+                if nesting(unchained(node)) > 4:
+                    too_large.append(f"{where}: {node.name} is nested {nesting(unchained(node))} deep")
+    assert not too_large
+
+
+class Unchained(ast.NodeTransformer):
+    def visit_If(self, node: ast.If) -> ast.AST:
+        self.generic_visit(node)
+        if len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If):
+            return [ast.If(node.test, node.body, []), node.orelse[0]]  # type: ignore[return-value]
+        return node
+
+
+def unchained(node: ast.AST) -> ast.AST:
+    return Unchained().visit(copy.deepcopy(node))
+
+
+def test_no_function_of_a_room_takes_the_command_line(root):
+    """`args` stays in the scripts' run(); a room takes plain values."""
+    for path in [*modules(root).values(), *scripts(root)]:
+        if path == root / "common" / "cli.py":  # which makes the command line
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name not in ("run", "main"):
+                kinds = [ast.unparse(arg.annotation) for arg in node.args.args if arg.annotation]
+                assert "argparse.Namespace" not in kinds, f"{path.relative_to(root)}: {node.name} takes args"
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from uncertainty import intervals, sign_flips
 from uncertainty.intervals import FEW_IMAGES, Floats
@@ -72,24 +72,7 @@ def corrected_p(difference: ArrayLike, *, chosen_from: Sequence[int] = (), flips
     out from the largest statistic against any of these. A higher one need not: the choice of baseline works against it.
     """
     d = sign_flips.rows(difference)
-    scale = sign_flips.inverse_norms(d)
-    observed = np.abs(d.sum(axis=1)) * scale
-    rivals = {row: sign_flips.inverse_norms(d - d[row]).astype(np.float32) for row in chosen_from}
-    factor = scale.astype(np.float32)
-
-    def statistics(sums: NDArray) -> NDArray:
-        return np.abs(sums) * factor
-
-    def among_rivals(sums: NDArray) -> NDArray:
-        largest = np.zeros(len(sums), np.float32)
-        for row, rival_scale in rivals.items():
-            gap = sums - sums[:, [row]]
-            np.abs(gap, out=gap)
-            gap *= rival_scale
-            np.maximum(largest, gap.max(axis=1), out=largest)
-        return largest
-
-    better, worse = sign_flips.step_down(d, observed, statistics, among_rivals if rivals else None, flips, seed)
+    better, worse = sign_flips.step_down(d, two_sided=True, rivals=chosen_from, flips=flips, seed=seed)
     return np.where(d.sum(axis=1) > 0, better, worse)
 
 
@@ -101,17 +84,13 @@ def one_sided_p(difference: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> 
     statistic; their p is 1. The least p answers "does any of them beat the baseline?". The baseline must be named beforehand.
     """
     d = sign_flips.rows(difference)
-    scale = sign_flips.inverse_norms(d)
-    observed = d.sum(axis=1) * scale
     n_photo = max(np.asarray(difference).shape[-1], 3)
-    t = sign_flips.student(observed, n_photo)
-    kept = np.flatnonzero((t >= -np.sqrt(2 * np.log(np.log(n_photo)))) & (scale > 0))
+    statistic = d.sum(axis=1) * sign_flips.inverse_norms(d)
+    kept = sign_flips.student(statistic, n_photo) >= -np.sqrt(2 * np.log(np.log(n_photo)))
+    kept &= d.any(axis=1)
     p = np.ones(len(d))
-    if kept.size:
-        factor = scale[kept].astype(np.float32)
-        p[kept] = sign_flips.step_down(
-            d[kept], observed[kept], lambda sums: sums * factor, None, flips, seed, mirrored=False
-        )[0]
+    if kept.any():
+        p[kept] = sign_flips.step_down(d[kept], two_sided=False, flips=flips, seed=seed)[0]
     return p
 
 

@@ -13,16 +13,14 @@ from uncertainty.comparisons import FLIPS, corrected_p
 from uncertainty.intervals import Floats
 
 
-def smallest_p(difference: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """Return the smallest corrected p that these data could give: had all photos of one row that differ agreed on the sign.
+def smallest_p(difference: ArrayLike, row: int = 0, *, flips: int = FLIPS, seed: int = 0) -> float:
+    """Return the smallest corrected p that `row` could have had: had all its photos that differ agreed on the sign.
 
-    A row with m photos that differ cannot go below 2^(1 - m), whatever their differences are: 0.0625 for five.
+    With m photos that differ it cannot go below 2^(1 - m), whatever the differences are: 0.0625 for five.
     """
-    d = sign_flips.rows(difference)
-    utmost = np.abs(d).sum(axis=1) * sign_flips.inverse_norms(d)
-    best = int(utmost.argmax())
-    d[best] = np.abs(d[best])
-    return float(corrected_p(d, flips=flips, seed=seed)[best])
+    d = intervals.without_rounding(np.atleast_2d(np.asarray(difference, dtype=float)))
+    d[row] = np.abs(d[row])
+    return float(corrected_p(d, flips=flips, seed=seed)[row])
 
 
 def packed_share(difference: ArrayLike) -> Floats:

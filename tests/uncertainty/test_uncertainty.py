@@ -51,7 +51,8 @@ def test_to_beat_the_best_pair_is_to_beat_each_pair():
 
 def test_smallest_p_and_packed_share_by_hand():
     assert power.smallest_p([[1, -1, 2, 0, 0, -1, 3]]) == 2 / 32  # five photos differ
-    assert power.smallest_p(np.zeros((3, 4))) == 1
+    assert power.smallest_p(np.zeros((3, 4)), 2) == 1
+    assert power.smallest_p([[1, 1, 1, 1, 1], [0, 2, 0, 1, -1]], 1) >= 2 / 8  # three photos differ
     assert power.packed_share([[4, -1, 0, 1], [0, 0, 0, 0]]).tolist() == [4 / 6, 0]
 
 

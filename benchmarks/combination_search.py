@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """All combinations of six embedding sets, sizes 1-3 crossed, against searching each anew with faiss.
 
-python benchmarks/combinations.py
-python benchmarks/combinations.py --rows 1000 --sample 20
+python benchmarks/combination_search.py
+python benchmarks/combination_search.py --rows 1000 --sample 20
 """
 
 from __future__ import annotations
