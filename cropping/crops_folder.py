@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from annotations.records import Object, Skipped
-from common import files
+from common import files, run_record
 from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest
 from common.messages import UserError
 from cropping.padding import Padding, Region, number_text
@@ -52,7 +52,7 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
     with files.locked(root / LOCK):
         listed = _listed(root) if known else list(paths)
         complete = partial(_is_complete, root)
-        finished = files.claim(
+        finished = run_record.claim(
             root / RECORD,
             record,
             overwrite=overwrite,
@@ -106,7 +106,7 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
         _write_csv(temporary, [field.name for field in fields(Skipped)], lines)
     with files.whole(root / MANIFEST) as temporary:
         _write_csv(temporary, header, (row.fields(levels) for row in rows))
-        files.finish(root / RECORD, {"rows": len(rows), "crc32": files.checksum(temporary)})
+        run_record.finish(root / RECORD, {"rows": len(rows), "crc32": run_record.checksum(temporary)})
 
 
 def read_skipped(root: Path) -> list[Skipped]:
