@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from common import blocks, cli, messages
 
 if TYPE_CHECKING:
+    from indexes.milvus_index import Index
     from retrieval.exact import NpzGallery
-    from retrieval.index import Index
 
 INDEX_TYPES, METRICS = ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW"), ("COSINE", "IP", "L2")
 RERANKINGS = ("none", "query_expansion", "k_reciprocal", "geometric")
@@ -35,8 +35,8 @@ RERANKINGS = ("none", "query_expansion", "k_reciprocal", "geometric")
 def build(args: argparse.Namespace) -> None:
     """Put embedding sets into an index."""
     from common.embedding_sets import read_shards
-    from retrieval import index_build
-    from retrieval.milvus import INDEX_PARAMS, Store, check_name
+    from indexes import milvus_build
+    from indexes.milvus_store import INDEX_PARAMS, Store, check_name
 
     check_name(args.collection)
     params = parameters("--index_params", args.index_params, INDEX_PARAMS[args.index_type])
@@ -47,7 +47,7 @@ def build(args: argparse.Namespace) -> None:
         Store(args.uri, create=True, token=token()) as store,
         messages.progress(total=n, desc="build", unit="row") as bar,
     ):
-        built = index_build.build(store, args.collection, groups, index_params=params, advance=bar.update, **options)
+        built = milvus_build.build(store, args.collection, groups, index_params=params, advance=bar.update, **options)
     print(
         f"{args.uri} {args.collection}: {built.rows:,} rows put in, {messages.count(built.skipped, 'set')} there already, "
         f"{built.total:,} rows in all"
@@ -175,15 +175,15 @@ def evaluate(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """Print what an index holds, or what one of N rows would need."""
     if args.plan:
-        from retrieval.index import plan_table
+        from indexes.milvus_index import plan_table
 
         print(plan_table(args.plan, args.pca or args.dim))
     if not args.uri:
         if not args.plan:
             raise messages.UsageError("give --uri to describe an index, or --plan N to plan one")
         return
-    from retrieval.index_build import describe
-    from retrieval.milvus import Store
+    from indexes.milvus_build import describe
+    from indexes.milvus_store import Store
 
     with Store(args.uri, token=token()) as store:
         names = [args.collection] if args.collection else [name for name in store.names() if "__pca_" not in name]
@@ -195,19 +195,19 @@ def info(args: argparse.Namespace) -> None:
 
 def delete(args: argparse.Namespace) -> None:
     """Remove an index."""
-    from retrieval import index_build
-    from retrieval.milvus import Store
+    from indexes import milvus_build
+    from indexes.milvus_store import Store
 
     with Store(args.uri, token=token()) as store:
-        print(f"{args.uri} {args.collection}: deleted, {index_build.delete(store, args.collection):,} rows")
+        print(f"{args.uri} {args.collection}: deleted, {milvus_build.delete(store, args.collection):,} rows")
 
 
 @contextlib.contextmanager
 def gallery_of(args: argparse.Namespace) -> Iterator[NpzGallery | Index]:
     """Yield what is searched: the index where --uri is given, else the files of --npz."""
     if args.uri:
-        from retrieval.index import Index
-        from retrieval.milvus import Store
+        from indexes.milvus_index import Index
+        from indexes.milvus_store import Store
 
         if not args.collection:
             raise messages.UsageError("--uri needs --collection; search.py info --uri lists them")

@@ -388,8 +388,8 @@ def build_parser() -> argparse.ArgumentParser:
 @contextlib.contextmanager
 def opened(uri: str, name: str | None, files: Sequence[Points]) -> Iterator[Any]:
     """Yield an index of search.py. Raises UserError where there is none, or where another model made it than the first file."""
-    from retrieval.index import Index
-    from retrieval.milvus import Store
+    from indexes.milvus_index import Index
+    from indexes.milvus_store import Store
 
     with Store(uri, token=os.environ.get("MILVUS_TOKEN", "")) as store:
         names = [one for one in store.names() if "__" not in one]

@@ -22,10 +22,11 @@ import numpy as np
 
 from common import embeddings
 from common.embedding_sets import read_sets, read_shards
-from retrieval import index_build, scores
+from indexes import milvus_build
+from indexes.milvus_index import Index
+from indexes.milvus_store import Store
+from retrieval import scores
 from retrieval.exact import NpzGallery
-from retrieval.index import Index
-from retrieval.milvus import Store
 
 BATCH, K = 100, 10
 
@@ -108,7 +109,7 @@ def main() -> None:
             uri, name = args.uri or str(folder / f"{kind}.db"), f"bench_{kind}"
             started = time.perf_counter()
             with Store(uri, create=True) as store:
-                index_build.build(store, name, read_shards(files), index_type=kind)
+                milvus_build.build(store, name, read_shards(files), index_type=kind)
             figures.append(bench.figure(f"{kind}, build", time.perf_counter() - started, unit="s"))
             with Store(uri) as store:
                 started = time.perf_counter()

@@ -21,6 +21,7 @@ ROOMS = {
     "embedding": {"common", "backbones"},
     "combinations": {"common", "evaluation"},
     "retrieval": {"common", "evaluation"},
+    "indexes": {"common", "retrieval"},
     "training": {"common", "backbones", "evaluation"},
     "viewer": {"common", "plots", "embedding"},
     "ray_cluster": {"common", "cropping", "embedding"},

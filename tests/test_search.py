@@ -14,9 +14,9 @@ import search
 from common import embeddings, knn
 from common.embedding_sets import read_sets
 from embedding import embedder
-from retrieval import index
+from indexes import milvus_index
+from indexes.milvus_build import principal
 from retrieval.exact import NpzGallery
-from retrieval.index_build import principal
 from retrieval.items import Hit, Item, Queries
 from retrieval.retrieve import retrieve
 from retrieval.scores import agreement, gain, relevant, score
@@ -364,13 +364,13 @@ def test_principal_directions_are_the_best_there_are():
 
 def test_plans_by_hand():
     """Rows of 128 dimensions: 512 bytes of vector, 250 of text; SQ8 128 bytes, 8 of numbering, 4,000 centres of 512 bytes."""
-    plans = {plan.index_type: plan for plan in index.plans(10**6, 128)}
+    plans = {plan.index_type: plan for plan in milvus_index.plans(10**6, 128)}
     assert plans["FLAT"].memory == 10**6 * (512 + 250)
     assert plans["IVF_SQ8"].index_params == {"nlist": 4000}
     assert plans["IVF_SQ8"].memory == pytest.approx(10**6 * (128 + 8 + 250) + 4000 * 512)
     assert plans["HNSW"].memory == pytest.approx(10**6 * (512 + 4 * 32 + 4 * 16 / 15 + 250))
     assert [plan.index_type for plan in plans.values() if plan.suggested] == ["HNSW"]
-    big = {plan.index_type: plan for plan in index.plans(10**9, 128)}
+    big = {plan.index_type: plan for plan in milvus_index.plans(10**9, 128)}
     assert big["IVF_SQ8"].suggested
     assert big["IVF_SQ8"].index_params == {"nlist": 65_536}
     assert big["FLAT"].nodes == -(-762 * 10**9 // int(0.8 * 64 * 2**30))

@@ -17,10 +17,10 @@ import search
 from common import embeddings
 from common.embedding_sets import read_sets, read_shards
 from common.messages import UsageError, UserError
-from retrieval import index_build, milvus
+from indexes import milvus_build, milvus_store
+from indexes.milvus_index import Index
+from indexes.milvus_store import Store, expression
 from retrieval.exact import NpzGallery
-from retrieval.index import Index
-from retrieval.milvus import Store, expression
 
 DIM, N = 16, 600
 
@@ -84,7 +84,7 @@ def npz(tmp_path):
 
 def build(uri, name, *paths, **options):
     with Store(uri, create=True) as store:
-        return index_build.build(store, name, read_shards(paths), **options)
+        return milvus_build.build(store, name, read_shards(paths), **options)
 
 
 def brute(queries, rows, k):
@@ -150,7 +150,7 @@ def test_building_twice_changes_nothing_and_changed_files_replace_their_rows(uri
 
 
 def test_a_killed_build_leaves_nothing_under_the_name_and_goes_on(uri, name, npz, monkeypatch):
-    monkeypatch.setattr(index_build, "FLUSH", 200)
+    monkeypatch.setattr(milvus_build, "FLUSH", 200)
     put = Store.upsert
     sent = []
 
@@ -189,7 +189,7 @@ def test_what_was_put_in_is_found_at_once_though_only_the_first_search_waits(uri
             far = np.eye(1, DIM, turn, dtype=np.float32) - 5 * rows[[3]] / np.linalg.norm(rows[3])
             far /= np.linalg.norm(far)
             new = item._replace(crop_id=f"new_{turn}")
-            store.upsert(name, [index_build.key_of(new)], far, [new])
+            store.upsert(name, [milvus_build.key_of(new)], far, [new])
             assert crops(index.search(far, 1)) == [[f"new_{turn}"]]
     assert levels == ["Strong", "Bounded", "Bounded", *["Strong"] * 5]
 
@@ -212,13 +212,13 @@ def test_a_killed_update_keeps_what_was_there_and_goes_on(uri, name, npz, tmp_pa
     labels = [f"fruit/kind {code}" for code in codes]
     build(uri, name, npz)
     more = write(tmp_path / "set_0_val.npz", vectors[:300] + 1, labels[:300], split="val")
-    monkeypatch.setattr(index_build, "FLUSH", 100)
+    monkeypatch.setattr(milvus_build, "FLUSH", 100)
     resume = stop_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         build(uri, name, npz, more, batch_size=100)
     resume()
     with Store(uri) as store:
-        assert any("an update was interrupted" in line for line in index_build.describe(store, name))
+        assert any("an update was interrupted" in line for line in milvus_build.describe(store, name))
         found = Index(store, name).search(vectors[:50], 1, {"split": ["train"]})
         assert crops(found) == [[f"crop_{row}"] for row in range(50)]
     rest = build(uri, name, npz, more, batch_size=100)
@@ -226,7 +226,7 @@ def test_a_killed_update_keeps_what_was_there_and_goes_on(uri, name, npz, tmp_pa
     with Store(uri) as store:
         found = Index(store, name).search(vectors[:300] + 1, 1, {"split": ["val"]})
         assert crops(found) == [[f"crop_{row}"] for row in range(300)]
-        assert not any("interrupted" in line for line in index_build.describe(store, name))
+        assert not any("interrupted" in line for line in milvus_build.describe(store, name))
 
 
 @pytest.mark.parametrize("stage", ["rows", "rename"])
@@ -279,7 +279,7 @@ def test_a_server_killed_in_the_middle_is_one_sentence_and_nothing_is_lost(
         put(self, *args, **kwargs)
 
     monkeypatch.setattr(Store, "upsert", losing)
-    monkeypatch.setattr(milvus, "SECONDS", 10)
+    monkeypatch.setattr(milvus_store, "SECONDS", 10)
     argv = ["build", "--npz", str(npz), str(more), "--collection", name, "--batch_size", "100", "--quiet"]
     try:
         assert search.main([*argv, "--uri", server.uri]) == 1
@@ -339,7 +339,7 @@ def test_pca_is_kept_applied_and_priced(uri, name, npz):
         index = Index(store, name)
         assert crops(index.search(queries, 10)) == [[f"crop_{row}" for row in mine] for mine in true]
         assert index.prepared(queries).shape == (20, 6)
-        assert index_build.delete(store, name) == N
+        assert milvus_build.delete(store, name) == N
         assert not [one for one in store.names() if one.startswith(name)]
     kept = brute(rows[::3], rows, 11)[:, 1:], brute(rows[::3] @ axes.T, unit @ axes.T, 11)[:, 1:]
     expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*kept, strict=True)])
@@ -387,7 +387,7 @@ def test_a_server_that_is_gone_is_one_sentence(capsys):
 
 def test_a_first_connection_already_keeps_milvus_from_printing_tracebacks(root, tmp_path):
     code = (
-        "import logging, sys; from retrieval.milvus import Store\n"
+        "import logging, sys; from indexes.milvus_store import Store\n"
         "with Store(sys.argv[1], create=True):\n"
         "    names = [name for name in logging.root.manager.loggerDict if name.startswith('pymilvus')]\n"
         "    assert 'pymilvus.decorators' in names\n"
@@ -485,12 +485,12 @@ def test_a_small_disk_that_fills_is_one_sentence_and_the_build_goes_on_later(tmp
 
 def test_keys_are_stable_and_of_128_bits(npz):
     gallery = NpzGallery(read_sets([npz]))
-    keys = [index_build.key_of(gallery.item(row)) for row in range(N)]
+    keys = [milvus_build.key_of(gallery.item(row)) for row in range(N)]
     assert len(set(keys)) == N
     assert all(len(key) == 32 for key in keys)
     assert keys[0] == "ba0b2338b5352fee2e7b8c918a6fa660"
     twin = gallery.item(0)._replace(dataset="set", split="", crop_id="traincrop_0")
-    assert index_build.key_of(twin) != keys[0]
+    assert milvus_build.key_of(twin) != keys[0]
 
 
 def test_expressions_quote_what_users_write():

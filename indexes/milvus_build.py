@@ -17,8 +17,8 @@ from common import knn
 from common.blocks import Blocks
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
+from indexes.milvus_store import INDEX_PARAMS, Store
 from retrieval.items import Item, Items, one_model
-from retrieval.milvus import INDEX_PARAMS, Store
 
 FORMAT = 1
 FLUSH = 100_000  # rows between two points at which a killed build goes on

@@ -9,9 +9,9 @@ import numpy as np
 
 from common import messages
 from common.messages import UserError, warn
-from retrieval.index_build import default_params, directions_of, key_of, missing, prepared, search_params
+from indexes.milvus_build import default_params, directions_of, key_of, missing, prepared, search_params
+from indexes.milvus_store import INDEX_PARAMS, Store
 from retrieval.items import Hit, Item
-from retrieval.milvus import INDEX_PARAMS, Store
 
 TEXT = 250  # bytes of names, labels and paths of a row, in memory; on disk they shrink to about a third
 EXACT, GRAPH = (
