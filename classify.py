@@ -51,7 +51,7 @@ def by_neighbours(pictures: Sequence[Path], args: argparse.Namespace) -> Labelle
 
     from common.embedding_sets import read_sets
     from embedding import query_images
-    from retrieval.exact import NpzGallery
+    from retrieval.exact import ExactSearch
     from training import calibration
 
     sets = [one.take(one.label() != "") for one in read_sets(args.reference_npz, key=args.key)]
@@ -60,7 +60,7 @@ def by_neighbours(pictures: Sequence[Path], args: argparse.Namespace) -> Labelle
         raise messages.UserError(
             f"{args.reference_npz[0]} has no labels: there is nothing to learn from; name labelled sets"
         )
-    gallery = NpzGallery(sets)
+    gallery = ExactSearch(sets)
     embedder = query_images.recorded_model(
         gallery.model, gallery.source, spec=args.model and str(args.model), device=args.device
     )

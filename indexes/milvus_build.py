@@ -1,72 +1,37 @@
-"""Build an index of embedding sets in a vector store, whole or not at all; bring it up to date, describe it, delete it."""
+"""Build a Milvus index of embedding sets, whole or not at all; bring it up to date; delete it."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import math
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from common import knn
-from common.blocks import Blocks
+from common.blocks import batches
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
-from indexes.milvus_store import INDEX_PARAMS, Store
+from indexes.description import (
+    FORMAT,
+    IndexDescription,
+    entry_of,
+    key_of,
+    require_same_options,
+    summary,
+)
+from indexes.index_types import INDEX_TYPES
+from indexes.milvus_collection import MilvusCollection
+from indexes.milvus_store import MilvusStore
 from retrieval.items import Item, Items, one_model
+from retrieval.pca import pca_recall, prepared, principal
 
-FORMAT = 1
-FLUSH = 100_000  # rows between two points at which a killed build goes on
-_FIXED = ("format", "dim", "metric", "index_type", "index_params", "pca", "source_dim", "fingerprint")
+FLUSH = 100_000  # rows between two points from which a killed build goes on
+BUILDING = "__building"  # after the name of an index that is not complete
 
-
-def key_of(item: Item) -> str:
-    """Return the primary key: 128 bits of dataset, split, crop and ID, so that two of 10^12 rows share one with p < 10^-14."""
-    name = json.dumps([item.dataset, item.split, item.crop_id, item.id], ensure_ascii=False)
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def default_params(index_type: str, n: int) -> dict[str, int]:
-    """Return index parameters for n rows: 4 sqrt(n) lists (faiss's guideline), or a graph of 32 links a row."""
-    nlist = int(min(65_536, max(1, 4 * math.sqrt(n), min(n, 8))))
-    return {"nlist": {"nlist": nlist}, "M": {"M": 16, "efConstruction": 200}}.get(
-        (*INDEX_PARAMS[index_type], "")[0], {}
-    )
-
-
-def search_params(index_type: str, index_params: Mapping[str, int], k: int) -> dict[str, int]:
-    """Return search parameters for k neighbours: a sixteenth of the lists, or as many graph nodes as find most of them."""
-    if index_type == "HNSW":
-        return {"ef": max(128, 2 * k)}
-    if index_type.startswith("IVF"):
-        return {"nprobe": max(min(16, index_params["nlist"]), index_params["nlist"] // 16)}
-    return {}
-
-
-def prepared(vectors: np.ndarray, about: Mapping[str, Any], directions: np.ndarray | None) -> np.ndarray:
-    """Return the vectors as the index holds them: unit length for COSINE and where a PCA was fitted, then projected."""
-    if about["metric"] == "COSINE" or directions is not None:
-        vectors = unit(np.asarray(vectors))
-    if directions is None:
-        return np.asarray(vectors, np.float32)
-    vectors = vectors @ directions.T
-    return unit(vectors) if about["metric"] == "COSINE" else vectors
-
-
-def version_of(shards: Sequence[EmbeddingSet]) -> str:
-    """Return what changes when a set's files do: a digest of how it is read and of the checksums that the .npz files hold."""
-    first = shards[0]
-    digest = hashlib.blake2b(json.dumps([first.dataset, first.split, first.id, first.meta.get("data_root")]).encode())
-    for one in shards:
-        with zipfile.ZipFile(one.source) as archive:
-            digest.update(json.dumps([[i.filename, i.CRC, i.file_size] for i in archive.infolist()]).encode())
-        digest.update(f"{len(one)}".encode())
-    return digest.hexdigest()[:32]
+Advance = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -79,8 +44,21 @@ class Built:
     pca_recall: float | None
 
 
+class BuildPlan(NamedTuple):
+    """Rows go into the collection `target`: the index itself, or one under construction that takes its name in the end.
+
+    description: what the target has now. directions: the PCA (dim, source_dim), or None. pca_recall: where it was fitted anew.
+    """
+
+    name: str
+    target: str
+    description: IndexDescription
+    directions: np.ndarray | None
+    pca_recall: float | None
+
+
 def build(
-    store: Store,
+    store: MilvusStore,
     name: str,
     groups: Sequence[Sequence[EmbeddingSet]],
     *,
@@ -90,226 +68,208 @@ def build(
     pca: int | None = None,
     batch_size: int = 5_000,
     overwrite: bool = False,
-    advance: Callable[[int], object] = lambda rows: None,
+    advance: Advance = lambda rows: None,
 ) -> Built:
     """Bring the index `name` up to date with the sets, each a list of its shards; sets that it has already change nothing.
 
-    A new index grows under another name, <name>__building, and takes its own when it is complete. A run that was killed is taken
-    up where it was last on disk. Into an index that is there, rows are put by key; rows of a set that its files no longer have
-    go last. Raises UserError when the index was made with another model or other options, unless `overwrite`.
+    A new index grows under another name, <name>__building, and takes its own when it is complete. A killed run goes on from
+    the last rows that were on disk. Into an index that is there, rows are put by key; rows of a set that its files no longer have
+    are deleted last. Raises UserError when the index was made with another model or other options, unless `overwrite`.
     """
-    sets = [one for group in groups for one in group]
-    model, n = one_model(sets), sum(map(len, sets))
-    known = None if overwrite else store.about(name)
-    directions = None
-    recall = None
-    if known is None and pca is not None:
-        directions = principal(sets, pca)
-        recall = pca_recall(sets, directions)
-    params = {**(known["index_params"] if known else default_params(index_type, n)), **(index_params or {})}
-    wanted = {
-        "format": FORMAT,
-        "source_dim": sets[0].dim,
-        "dim": pca or sets[0].dim,
-        "metric": metric,
-        "index_type": index_type,
-        "index_params": params,
-        "pca": pca,
-        "fingerprint": model.get("fingerprint", ""),
-    }
-    target = name
-    if known is not None:
-        _same(store, name, known, wanted)
-        about = known
-        directions = directions_of(store, about)
-    else:
-        target = f"{name}__building"
-        half = store.about(target)
-        if half is not None and all(half.get(key) == value for key, value in wanted.items()):
-            about = half
-        else:
-            store.drop(target)
-            about = {**wanted, "model": model, "sets": [], "axes": _keep_axes(store, name, directions)}
-            store.create(target, about["dim"], about)
-    rows, skipped = 0, 0
+    sets = [shard for group in groups for shard in group]
+    plan = _plan(store, name, sets, index_type, index_params or {}, metric, pca, overwrite)
     try:
-        for group in groups:
-            version, first = version_of(group), Items(group[0])[0]
-            size = sum(map(len, group))
-            entry = [first.dataset, first.split, first.id, size, version]
-            if entry in about["sets"]:
-                skipped += 1
-                advance(size)
-                continue
-            going_on = about.get("growing") == version
-            unfinished = about.get("growing") is not None and not going_on  # it may have left rows of other files
-            done = about["done"] if going_on else 0
-            advance(done)
-            if target == name and not going_on:
-                about = {**about, "growing": version, "done": 0}
-                store.describe(target, about)
-            seen = 0
-            for one in group:
-                items = Items(one)
-                for at in range(0, len(one), batch_size):
-                    stop = min(at + batch_size, len(one))
-                    if seen + stop > done:
-                        mine = [items[row] for row in range(at, stop)]
-                        vectors = prepared(one.vectors[at:stop], about, directions)
-                        store.upsert(target, [key_of(item) for item in mine], vectors, mine, version)
-                        rows += stop - at
-                        advance(stop - at)
-                    if (seen + stop) // FLUSH > (seen + at) // FLUSH and seen + stop > done:
-                        store.flush(target)
-                        about = {**about, "growing": version, "done": seen + stop}
-                        store.describe(target, about)
-                seen += len(one)
-            others = [old for old in about["sets"] if old[:3] != entry[:3]]
-            if len(others) < len(about["sets"]) or unfinished:
-                store.flush(target)
-                store.load(target)
-                store.remove_older(target, first, version)
-            store.flush(target)
-            about = {**about, "sets": [*others, entry], "growing": None, "done": 0}
-            store.describe(target, about)
-        store.finish(target, index_type, about["index_params"], metric)
+        rows, skipped = _write(store, plan, groups, batch_size, advance)
     except UserError:
-        if target != name and not about["sets"] and not about.get("done"):
-            with contextlib.suppress(UserError):  # nothing in it is worth going on with
-                store.drop(target)
+        if plan.target != name:
+            with contextlib.suppress(UserError):
+                left = store.description(plan.target)
+                if left and not left.sets and not left.done:  # nothing in it is worth going on with
+                    store.drop(plan.target)
         raise
-    if target != name:
-        old = store.about(name)
-        store.rename(target, name)
-        if old and old.get("axes") not in (None, about["axes"]):
-            store.drop(old["axes"])
-        store.load(name)
-    return Built(rows, skipped, store.count(name), recall)
+    _publish(store, plan)
+    return Built(rows, skipped, MilvusCollection(store, name).count(), plan.pca_recall)
 
 
-def _same(store: Store, name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key, value in wanted.items():
-        if known.get(key) != value:
-            what = "another model" if key in ("fingerprint", "source_dim", "dim") else f"{key} {known.get(key)}"
-            raise UserError(
-                f"{store.uri}: the index {name!r} was made with {what}; add --overwrite, or name another --collection"
-            )
+def _plan(
+    store: MilvusStore,
+    name: str,
+    sets: Sequence[EmbeddingSet],
+    index_type: str,
+    index_params: Mapping[str, int],
+    metric: str,
+    pca: int | None,
+    overwrite: bool,
+) -> BuildPlan:
+    """Decide which collection the rows go into, and make it where it is not there yet."""
+    model = one_model(sets)
+    old = store.description(name)  # raises for a collection that is not ours, --overwrite or not
+    old = None if overwrite else old
+    params = old.index_params if old else INDEX_TYPES[index_type].defaults(sum(map(len, sets)))
+    wanted = IndexDescription(
+        dim=pca or sets[0].dim,
+        source_dim=sets[0].dim,
+        metric=metric,
+        index_type=index_type,
+        index_params={**params, **index_params},
+        pca=pca,
+        fingerprint=model.get("fingerprint", ""),
+        model=model,
+    )
+    if old is not None:
+        require_same_options(f"{store.uri}: the index {name!r}", old, wanted)
+        return BuildPlan(name, name, old, directions_of(store, old), None)
+    directions = None if pca is None else principal(sets, pca)
+    recall = None if directions is None else pca_recall(sets, directions)
+    target = name + BUILDING
+    unfinished = store.description(target)
+    if unfinished is not None and unfinished.same_options(wanted):
+        return BuildPlan(name, target, unfinished, directions, recall)
+    store.drop(target)
+    wanted = replace(wanted, axes=_keep_axes(store, name, directions))
+    store.create(target, wanted.dim, wanted.to_json())
+    return BuildPlan(name, target, wanted, directions, recall)
 
 
-def _keep_axes(store: Store, name: str, directions: np.ndarray | None) -> str | None:
+def _write(
+    store: MilvusStore, plan: BuildPlan, groups: Sequence[Sequence[EmbeddingSet]], batch_size: int, advance: Advance
+) -> tuple[int, int]:
+    """Put the rows of all sets into the plan's collection and index them; returns (rows put in, sets that were in already)."""
+    collection, description = MilvusCollection(store, plan.target), plan.description
+    rows = skipped = 0
+    for shards in groups:
+        entry = entry_of(shards)
+        if entry in description.sets:
+            skipped += 1
+            advance(entry.rows)
+            continue
+        going_on = description.growing == entry.version
+        others_left_over = (
+            description.growing is not None and not going_on
+        )  # rows of files that are no longer the set's
+        if not going_on:
+            description = replace(description, growing=entry.version, done=0)
+            if plan.target == plan.name:
+                store.set_description(plan.target, description)
+        advance(description.done)
+        for put, on_disk in _put_rows(collection, plan, shards, entry.version, description.done, batch_size):
+            rows += put
+            advance(put)
+            if on_disk:
+                description = replace(description, done=on_disk)
+                store.set_description(plan.target, description)
+        others = tuple(other for other in description.sets if other.names != entry.names)
+        collection.flush()
+        if len(others) < len(description.sets) or others_left_over:
+            store.load(plan.target)
+            collection.remove_older(*entry.names, entry.version)
+            collection.flush()
+        description = replace(description, sets=(*others, entry), growing=None, done=0)
+        store.set_description(plan.target, description)
+    store.finish(plan.target, description.index_type, description.index_params, description.metric)
+    return rows, skipped
+
+
+def _put_rows(
+    collection: MilvusCollection,
+    plan: BuildPlan,
+    shards: Sequence[EmbeddingSet],
+    version: str,
+    done: int,
+    batch_size: int,
+) -> Iterator[tuple[int, int]]:
+    """Put in the rows of a set from row `done` on; yield (rows put in, rows of the set that are on disk, 0 where unchanged)."""
+    start = 0  # of the shard, in the set
+    for shard in shards:
+        items = Items(shard)
+        for batch in batches(len(shard), batch_size):
+            first, last = start + batch.start, start + batch.stop
+            if last > done:
+                rows = [items[row] for row in range(batch.start, batch.stop)]
+                vectors = prepared(shard.vectors[batch], plan.description.metric, plan.directions)
+                collection.upsert([key_of(item) for item in rows], vectors, rows, version)
+                flush = last // FLUSH > first // FLUSH
+                if flush:
+                    collection.flush()
+                yield len(rows), last if flush else 0
+        start += len(shard)
+
+
+def _publish(store: MilvusStore, plan: BuildPlan) -> None:
+    """Give a finished index its name, in place of the one that bore it."""
+    if plan.target == plan.name:
+        return
+    old = store.description(plan.name)
+    store.rename(plan.target, plan.name)
+    if old and old.axes not in (None, plan.description.axes):
+        store.drop(str(old.axes))
+    store.load(plan.name)
+
+
+def _keep_axes(store: MilvusStore, name: str, directions: np.ndarray | None) -> str | None:
     """Keep the PCA in a collection named by its content; returns the name."""
     if directions is None:
         return None
     axes = f"{name}__pca_{hashlib.blake2b(directions.tobytes(), digest_size=6).hexdigest()}"
-    if store.about(axes) is None:
-        store.create(axes, directions.shape[1], {"format": FORMAT, "axes": len(directions)})
-    empty = Item("", "", "", "", "", "", "")
-    store.upsert(axes, [f"{at:08d}" for at in range(len(directions))], directions, [empty] * len(directions))
-    store.flush(axes)
+    if axes not in store.names():
+        store.create(axes, directions.shape[1], json.dumps({"format": FORMAT, "axes": len(directions)}))
+    collection, nothing = MilvusCollection(store, axes), Item("", "", "", "", "", "", "")
+    collection.upsert([f"{row:08d}" for row in range(len(directions))], directions, [nothing] * len(directions))
+    collection.flush()
     store.finish(axes, "FLAT", {}, "IP")
     return axes
 
 
-def directions_of(store: Store, about: Mapping[str, Any]) -> np.ndarray | None:
+def directions_of(store: MilvusStore, description: IndexDescription) -> np.ndarray | None:
     """Return the PCA of an index, (dim, source_dim) float32, None where it has none."""
-    if not about.get("axes"):
+    if not description.axes:
         return None
-    directions = store.matrix(about["axes"], about["dim"])
-    if directions.shape != (about["dim"], about["source_dim"]):
+    directions = MilvusCollection(store, description.axes).matrix(description.dim)
+    if directions.shape != (description.dim, description.source_dim):
         raise UserError(f"{store.uri}: the PCA of the index is gone; build the index again with --overwrite")
     return directions
 
 
-def delete(store: Store, name: str) -> int:
+def delete(store: MilvusStore, name: str) -> int:
     """Remove an index, what belongs to it and what a killed build left of it; returns its number of rows."""
-    about = store.about(name)
-    half = store.about(f"{name}__building")
-    if about is None and half is None:
+    descriptions = {bearer: store.description(bearer) for bearer in (name + BUILDING, name)}
+    if not any(descriptions.values()):
         raise missing(store, name)
     rows = 0
-    if about is not None:
+    if descriptions[name] is not None:
         store.load(name)
-        rows = store.count(name)
-    for one, its in ((f"{name}__building", half), (name, about)):
-        store.drop(one)
-        if its and its.get("axes"):
-            store.drop(its["axes"])
+        rows = MilvusCollection(store, name).count()
+    for bearer, description in descriptions.items():
+        store.drop(bearer)
+        if description and description.axes:
+            store.drop(description.axes)
     return rows
 
 
-def describe(store: Store, name: str) -> list[str]:
+def describe(store: MilvusStore, name: str) -> list[str]:
     """Return lines that say what one collection holds. Raises UserError when there is none of this name."""
     try:
-        about = store.about(name)
+        description = store.description(name)
     except UserError:
         return [f"{name}: not made by search.py"]
-    if about is None:
+    if description is None:
         raise missing(store, name)
-    if name.endswith("__building"):
+    if name.endswith(BUILDING):
         return [f"{name}: not complete, run the same search.py build again"]
     store.load(name)
-    kind = " ".join([about["index_type"], *(f"{key}={value}" for key, value in about["index_params"].items())])
-    model = about["model"]
-    lines = [
-        f"{name}: {store.count(name):,} rows of {about['dim']} numbers, {kind} {about['metric']}",
-        f"  model {model.get('model', 'unknown')}, fingerprint {model.get('fingerprint', 'unknown')[:12]}",
-    ]
-    if about["pca"]:
-        lines.append(f"  PCA from {about['source_dim']} dimensions")
-    for dataset, split, variant, rows, _ in about["sets"]:
-        lines.append(f"  {dataset or '-'}, split {split or '-'}, ID {variant}: {rows:,} rows")
-    if about.get("growing"):
-        lines.append("  an update was interrupted; run the same search.py build again")
-    return lines
+    return summary(description, name, MilvusCollection(store, name).count())
 
 
-def missing(store: Store, name: str) -> UserError:
+def index_names(store: MilvusStore) -> list[str]:
+    """Return the names of the complete indexes of a store."""
+    return [name for name in store.names() if "__" not in name]
+
+
+def missing(store: MilvusStore, name: str) -> UserError:
     """Return the error for an index that is not there."""
-    names = store.names()
-    if f"{name}__building" in names:
+    if name + BUILDING in store.names():
         return UserError(f"{store.uri}: the index {name!r} is not complete; run the same search.py build again")
-    there = ", ".join(one for one in names if "__" not in one) or "none"
     return UserError(
-        f"{store.uri} has no index {name!r}, only: {there}; check --collection, or make it with search.py build"
+        f"{store.uri} has no index {name!r}, only: {', '.join(index_names(store)) or 'none'}; check --collection, "
+        "or make it with search.py build"
     )
-
-
-def principal(sets: Sequence[EmbeddingSet], n: int, *, seed: int = 0, rows: int = 50_000) -> np.ndarray:
-    """Return (n, dim) float32 orthonormal directions that keep most of the unit vectors' length, from a sample of `rows`.
-
-    Not centred: the product of two projections is then as near to the cosine as n numbers can bring it (Eckart & Young 1936).
-    """
-    total, dim = sum(map(len, sets)), sets[0].dim
-    if not 1 <= n <= min(dim, total):
-        raise UserError(f"--pca {n} is not from 1 to {min(dim, total)}, the number of dimensions and of rows")
-    chosen = np.sort(np.random.default_rng(seed).choice(total, min(rows, total), replace=False))
-    moments = np.zeros((dim, dim))
-    start = 0
-    for one in sets:
-        mine = chosen[(chosen >= start) & (chosen < start + len(one))] - start
-        for at in range(0, len(mine), 8192):
-            part = unit(one.vectors[mine[at : at + 8192]]).astype(np.float64)
-            moments += part.T @ part
-        start += len(one)
-    directions = np.linalg.eigh(moments)[1][:, ::-1][:, :n].T
-    signs = np.sign(directions[np.arange(n), np.abs(directions).argmax(1)])  # or equal data might give mirrored axes
-    return np.ascontiguousarray(directions * signs[:, None], np.float32)
-
-
-def pca_recall(sets: Sequence[EmbeddingSet], directions: np.ndarray, *, k: int = 10, rows: int = 100_000) -> float:
-    """Return which share of the true k nearest rows of 200 the projection still finds, in 0..1, among a sample of `rows`."""
-    matrix = Blocks([block for one in sets for block in one.blocks])
-    reference = matrix[np.sort(np.random.default_rng(0).choice(len(matrix), min(rows, len(matrix)), replace=False))]
-    k = min(k, len(reference) - 1)
-    if k < 1:
-        return 1.0
-    own = np.arange(len(reference))
-    some = own[:: max(1, len(own) // 200)][:200]
-    short = unit(reference) @ directions.T
-    both = [knn.search_excluding(of[some], of, k, some, own)[1] for of in (reference, short)]
-    return float(np.mean([len(np.intersect1d(true, found)) / k for true, found in zip(*both, strict=True)]))
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 rows of length 1."""
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What a search is asked and answers: queries, items, hits, and what references must offer."""
+"""What a search takes and gives: queries, items, hits, and what the references that are searched must offer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from common.messages import UserError, warn
 
 
 class Item(NamedTuple):
-    """One row of a gallery. `path` is that of the image, '' where unknown; `label` the whole label path, '' for none."""
+    """One row of the references. `path` is that of the image, '' where unknown; `label` the whole label path, '' for none."""
 
     dataset: str
     split: str
@@ -26,7 +26,7 @@ class Item(NamedTuple):
 
     @property
     def crop(self) -> tuple[str, str, str]:
-        """What the crop is known by, at any ID."""
+        """The name of the crop, the same at every ID."""
         return self.dataset, self.split, self.crop_id
 
     @property
@@ -45,21 +45,22 @@ class Hit:
 
 
 class Items:
-    """The items of one set by row, made when asked for. A row without a crop id is known by its path, else by its place.
+    """The items of one set by row, each made when it is asked for. A row without a crop ID is named by its path or its number.
 
-    `data_root` is where the pictures are now (default: where they were).
+    `data_root` is the folder of the pictures now (default: the one that the set names).
     """
 
-    def __init__(self, one: EmbeddingSet, data_root: str | os.PathLike | None = None) -> None:
-        self._set, self.label = one, one.label()
-        self._root = str(one.meta.get("data_root") or "") if data_root is None else str(data_root)
+    def __init__(self, embedding_set: EmbeddingSet, data_root: str | os.PathLike | None = None) -> None:
+        self._set, self.label = embedding_set, embedding_set.label()
+        self._root = str(embedding_set.meta.get("data_root") or "") if data_root is None else str(data_root)
 
     def __getitem__(self, row: int) -> Item:
-        one = self._set
-        path = str(one.paths[row])
-        crop_id = str(one.crop_ids[row]) or path or f"row {row}"
-        whole = os.path.join(self._root, path) if path else ""
-        return Item(one.dataset, one.split, one.id, crop_id, str(one.sample_ids[row]), whole, str(self.label[row]))
+        rows = self._set
+        path = str(rows.paths[row])
+        crop_id = str(rows.crop_ids[row]) or path or f"row {row}"
+        full_path = os.path.join(self._root, path) if path else ""
+        sample_id, label = str(rows.sample_ids[row]), str(self.label[row])
+        return Item(rows.dataset, rows.split, rows.id, crop_id, sample_id, full_path, label)
 
     def __len__(self) -> int:
         return len(self._set)
@@ -67,36 +68,31 @@ class Items:
 
 def one_model(sets: Sequence[EmbeddingSet]) -> dict[str, Any]:
     """Return MODEL_FIELDS of the model that made all these sets ({} where none says so). Raises UserError for two models."""
-    first = next((one for one in sets if one.fingerprint), sets[0])
-    for one in sets:
-        if one.dim != first.dim:
+    first = next((embedding_set for embedding_set in sets if embedding_set.fingerprint), sets[0])
+    for other in sets:
+        if other.dim != first.dim:
             raise UserError(
-                f"{first.source} has {first.dim} dimensions, {one.source} {one.dim}; search sets of one model"
+                f"{first.source} has {first.dim} dimensions, {other.source} {other.dim}; search sets of one model"
             )
-        if one.fingerprint and one.fingerprint != first.fingerprint:
+        if other.fingerprint and other.fingerprint != first.fingerprint:
             raise UserError(
-                f"{first.source} ({first.meta.get('model')}) and {one.source} ({one.meta.get('model')}) come from different "
+                f"{first.source} ({first.meta.get('model')}) and {other.source} ({other.meta.get('model')}) come from different "
                 "models or preprocessing; search sets of one model"
             )
     return {name: first.meta[name] for name in MODEL_FIELDS if name in first.meta}
 
 
-def same_model(model: Mapping[str, Any], queries: EmbeddingSet, gallery: Any) -> None:
-    """Raise UserError when the query vectors were not made by the gallery's model; say so where that is unknown."""
-    ours, theirs = model.get("fingerprint"), gallery.model.get("fingerprint")
-    if queries.dim != gallery.dim or (ours and theirs and ours != theirs):
-        raise UserError(
-            f"{queries.source} ({model.get('model', 'unknown model')}, {queries.dim} dimensions) and {gallery.source} "
-            f"({gallery.model.get('model', 'unknown model')}, {gallery.dim}) come from different models; extract both with one"
-        )
-    if not ours or not theirs:
-        warn("not all vectors say which model made them; they are compared unchecked")
+class References(Protocol):
+    """Rows that can be searched: exact.ExactSearch over files, or an index of the room indexes/.
 
-
-class Gallery(Protocol):
-    """gallery.NpzGallery or index.Index."""
+    n_views: how many rows one crop may have. source: the name to show. metric: COSINE, IP or L2. model: see one_model.
+    """
 
     n_views: int
+    dim: int
+    source: str
+    metric: str
+    model: dict[str, Any]
 
     def __len__(self) -> int: ...
     def search(
@@ -113,9 +109,23 @@ class Gallery(Protocol):
     def own_counts(self, queries: Sequence[Item], *, same_sample: bool = False) -> np.ndarray: ...
 
 
+def require_same_model(model: Mapping[str, Any], queries: EmbeddingSet, references: References) -> None:
+    """Raise UserError when the query vectors were not made by the references' model; warn where that is unknown."""
+    query_print, reference_print = model.get("fingerprint"), references.model.get("fingerprint")
+    differ = query_print and reference_print and query_print != reference_print
+    if queries.dim != references.dim or differ:
+        raise UserError(
+            f"{queries.source} ({model.get('model', 'unknown model')}, {queries.dim} dimensions) and {references.source} "
+            f"({references.model.get('model', 'unknown model')}, {references.dim}) come from different models; "
+            "extract both with one"
+        )
+    if not query_print or not reference_print:
+        warn("not all vectors say which model made them; they are compared unchecked")
+
+
 @dataclass(frozen=True)
 class Queries:
-    """vectors (n, dim) float32; pictures: their files, '' where unknown; items: what they are in the gallery, or None."""
+    """vectors (n, dim) float32; pictures: their files, '' where unknown; items: the reference rows that they are, or None."""
 
     vectors: np.ndarray
     pictures: Sequence[str]
@@ -125,5 +135,5 @@ class Queries:
         return len(self.vectors)
 
     def take(self, rows: Sequence[int]) -> Queries:
-        """Return these queries."""
+        """Return the queries of these rows."""
         return Queries(self.vectors[list(rows)], [self.pictures[r] for r in rows], [self.items[r] for r in rows])
