@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -29,62 +26,49 @@ from cropping.cutter import Crop, Style
 from cropping.image_folder import ImageFolder
 from cropping.padding import Padding
 
+Outcomes = Generator[tuple[cutter.Image, cutter.Size | str, Counter[Path]], None, None]
 
-def choose_paddings(args: argparse.Namespace) -> dict[Path, Padding]:
+
+def choose_paddings(
+    output_root: str, percents: Sequence[float] | None, w_pad: float = 0, h_pad: float = 0
+) -> dict[Path, Padding]:
     """Return each output folder with its padding; raises UsageError when the options contradict each other."""
-    in_pixels = bool(args.w_pad or args.h_pad)
-    percents = args.padding_percent or [0 if in_pixels else 10]
+    in_pixels = bool(w_pad or h_pad)
+    percents = percents or [0 if in_pixels else 10]
     if in_pixels and any(percents):
         raise messages.UsageError("--w_pad and --h_pad add pixels instead of --padding_percent; give one of the two")
-    paddings = [Padding(percent, args.w_pad, args.h_pad) for percent in dict.fromkeys(percents)]
-    if len(paddings) > 1 and "{padding}" not in args.output_root:
+    paddings = [Padding(percent, w_pad, h_pad) for percent in dict.fromkeys(percents)]
+    if len(paddings) > 1 and "{padding}" not in output_root:
         raise messages.UsageError("several paddings need {padding} in --output_root, as in crops/pad_{padding}")
-    return {Path(args.output_root.replace("{padding}", str(padding))): padding for padding in paddings}
+    return {Path(output_root.replace("{padding}", str(padding))): padding for padding in paddings}
 
 
-def read_objects(args: argparse.Namespace) -> list[Object | Skipped]:
-    """Return the objects of all annotation files."""
-    names = dict(pair.split("=", 1) for pair in args.split_names if "=" in pair.strip("="))
-    if len(names) < len(args.split_names):
+def read_objects(paths: Sequence[Path], split: str | None, renamed: Sequence[str]) -> list[Object | Skipped]:
+    """Return the objects of all annotation files; `renamed` has OLD=NEW names of splits."""
+    names = dict(pair.split("=", 1) for pair in renamed if "=" in pair.strip("="))
+    if len(names) < len(renamed):
         raise messages.UsageError("--split_names takes OLD=NEW, each OLD once, as in 1=train 2=test")
-    found: list[Object | Skipped] = []
-    for path in args.json_path:
-        found += parse(path.read_bytes(), path, split=args.split, split_names=names)
-    return found
+    objects: list[Object | Skipped] = []
+    for path in paths:
+        objects += parse(path.read_bytes(), path, split=split, split_names=names)
+    return objects
 
 
-def cut(
-    planned: Sequence[Crop | Skipped], args: argparse.Namespace, roots: Mapping[Path, Padding], style: Style
-) -> tuple[dict[cutter.Image, cutter.Size | str], Counter[Path]]:
-    """Cut all crops with a progress bar; returns what each image came to and the number of crops written to each root."""
+def cut(results: Outcomes, total: int) -> tuple[dict[cutter.Image, cutter.Size | str], Counter[Path]]:
+    """Cut all crops with a progress bar; returns what each image came to and the number of crops written to each root.
+
+    `results` cuts while it is gone through, `total` is the number of images.
+    """
     outcomes: dict[cutter.Image, cutter.Size | str] = {}
     written: Counter[Path] = Counter()
-    total = len({crop.image for crop in planned if isinstance(crop, Crop)})
     try:
-        with contextlib.ExitStack() as stack:
-            if args.cluster:
-                from ray_cluster import connection
-
-                results = stack.enter_context(connection.connected(args.cluster)).cut_all(
-                    planned, args.image_folder, roots, style
-                )
-            else:
-                results = cutter.cut_all(planned, args.image_folder, roots, style, args.workers)
-            stack.enter_context(contextlib.closing(results))
-            bar = stack.enter_context(messages.progress(results, total=total, desc="crop", unit="image"))
+        with contextlib.closing(results), messages.progress(results, total=total, desc="crop", unit="image") as bar:
             for image, outcome, count in bar:
                 outcomes[image] = outcome
                 written.update(count)
     except KeyboardInterrupt:
         crops_written = messages.count(sum(written.values()), "crop")
         sys.stderr.write(f"{len(outcomes):,} of {messages.count(total, 'image')} done, with {crops_written}\n")
-        threads = [thread for thread in threading.enumerate() if thread.name.startswith("cut")]
-        deadline = time.monotonic() + 0.5
-        for thread in threads:
-            thread.join(max(0, deadline - time.monotonic()))
-        if any(thread.is_alive() for thread in threads):  # a decoder that takes seconds; what it gives is not needed
-            sys.stderr.write("crop.py: interrupted; run the same command again to go on\n")
-            os._exit(130)
         raise
     return outcomes, written
 
@@ -126,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--jpeg_quality", metavar="Q", type=cli.whole(1, 100), default=95, help="quality of jpg crops")
     text = "skip images with more pixels, undecoded"
     add("--max_pixels", metavar="N", type=cli.whole(1), default=images.MAX_PIXELS, help=text)
-    add("--workers", metavar="N", type=cli.whole(1, 1024), default=os.cpu_count() or 1, help="threads")
+    add("--workers", metavar="N", type=cli.whole(1, 1024), default=cli.cores(), help="threads")
     cli.add_cluster(parser)
     add("--strict", action="store_true", help="exit with an error when an object is skipped")
     text = "start anew: remove the crops that an earlier run wrote there"
@@ -135,31 +119,41 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    roots = choose_paddings(args)
+    roots = choose_paddings(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
-    found = read_objects(args)
+    objects = read_objects(args.json_path, args.split, args.split_names)
     if not args.image_folder.is_dir():
         raise messages.UserError(f"{args.image_folder}: no such folder; name the folder of images with --image_folder")
-    planned = cutter.plan(found, ImageFolder(args.image_folder), style.image_format)
-    ready = [crop for crop in planned if isinstance(crop, Crop)]
+    planned = cutter.plan(objects, ImageFolder(args.image_folder), style.image_format)
+    paths = [crop.path for crop in planned if isinstance(crop, Crop)]
     record = {**asdict(style), **cutter.fingerprints(planned, args.image_folder)}
     skipped: dict[Path, list[Skipped]] = {}
+    written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:
         todo = {}
         for root, padding in roots.items():
-            own, paths = {**record, "padding": str(padding)}, [crop.path for crop in ready]
-            if stack.enter_context(crops_folder.writing(root, own, paths, overwrite=args.overwrite)):
+            own_record = {**record, "padding": str(padding)}
+            if stack.enter_context(crops_folder.writing(root, own_record, paths, overwrite=args.overwrite)):
                 skipped[root] = crops_folder.read_skipped(root)
             else:
                 todo[root] = padding
-        outcomes, written = cut(planned, args, todo, style) if todo else ({}, Counter())
+        if todo:
+            results: Outcomes
+            if args.cluster:
+                from ray_cluster import connection, tasks
+
+                cluster = stack.enter_context(connection.connected(args.cluster))
+                results = tasks.cut_all(cluster, planned, args.image_folder, todo, style)
+            else:
+                results = cutter.cut_all(planned, args.image_folder, todo, style, args.workers)
+            outcomes, written = cut(results, total=len(cutter.by_image(planned)))
         for root, padding in todo.items():
             rows, skipped[root] = cutter.settle(planned, outcomes, padding, style)
             crops_folder.write(root, rows, skipped[root])
     for root in roots:
         line = report(root, written[root], len(planned) - len(skipped[root]), skipped[root])
         print(f"{root}: {line}" if len(roots) > 1 else line)
-    if all(len(left) == len(planned) for left in skipped.values()):
+    if all(len(rows) == len(planned) for rows in skipped.values()):
         raise messages.UserError(f"{args.output_root}: no object could be cropped; {crops.SKIPPED} there says why")
     if args.strict and any(skipped.values()):
         raise messages.UserError(

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, knn, messages
 from evaluation.options import add_evaluation_options
-
-METHODS = ("pca", "tsne", "umap")
+from plots import projection
 
 if TYPE_CHECKING:
     from evaluation.evaluator import Evaluator
@@ -53,15 +53,16 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
     """Print every measure of one combination."""
     import numpy as np
 
-    from evaluation import per_query, statistics
+    from evaluation import per_query
     from evaluation.metrics import RECALL_AT
+    from uncertainty import intervals
 
     decisions = evaluator.decide(combination)
     tally = evaluator.tally(decisions, combination.reference_ids)
     print(fixed_line(combination, tally.accuracy))
     names = [("Accuracy@1", 0)] + ([(f"Accuracy@{evaluator.k}", 1)] if evaluator.k > 1 else [])
     for name, row in names:
-        interval = statistics.accuracy_interval(tally.image_right[row], tally.image_size)
+        interval = intervals.accuracy_interval(tally.image_right[row], tally.image_size)
         few = ", few images" if interval.few_images else ""
         value = tally.right[row] / tally.n
         print(
@@ -75,7 +76,7 @@ def show(evaluator: Evaluator, combination: Combination) -> None:
         f"Recall@{k} {hits / tally.n:.4f}" for k, hits in zip(RECALL_AT, tally.recalled, strict=True) if k <= references
     ]
     (average_precision, r_precision), image = per_query.retrieval(evaluator, combination)
-    within = statistics.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
+    within = intervals.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
     print(f"  MAP@R {average_precision.mean():.4f}, 95 % interval {within.low:.4f} to {within.high:.4f}")
     print(f"  {'  '.join(recall)}  R-precision {r_precision.mean():.4f}  Macro-F1 {tally.scores.macro_f1:.4f}\n")
     scores = tally.scores
@@ -93,11 +94,11 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
     """Print the mean cosine within and between classes of the merged references and draw it class by class."""
     import numpy as np
 
-    from evaluation import fusion, metrics
+    from evaluation import metrics
     from plots import maps
 
     sets = [evaluator.references[r] for r in ids]
-    vectors = np.concatenate([fusion.unit(one.vectors) for one in sets])
+    vectors = np.concatenate([knn.unit(one.vectors) for one in sets])
     labels = np.concatenate([evaluator.reference_label[r] for r in ids])
     present, codes = np.unique(labels, return_inverse=True)
     result = metrics.similarity(vectors, codes, len(present))
@@ -128,7 +129,7 @@ def draw(
     """Draw references and queries of one combination as 2-D maps."""
     import numpy as np
 
-    from plots import maps, projection
+    from plots import maps
 
     decisions = evaluator.decide(combination)
     chosen = [evaluator.references[r] for r in combination.reference_ids] + [
@@ -187,7 +188,7 @@ def interact(evaluator: Evaluator, args: argparse.Namespace) -> None:
                 print(f"merged: {merged}")
             elif command == "plot":
                 queries = tuple(word for word in merged if word in evaluator.queries)
-                methods = [word for word in words if word in METHODS] or args.plot or ["pca"]
+                methods = [word for word in words if word in projection.METHODS] or args.plot or ["pca"]
                 if queries:
                     draw(
                         evaluator,
@@ -246,7 +247,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--similarity", action="store_true", help="mean cosine within and between classes, with a heat map"
     )
-    parser.add_argument("--plot", nargs="+", choices=METHODS, default=[], help="2-D maps to draw")
+    parser.add_argument("--plot", nargs="+", choices=projection.METHODS, default=[], help="2-D maps to draw")
     parser.add_argument(
         "--top_n_labels", type=cli.whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER"
     )
@@ -268,11 +269,12 @@ def run(args: argparse.Namespace) -> None:
     exclude = "self" if args.exclude_self else "sample" if args.exclude_same_sample else "none"
     options = {"mode": args.fusion, "k": args.k, "vote_weights": args.vote_weights, "label_level": args.label_level}
     if args.cluster:
-        from ray_cluster import connection
+        from ray_cluster import connection, tasks
 
-        with connection.connected(args.cluster) as ray:
-            evaluate(Evaluator(references, queries, exclude=exclude, search=ray.search, **options), args)
-            ray.report()
+        with connection.connected(args.cluster) as cluster:
+            search = partial(tasks.search, cluster)
+            evaluate(Evaluator(references, queries, exclude=exclude, search=search, **options), args)
+            cluster.report()
     else:
         evaluate(Evaluator(references, queries, exclude=exclude, **options), args)
 

@@ -15,123 +15,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common import cli, messages
+from embedding.set_writer import COMPILE_FROM, Options, write_set
 
 if TYPE_CHECKING:
     from common.crops import Manifest
-    from embedding.embedder import Embedder
-    from embedding.output_set import OutputSet
-    from ray_cluster.replicas import Replicas
-
-COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
-
-
-def extract(
-    manifest: Manifest, embedder: Embedder | Replicas, names: dict[str, str], args: argparse.Namespace
-) -> list[Path]:
-    """Write the embedding set of one split, going on where an earlier run stopped, and return its files."""
-    from embedding import extraction
-    from embedding.output_set import OutputSet, digest
-
-    output = OutputSet(args.output_root, "_".join(file_name(names[key]) for key in ("dataset_name", "id", "split")))
-    wanted: dict[str, Any] = {
-        **names,
-        "padding": manifest.padding or "",
-        "model": embedder.spec,
-        "model_options": embedder.options,
-        "fingerprint": embedder.fingerprint,
-        "preprocess": embedder.preprocess.as_dict(),
-        "normalized": args.normalize,
-        "batch_size": args.batch_size,
-        "input": digest(manifest),
-        "precision": None if args.precision == "auto" else args.precision,
-        "compiled": None,
-    }
-    with output.locked():
-        record = output.earlier(wanted, overwrite=args.overwrite)
-        if record and output.is_complete() and not args.overwrite:
-            messages.note(f"{output.stem}: complete already")
-            return finish(output, output.found(), args)
-        images = [manifest.root / path for path in manifest.paths]
-        choose(embedder, record, lambda: output.precision_of_others(wanted), images, args)
-        record = {**wanted, "precision": embedder.precision, "compiled": embedder.compiled}
-        rows = output.open(record, embedder.dim)
-        done = first = min(rows.batches * args.batch_size, len(images))
-        if first:
-            messages.note(f"{output.stem}: going on after {first:,} of {len(images):,} images")
-        pace = extraction.Pace()
-        options = {"batch_size": args.batch_size, "workers": args.workers, "max_pixels": args.max_pixels}
-        embed = embedder.embed if args.cluster else partial(extraction.embed, embedder=embedder)
-        try:
-            with messages.progress(total=len(images), desc=output.stem, unit="image") as bar:
-                bar.update(first)
-                for batch in embed(images, **options, first_batch=rows.batches, pace=pace):
-                    vectors = batch.vectors
-                    rows.append(extraction.unit(vectors) if args.normalize else vectors, batch.skipped)
-                    done = batch.rows.stop
-                    bar.update(len(batch.rows))
-        except KeyboardInterrupt:
-            messages.note(f"{output.stem}: {done:,} of {len(images):,} images done")
-            raise
-        skipped = messages.tally(reason for _, reason in rows.skipped)
-        if not rows.rows:
-            raise messages.UserError(f"{manifest.root}: no image of split {names['split']} gave a vector ({skipped})")
-        paths = output.write(manifest, rows, record)
-    messages.note(
-        f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
-        f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {extraction.describe(pace, len(images) - first)}"
-    )
-    return finish(output, paths, args)
-
-
-def finish(output: OutputSet, paths: list[Path], args: argparse.Namespace) -> list[Path]:
-    """Return the files of a complete set; raises UserError under --strict when images are missing from it."""
-    if args.strict and output.skipped_csv.exists():
-        raise messages.UserError(
-            f"{output.skipped_csv}: images were skipped, and --strict is given; repair or remove them"
-        )
-    return paths
-
-
-def choose(
-    embedder: Embedder | Replicas,
-    record: dict[str, Any] | None,
-    beside: Callable[[], str | None],
-    images: Sequence[Path],
-    args: argparse.Namespace,
-) -> None:
-    """Set precision and compilation: those of the unfinished run, else that of the sets `beside`, else what pays."""
-    from embedding import extraction
-
-    sample = extraction.sample(images, embedder, max_pixels=args.max_pixels)
-    if record is None and not embedder.settled:
-        known = beside()
-        embedder.settle(sample, known)
-        messages.note(f"computing in {embedder.precision} on {embedder.device}")
-        if known not in (None, embedder.precision):
-            messages.note(
-                f"{args.output_root} has sets of this model in {known}, which is not close enough to fp32 for these images; "
-                "for all alike: --precision fp32 --overwrite"
-            )
-    if record is not None and (embedder.precision, embedder.compiled) != (record["precision"], record["compiled"]):
-        embedder.use(record["precision"])
-    pays = str(embedder.device) == "cpu" and args.n_images >= COMPILE_FROM
-    compiled = record["compiled"] if record else args.compile == "on" or (args.compile == "auto" and pays)
-    if compiled and not embedder.compiled and len(sample):
-        seconds = embedder.compile(extraction.fill(sample, args.batch_size))
-        if seconds is not None:
-            messages.note(f"compiled in {seconds:.0f} s")
-        elif record is not None:
-            raise messages.UserError(
-                "the unfinished run was compiled, which cannot be done now; add --overwrite to start anew"
-            )
+    from embedding.set_writer import Model
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -150,20 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--pooling", choices=("cls", "mean"), help="from tokens to one vector (default: the model's own)")
     add("--resize_mode", choices=("squash", "letterbox", "model"), default="squash", help="how a crop fits the input")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
-    add("--workers", type=cli.whole(1, 1024), default=_cores(), metavar="N", help="decoding threads")
+    add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add(
-        "--precision",
-        choices=("auto", "fp32", "mixed", "bf16", "fp16"),
-        default="auto",
-        help="auto: that of the model's sets beside it, else the fastest, if within cosine 0.9995 of fp32",
-    )
-    add(
-        "--compile",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help=f"torch.compile; auto: from {COMPILE_FROM:,} images",
-    )
+    text = "auto: that of existing sets of this model; else the fastest that stays within cosine 0.9995 of fp32"
+    add("--precision", choices=("auto", "fp32", "mixed", "bf16", "fp16"), default="auto", help=text)
+    text = f"torch.compile; auto: from {COMPILE_FROM:,} images on a CPU"
+    add("--compile", choices=("auto", "on", "off"), default="auto", help=text)
     cli.add_cluster(parser)
     add("--num_gpus", type=cli.number(0), metavar="G", help="with --cluster: GPUs of each model replica (default: 1)")
     add("--normalize", action="store_true", help="scale every vector to length 1")
@@ -173,57 +60,56 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def name_sets(
+    manifests: Sequence[Manifest], model: str, identity: str | None, company_name: str | None
+) -> list[tuple[Manifest, dict[str, str]]]:
+    """Return each split of each data root with its set's names; raises UsageError where two sets would share a file.
 
-
-def file_name(text: str) -> str:
-    """Return `text` as a part of a file's name."""
-    return text.replace("/", "__").replace("\0", "")
-
-
-def named(args: argparse.Namespace) -> list[tuple[Manifest, dict[str, str]]]:
-    """Return each split of each data root with its set's names; raises UsageError where two sets would share a file."""
-    from common import crops
-
-    model = Path(args.model).stem if Path(args.model).exists() else args.model
-    parts, roots = [], {}
-    for root in dict.fromkeys(args.data_root):
-        manifest = crops.read(root, folders=args.folders, splits=args.splits)
-        identity = args.id or "{padding}"
-        identity = identity.replace("{padding}", manifest.padding or "0").replace("{model}", model)
+    identity: the sets' ID, which may hold {padding} and {model}.
+    """
+    model_name = Path(model).stem if Path(model).exists() else model
+    parts: list[tuple[Manifest, dict[str, str]]] = []
+    roots: dict[tuple[str, ...], Path] = {}
+    for manifest in manifests:
+        set_id = (identity or "{padding}").replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
         for split in dict.fromkeys(manifest.splits):
-            names = {"dataset_name": args.company_name or root.resolve().name, "id": identity, "split": split}
-            other = roots.setdefault(tuple(names.values()), root)
-            if other != root:
+            dataset = company_name or manifest.root.resolve().name
+            names = {"dataset_name": dataset, "id": set_id, "split": split}
+            other = roots.setdefault(tuple(names.values()), manifest.root)
+            if other != manifest.root:
                 raise messages.UsageError(
-                    f"{other} and {root} both make the set {'_'.join(names.values())}; embed them with two --id"
+                    f"{other} and {manifest.root} both make the set {'_'.join(names.values())}; embed them with two --id"
                 )
-            parts.append((manifest.take([row for row, own in enumerate(manifest.splits) if own == split]), names))
+            rows = [row for row, row_split in enumerate(manifest.splits) if row_split == split]
+            parts.append((manifest.take(rows), names))
     return parts
 
 
 def run(args: argparse.Namespace) -> None:
+    from common import crops
+
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
-    parts = named(args)
-    args.n_images = sum(len(manifest) for manifest, _ in parts)
-    options = {
-        name: getattr(args, name) for name in ("weights", "layer", "pooling", "resize_mode", "device", "precision")
-    }
+    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
+    roots = dict.fromkeys(args.data_root)
+    manifests = [crops.read(root, folders=args.folders, splits=args.splits) for root in roots]
+    parts = name_sets(manifests, args.model, args.id, args.company_name)
+    n_images = sum(len(manifest) for manifest, _ in parts)
+    about_model = ("weights", "layer", "pooling", "resize_mode", "device", "precision")
+    loading = {name: getattr(args, name) for name in about_model}
     with contextlib.ExitStack() as stack:
-        embedder: Embedder | Replicas
+        model: Model
         if args.cluster:
             from ray_cluster import connection, replicas
 
-            ray = stack.enter_context(connection.connected(args.cluster))
-            embedder = replicas.Replicas(ray, args.model, args.num_gpus, **options)
+            cluster = stack.enter_context(connection.connected(args.cluster))
+            model = replicas.Replicas(cluster, args.model, args.num_gpus, **loading)
         else:
-            from embedding.embedder import load as load_model
+            from embedding import embedder
 
-            embedder = load_model(args.model, **options)
+            model = embedder.load(args.model, **loading)
         for manifest, names in parts:
-            for path in extract(manifest, embedder, names, args):
+            for path in write_set(manifest, model, names, options, n_images=n_images):
                 print(path, flush=True)
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import cli, messages
+from plots import projection
 
 if TYPE_CHECKING:
     from common.embeddings import EmbeddingSet
 
-METHODS = ("pca", "tsne", "umap")
 JOINS = {"predictions": {"predicted": "string", "correct": "bool", "margin": "float64"}, "flips": {"flip": "string"}}
 HERE = ("source", "named")  # meta of this run only
 ATLAS = {  # column: the viewer's option for it
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--root", nargs="+", default=["embeddings"], metavar="PATH", help="npz files, folders, globs; each `[id=]path`")
     add("--out", "--output", type=Path, default=Path("embeddings.parquet"), metavar="FILE", help=".parquet or .csv")
-    add("--projection", choices=METHODS, help="add a map of the rows")
+    add("--projection", choices=projection.METHODS, help="add a map of the rows")
     add("--dimensions", type=int, choices=(2, 3), default=2, help="of the map")
     add("--neighbors", type=cli.whole(1), metavar="K", help="add each row's K nearest rows by cosine")
     add("--thumbnails", type=cli.whole(8, 1024), metavar="PX", help="add the pictures, at most PX pixels a side")
@@ -126,7 +126,6 @@ def _more(sets: Sequence[EmbeddingSet], args: argparse.Namespace) -> dict[str, A
 
     from common.blocks import Blocks
     from export import join_columns
-    from plots import projection
 
     more: dict[str, Any] = {}
     for option, kinds in JOINS.items():

@@ -65,17 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from common.embedding_sets import read_shards
+    from common.embedding_sets import read_shards, require_one_model
     from common.labels import stratified_sample
 
     sets = [shard for group in read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid) for shard in group]
-    models = {one.fingerprint: one for one in sets if one.fingerprint}
-    kinds = list({id(one): one for one in (*models.values(), *{one.dim: one for one in sets}.values())}.values())
-    if len(models) > 1 or len({one.dim for one in sets}) > 1:
-        told = "; ".join(f"{one.source}: {one.meta.get('model', 'unknown model')}, {one.dim} numbers" for one in kinds)
-        raise messages.UsageError(
-            f"the projector shows one model at a time ({told}); name one model's files with --root"
-        )
+    remedy = "the projector shows one model at a time: name one model's files with --root"
+    require_one_model(sets, what=remedy, error=messages.UsageError)
     n = sum(map(len, sets))
     labels = np.unique(np.concatenate([one.label() for one in sets]), return_inverse=True)[1]
     rows = stratified_sample(labels, args.max_points, args.seed)

@@ -92,17 +92,19 @@ def query(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Print how good and how fast the search is, and what each re-ranking gains."""
-    from common.embedding_sets import read_sets
+    from common.embedding_sets import read_sets, require_one_model
     from indexes.opening import open_references
     from retrieval import scores
     from retrieval.exact import ExactSearch
-    from retrieval.items import one_model, require_same_model
     from retrieval.retrieve import labelled, retrieve
 
     sets = read_sets(args.query_npz, **_chosen(args, READING))
     queries, items = labelled(sets, args.data_root)
     with open_references(**_chosen(args, SEARCHED)) as references:
-        require_same_model(one_model(sets), sets[0], references)
+        require_one_model([*sets, references], what="extract the queries and what is searched with one model")
+        fingerprints = [references.model.get("fingerprint"), *(queried.fingerprint for queried in sets)]
+        if not all(fingerprints):
+            messages.warn("not all vectors say which model made them; they are compared unchecked")
         n_relevant = scores.relevant(references, items, same_sample=args.exclude_same_sample)
         options = {"candidates": args.candidates, "same_sample": args.exclude_same_sample}
         measured = {

@@ -1,8 +1,8 @@
 """Checkpoints: the folder in which train.py leaves a model and from which every script takes it with `--model <folder>`.
 
 `model.safetensors` holds the weights: `backbone.*` of the architecture, then `projection.*` (--objective triplet: its output is
-the embedding) or `head.*` (--objective classifier: its outputs are logits, its input is the embedding). `model.json` says the rest,
-see FIELDS. Nothing in either runs.
+the embedding) or `head.*` (--objective classifier: its outputs are logits, its input is the embedding). `model.json` holds the
+metadata, see docs/formats.md. Neither file can execute code.
 """
 
 from __future__ import annotations
@@ -11,30 +11,18 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import safetensors.torch
+import torch
+
+from backbones import architectures, weights
+from backbones.backbone import Backbone, Pooled, fingerprint, fit_input
 from backbones.preprocess import Preprocess
 from common import files
 from common.messages import UserError
 
-if TYPE_CHECKING:
-    import torch
-
-    from backbones.backbone import Backbone
-
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
-FIELDS = {
-    "format_version": "1",
-    "spec": "the architecture, as --model takes it",
-    "options": "layer and pooling, where the architecture gives no vector by itself",
-    "preprocess": "what the model wants to see",
-    "objective": "triplet or classifier",
-    "classes": "label paths class_0/class_1/…, in the order of the logits",
-    "temperature": "by which logits are divided before the softmax; null for triplet",
-    "training": "the arguments of train.py",
-    "metrics": "what was measured",
-    "fingerprint": "of the embedding model, as in the .npz files made with it",
-}
 
 
 def save(
@@ -54,10 +42,6 @@ def save(
     state: tensors called backbone.*, and projection.* or head.*. The description is written last: without it, the folder is no
     checkpoint. What was written is loaded once before it takes the place of an older one.
     """
-    import safetensors.torch
-
-    from backbones.backbone import fingerprint
-
     folder = Path(folder)
     about: dict[str, Any] = {
         "format_version": 1,
@@ -74,13 +58,13 @@ def save(
     about["fingerprint"] = fingerprint(_assemble(folder, about, tensors, ("projection",)))
     data = safetensors.torch.save(tensors, metadata={"fingerprint": about["fingerprint"]})
     (folder / ABOUT).unlink(missing_ok=True)
-    files.write_bytes(folder / WEIGHTS, data)  # not save_file, whose error on a full disk is none of Python's
+    files.write_bytes(folder / WEIGHTS, data)  # on a full disk it raises OSError; save_file would raise a Rust error
     files.write_text(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return about["fingerprint"]
 
 
 def describe(folder: Path | str) -> dict[str, Any]:
-    """Return the content of model.json (see FIELDS). Raises UserError when there is none, or one that is not a checkpoint's."""
+    """Return the content of model.json. Raises UserError when there is none, or one that is not a checkpoint's."""
     path = Path(folder) / ABOUT
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -97,34 +81,50 @@ def describe(folder: Path | str) -> dict[str, Any]:
 
 def backbone(folder: Path | str) -> Backbone:
     """Return the embedding model of a checkpoint: the architecture, and its projection where it learnt one."""
-    return _load(Path(folder), describe(folder), ("projection",))
+    return _read(Path(folder), ("projection",))
 
 
-def _load(folder: Path, about: Mapping[str, Any], tops: Sequence[str]) -> Backbone:
-    from backbones import weights
+def classifier(folder: Path | str) -> Backbone:
+    """Return the classifier of a checkpoint: the architecture and its head; the module gives logits."""
+    return _read(Path(folder), ("head",))
 
-    return _assemble(folder, about, weights.read(folder / WEIGHTS), tops)
+
+def architecture(folder: Path | str) -> tuple[str, Backbone]:
+    """Return the spec and the trained architecture of a checkpoint without projection or head, from which training goes on."""
+    folder = Path(folder)
+    about = describe(folder)
+    return about["spec"], _filled(folder, about, _parts(weights.read(folder / WEIGHTS)))
+
+
+def _read(folder: Path, tops: Sequence[str]) -> Backbone:
+    return _assemble(folder, describe(folder), weights.read(folder / WEIGHTS), tops)
+
+
+def _parts(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the weights by part: backbone, projection, head."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        part, _, rest = key.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    return parts
+
+
+def _filled(folder: Path, about: Mapping[str, Any], parts: Mapping[str, Mapping[str, torch.Tensor]]) -> Backbone:
+    """Return the architecture with the weights `backbone.*`."""
+    spec, options = about["spec"], dict(about["options"])
+    preprocess = Preprocess.from_dict(about["preprocess"], str(folder / ABOUT))
+    inner = architectures.architecture(spec, options.get("pooling"))
+    fit_input(inner.module, preprocess)
+    weights.fill(inner.module, parts.get("backbone", {}), spec, str(folder))
+    return dataclasses.replace(inner, preprocess=preprocess, identity={**inner.identity, "options": options})
 
 
 def _assemble(
     folder: Path, about: Mapping[str, Any], state: Mapping[str, torch.Tensor], tops: Sequence[str]
 ) -> Backbone:
-    """Return the architecture filled with `backbone.*`, followed by those linear layers of `tops` that the state has."""
-    import torch
-
-    from backbones import architectures
-    from backbones.backbone import Pooled, fit_input
-    from backbones.weights import fill
-
-    spec, options = about["spec"], dict(about["options"])
-    preprocess = Preprocess.from_dict(about["preprocess"], str(folder / ABOUT))
-    parts: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in state.items():
-        part, _, rest = key.partition(".")
-        parts.setdefault(part, {})[rest] = value
-    inner = architectures.architecture(spec, options.get("pooling"))
-    fit_input(inner.module, preprocess)
-    fill(inner.module, parts.get("backbone", {}), spec, str(folder))
+    """Return the trained architecture, followed by those linear layers of `tops` that the state has."""
+    spec, options, parts = about["spec"], about["options"], _parts(state)
+    inner = _filled(folder, about, parts)
     modules: list[torch.nn.Module] = [Pooled(inner, options.get("layer"), options.get("pooling"), spec)]
     for top in tops:
         if top in parts:
@@ -132,14 +132,7 @@ def _assemble(
             if weight is None or weight.ndim != 2:
                 raise UserError(f"{folder / WEIGHTS} has no sound {top}.weight; train the model again")
             layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in parts[top])
-            fill(layer, parts[top], spec, str(folder))
+            weights.fill(layer, parts[top], spec, str(folder))
             modules.append(layer)
-    identity = {**inner.identity, "options": options}
-    return dataclasses.replace(
-        inner,
-        module=torch.nn.Sequential(*modules),
-        preprocess=preprocess,
-        identity=identity,
-        prefix_tokens=0,
-        channels_last_output=False,
-    )
+    module = torch.nn.Sequential(*modules)
+    return dataclasses.replace(inner, module=module, prefix_tokens=0, channels_last_output=False)

@@ -19,8 +19,8 @@ import numpy as np
 
 from combinations import comparison
 from combinations.search import enumerate_combinations
+from common import knn
 from common.embeddings import EmbeddingSet
-from evaluation import fusion
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
 
@@ -55,8 +55,8 @@ def main() -> None:
     references, queries = views("train", args.rows, args.dim, 1), views("test", args.rows, args.dim, 2)
     everything = enumerate_combinations(IDS, IDS, 1, 3, "crossed")
     chosen = np.random.default_rng(0).choice(len(everything), args.sample, replace=False)
-    units = {("r", one.id): fusion.unit(one.vectors) for one in references}
-    units |= {("q", one.id): fusion.unit(one.vectors) for one in queries}
+    units = {("r", one.id): knn.unit(one.vectors) for one in references}
+    units |= {("q", one.id): knn.unit(one.vectors) for one in queries}
     labels = {"r": references[0].label(), "q": queries[0].label()}
 
     def with_faiss(one: Combination) -> float:

@@ -70,7 +70,9 @@ class Limit:
 
     def __init__(self, paths: list[Path], embedder: Embedder) -> None:
         self.paths, self.embedder, self.pool = paths, embedder, ThreadPoolExecutor(CORES)
-        self.batches = [extraction.stack(self._decode(paths[i : i + BATCH]), embedder, BATCH) for i in starts(paths)]
+        self.batches = [
+            extraction.stack(self._decode(paths[i : i + BATCH]), embedder.preprocess, BATCH) for i in starts(paths)
+        ]
 
     def _decode(self, paths: list[Path]) -> list[np.ndarray]:
         return list(self.pool.map(lambda path: self.embedder.preprocess(images.decode(path)), paths))
@@ -134,7 +136,7 @@ def main() -> None:
         paths = draw(Path(name), args.images)
         for model in args.models:
             exact, _ = ready(model, np.empty((0,)), best=False)
-            sample = extraction.sample(paths, exact)
+            sample = extraction.sample(paths, exact.preprocess)
             embedder, setting = ready(model, sample, best=True)
             own = [batch.vectors for batch in run(paths, embedder)]
             least = cosines(np.concatenate(own), np.concatenate([b.vectors for b in run(paths, exact)])).min()
@@ -163,7 +165,7 @@ def main() -> None:
 
 
 def run(paths: list[Path], embedder: Embedder):
-    return extraction.embed(paths, embedder, batch_size=BATCH, workers=CORES)
+    return embedder.embed(paths, batch_size=BATCH, workers=CORES)
 
 
 if __name__ == "__main__":

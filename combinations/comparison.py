@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation import statistics
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Cost, Tally
+from uncertainty import comparisons, intervals
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def compare(
     rows = list(tallies)
     sizes = np.stack([tally.image_size for tally in tallies.values()]).astype(np.float32)
     right = np.stack([tally.image_right[1] for tally in tallies.values()]).astype(np.float32)
-    low, high = statistics.accuracy_intervals(right, sizes)
+    low, high = intervals.accuracy_intervals(right, sizes)
     matched_size = evaluator.matched_sizes()
     compared = matched_size > 0
     gaps = np.full((4, len(rows)), np.nan)
@@ -103,7 +103,7 @@ def compare(
         )
         chosen_from = [rows.index(one) for one, _ in rivals]
         gap = matched - matched[rows.index(baseline)]
-        paired = statistics.paired_comparison(gap, matched_size[compared], chosen_from=chosen_from, seed=seed)
+        paired = comparisons.paired_comparison(gap, matched_size[compared], chosen_from=chosen_from, seed=seed)
         gaps[:] = paired.difference, paired.low, paired.high, paired.p
         gaps[:, rows.index(baseline)] = 0, 0, 0, np.nan
     costs = [evaluator.cost(one) for one in rows]

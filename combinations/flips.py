@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluation import statistics
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions
+from uncertainty import comparisons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,8 +77,8 @@ def compare(evaluator: Evaluator, before: Combination, now: Combination, *, seed
         flip=np.where((was == 1) | (is_now == 1), 4, was + is_now // 2),
         rescued=np.bincount(label[rescued], minlength=n_class),
         broken=np.bincount(label[broken], minlength=n_class),
-        p=statistics.sign_flip_p(np.bincount(image, change, minlength=n_image), seed=seed),
-        mcnemar_p=statistics.mcnemar_p(int(rescued.sum()), int(broken.sum())),
+        p=comparisons.sign_flip_p(np.bincount(image, change, minlength=n_image), seed=seed),
+        mcnemar_p=comparisons.mcnemar_p(int(rescued.sum()), int(broken.sum())),
     )
 
 

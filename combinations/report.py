@@ -10,10 +10,10 @@ import numpy as np
 from combinations import flips, report_cards, report_charts, report_tables
 from combinations.comparison import Comparison, Result
 from common import files
-from evaluation import statistics
 from evaluation.evaluator import Evaluator, remarks
 from evaluation.fusion import DECISION
 from evaluation.records import Combination
+from uncertainty import intervals
 
 RANKED = 25  # rows of the ranking
 TRIED = 5  # combinations that are looked through for flips where the baseline is the best
@@ -80,7 +80,7 @@ def page(
         flips=flip_content(evaluator, comparison, ranked, best, seed),
         models=sorted({str(one.meta["model"]) for one in evaluator.queries.values() if one.meta.get("model")}),
         n_ranked=RANKED,
-        few=statistics.FEW_IMAGES,
+        few=intervals.FEW_IMAGES,
         level=report_tables.LEVEL,
     )
 

@@ -12,9 +12,9 @@ import numpy as np
 from combinations import report_charts
 from combinations.comparison import Comparison, Result
 from combinations.report_charts import Score
-from evaluation import statistics
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions
+from uncertainty import intervals
 
 LEVEL = 0.05  # a corrected p below it counts as more than chance
 
@@ -49,7 +49,7 @@ def pair_scores(evaluator: Evaluator, comparison: Comparison) -> dict[tuple[str,
     scores = {one: Score(one, known[one].score, known[one].low, known[one].high) for one in wanted if one in known}
     asked = [one for one in wanted if one not in known and evaluator.valid(one)]
     for at, tally in evaluator.tallies(asked):
-        low, high = statistics.accuracy_intervals(tally.image_right[1][None], tally.image_size)
+        low, high = intervals.accuracy_intervals(tally.image_right[1][None], tally.image_size)
         scores[asked[at]] = Score(asked[at], tally.vote_accuracy, float(low[0]), float(high[0]))
     return {(one.reference_ids[0], one.query_ids[0]): score for one, score in scores.items()}
 

@@ -54,6 +54,11 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def cores() -> int:
+    """Return how many processor cores this process may use; in a container these may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """Return an argparse type: an integer from `low` to `high`."""
 

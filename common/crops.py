@@ -10,13 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from common.images import EXTENSIONS
+from common.labels import SPLIT_NAMES
 from common.messages import UserError, warn
 
 if TYPE_CHECKING:
     import numpy as np
-
-SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
-
 
 MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
 
@@ -159,7 +157,7 @@ def scan_tree(root: Path, splits: Sequence[str] = ()) -> tuple[list[str], list[s
     _check_ids(root, paths)
     parts = [path.split("/")[:-1] for path in paths]
     top = {folders[0] for folders in parts if folders}
-    named = {name for name in top if name.lower() in SPLITS}
+    named = {name for name in top if name.lower() in SPLIT_NAMES}
     by_split = bool(top & {*splits}) or (bool(top) and named == top)
     if named and not by_split:
         warn(

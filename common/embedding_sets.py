@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from common.blocks import Blocks, release
+from common.cli import cores
 from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
-from common.labels import natural
+from common.labels import natural, same_split
 from common.messages import UserError, note, warn
 
 PIECE = 1 << 16  # rows
@@ -78,9 +79,7 @@ def read_shards(
     groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
     named = expand(specs)
     read = partial(load, key=key, company_name=company_name, drop_invalid=drop_invalid)
-    with ThreadPoolExecutor(
-        os.cpu_count()
-    ) as pool:  # checking every byte takes time, and other threads can go on meanwhile
+    with ThreadPoolExecutor(cores()) as pool:  # the checksum of every byte is computed without the interpreter's lock
         loaded = list(pool.map(read, [path for _, path in named]))
     for (name, path), one in zip(named, loaded, strict=True):
         one = one.renamed(id=name, named=True) if name else one
@@ -126,8 +125,8 @@ def read_sides(
         same = tuple(map(str, specs))
         if same not in read:
             read[same] = read_sets(same, key=key, company_name=company_name, drop_invalid=drop_invalid)
-        kept = [one for one in read[same] if one.split in ("", split)]
-        left = [one for one in read[same] if one.split not in ("", split)]
+        kept = [one for one in read[same] if not one.split or same_split(one.split, split)]
+        left = [one for one in read[same] if one not in kept]
         if left:
             names = ", ".join(Path(one.source).name for one in left)
             note(f"{option}: not of split {split!r}, left out: {names}")
@@ -152,6 +151,34 @@ def read_sides(
                 f"{shared[0]} is both reference and query, and names no split; if that is meant, name it twice: id=path"
             )
     return chosen
+
+
+class Vectors(Protocol):
+    """What `require_one_model` compares: an embedding set, or an index of vectors. `model` is as in `EmbeddingSet`."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def model(self) -> dict[str, Any]: ...
+
+
+def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserError] = UserError) -> dict[str, Any]:
+    """Return MODEL_FIELDS of the model that made all these vectors, {} where no set tells it.
+
+    Raises `error` when two sets differ in dimension, or in fingerprint where both have one; `what`, the remedy, ends its sentence.
+    """
+    first = next((vectors for vectors in sets if vectors.model.get("fingerprint")), sets[0])
+    for other in sets:
+        fingerprint = other.model.get("fingerprint")
+        if other.dim == first.dim and (not fingerprint or fingerprint == first.model["fingerprint"]):
+            continue
+        both = [
+            f"{one.source} ({one.model.get('model', 'unknown model')}, {one.dim} dimensions)" for one in (first, other)
+        ]
+        raise error(f"{' and '.join(both)} come from different models or preprocessing; {what}")
+    return first.model
 
 
 def _labelled(one: EmbeddingSet, label_level: int | None) -> EmbeddingSet:

@@ -14,21 +14,14 @@ import numpy as np
 
 from common import files, npz
 from common.blocks import Blocks, release
+from common.labels import SPLIT_NAMES, label_paths
 from common.messages import UserError, warn
 
-MODEL_FIELDS = (
-    "model",
-    "model_options",
-    "fingerprint",
-    "preprocess",
-    "normalized",
-)  # of meta: which model made vectors
-
-
+# The fields of meta that say which model made the vectors.
+MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "normalized")
 FORMAT_VERSION = 1
 SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
-_SPLITS = ("train", "test", "val", "valid", "validation", "all")
 _TEXT_FIELDS = ("labels", "class_names", "targets", "classes", "crop_ids", "ids", "dolt_ids", "sample_ids", "paths")
 
 
@@ -68,6 +61,11 @@ class EmbeddingSet:
         return str(self.meta.get("fingerprint") or "")
 
     @property
+    def model(self) -> dict[str, Any]:
+        """MODEL_FIELDS of the model that made the vectors, as far as the file tells them."""
+        return {name: self.meta[name] for name in MODEL_FIELDS if name in self.meta}
+
+    @property
     def dim(self) -> int:
         return int(self.vectors.shape[1])
 
@@ -87,24 +85,18 @@ class EmbeddingSet:
         return (self,)
 
     @cached_property
-    def _paths_of_labels(self) -> list[np.ndarray]:
-        whole, steps = np.full(len(self), "", dtype="<U1"), []
-        for level in range(self.labels.shape[1]):
-            part = self.labels[:, level]
-            longer = np.char.add(np.char.add(whole, "/"), part) if level else part
-            whole = np.where(part == "", whole, longer)
-            steps.append(whole)
-        return steps
+    def _label_paths(self) -> dict[int | None, np.ndarray]:
+        """The label paths by level, each made when it is first asked for."""
+        return {}
 
     def label(self, level: int | None = None) -> np.ndarray:
         """Return the (n,) str labels at `level`: the path class_0/…/class_level; the deepest unless a level is given.
 
         Raises UserError when the set has no such level.
         """
-        steps = self._paths_of_labels
-        if level is not None and not 0 <= level < len(steps):
-            raise UserError(f"{self.source} has label levels 0 to {len(steps) - 1}, not {level}; change --label_level")
-        return steps[-1 if level is None else level] if steps else np.full(len(self), "", dtype="<U1")
+        if level not in self._label_paths:
+            self._label_paths[level] = label_paths(self.labels, level, source=self.source)
+        return self._label_paths[level]
 
     def take(self, rows: np.ndarray) -> EmbeddingSet:
         """Return the set of the given rows (a boolean mask or indices), in that order."""
@@ -292,4 +284,4 @@ def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[
 
 def _split_of(path: Path) -> str | None:
     ending = re.split(r"[_\-. ]", SHARD.sub("", path.stem))[-1].lower()
-    return ending if ending in _SPLITS else None
+    return ending if ending in (*SPLIT_NAMES, "all") else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.cli import cores
 from common.messages import Unusable
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def thumbnail(path: Path | str, size: int) -> np.ndarray:
 
 def jpegs(paths: Iterable[str], size: int, quality: int = 85) -> Iterator[bytes | str]:
     """Yield for every path the thumbnail as JPEG, or the reason why there is none, in order and read on all cores."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         yield from pool.map(_thumbnail_jpeg, paths, repeat(size), repeat(quality))
 
 

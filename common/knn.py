@@ -42,6 +42,7 @@ Neighbours = tuple[np.ndarray, np.ndarray]
 
 STEP = 2**22  # columns looked at for candidates at once
 CHUNK = 2**16  # rows that `search_one` looks at at once
+VOTE_TEMPERATURE = 0.07  # of the softmax that turns similarities into votes
 
 
 def search(query: Vectors, reference: Vectors, k: int, *, device: str = "auto") -> Neighbours:
@@ -268,15 +269,15 @@ def search_one(
     dim 2^-23 for the two sums (see above) and a few roundings. So every row within 2 e of the k-th best is a candidate, and
     `search` scores those.
     """
-    unit = (query[0] / np.linalg.norm(query[0].astype(np.float64))).astype(np.float32)
-    error = len(unit) * 2.0**-22 + 2.0**-20
+    direction = unit(query)[0]
+    error = len(direction) * 2.0**-22 + 2.0**-20
     best, start = np.full(k, -np.inf, np.float32), 0
     candidates, coarse, rows = [], [], []
     for shard in shards_of(reference, "reference"):
         for part in batches(len(shard), CHUNK):
             here = slice(start + part.start, start + part.stop)
             block = shard[part]
-            scores = (block @ unit) * inverse[here]
+            scores = (block @ direction) * inverse[here]
             if keep is not None:
                 scores[~keep[here]] = -np.inf
             top = np.partition(scores, len(scores) - k)[-k:] if len(scores) > k else scores
@@ -308,22 +309,45 @@ def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:
     return similarities[:, :k].contiguous().numpy(), indices.gather(1, order[:, :k]).numpy()
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Return (n, dim) float32: the rows of `vectors` scaled to unit length; a zero row stays zero.
+
+    The length is taken in float64, so that the squares of no float32 row overflow.
+    """
+    rows = np.asarray(vectors)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
+    directions = np.empty(rows.shape, np.float32)
+    return np.divide(rows, np.where(lengths == 0, 1, lengths), out=directions, casting="same_kind")
+
+
 def vote(similarities: np.ndarray, labels: np.ndarray, weights: str = "uniform") -> np.ndarray:
     """Return the label code (n_query,) that the neighbours' labels (n_query, k) elect; -1 (no neighbour) casts no vote.
 
-    uniform: a vote each. similarity: softmax of similarity / 0.07. Ties go to the label whose best neighbour ranks first.
+    uniform: a vote each. similarity: softmax of similarity / VOTE_TEMPERATURE. Ties go to the label whose best neighbour ranks
+    first.
+    """
+    row, label, _ = votes(similarities, labels, weights)
+    return label[np.searchsorted(row, np.arange(len(labels)))]
+
+
+def votes(
+    similarities: np.ndarray, labels: np.ndarray, weights: str = "uniform"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (query, label code, votes), an entry for each label among a query's neighbours; see `vote` for the weights.
+
+    Sorted by query, then by falling votes, then by the rank of the label's best neighbour. -1, no neighbour, has -1 votes.
     """
     if weights not in ("uniform", "similarity"):
         raise ValueError(f"weights must be uniform or similarity, not {weights}")
     n, k = labels.shape
     ballots = np.ones((n, k))
     if weights == "similarity":
-        ballots = np.exp((np.maximum(similarities, -2.0) - 1) / 0.07)  # -2: no neighbour; the row's total cancels out
+        ballots = np.exp((np.maximum(similarities, -2.0) - 1) / VOTE_TEMPERATURE)  # -2: no neighbour
     order = np.argsort(labels, axis=1, kind="stable")  # rows of runs of equal labels, each run by rank
     labels = np.take_along_axis(labels, order, 1)
     runs = np.flatnonzero(np.diff(labels, axis=1, prepend=labels[:, :1] - 1))
-    votes = np.add.reduceat(np.take_along_axis(ballots, order, 1).ravel(), runs)
+    total = np.add.reduceat(np.take_along_axis(ballots, order, 1).ravel(), runs)
     label, rank, row = labels.ravel()[runs], order.ravel()[runs], runs // k
-    votes[label < 0] = -1
-    elected = np.lexsort((rank, -votes, row))
-    return label[elected[np.searchsorted(row, np.arange(n))]]
+    total[label < 0] = -1
+    order = np.lexsort((rank, -total, row))
+    return row[order], label[order], total[order]

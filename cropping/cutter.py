@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -169,15 +169,14 @@ def cut_all(
     """Cut every planned crop on `workers` threads, an image at a time on each, and few of them started ahead.
 
     Yields, as each image is done, the image, its size or the reason why it cannot be used, and the number of crops written to
-    each root. Interrupted or closed early, it stops its threads between two crops, but waits a second at most.
+    each root. Interrupted or closed early, it stops its threads between two crops and waits for them.
     """
     import cv2
 
-    cv2.setNumThreads(1)  # the threads are ours
+    cv2.setNumThreads(1)  # each image has a thread; OpenCV must not start its own
     stop = threading.Event()
     started: deque[tuple[Image, Future[tuple[Size | str, Counter[Path]]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="cut")
-    patience = None  # seconds to wait for the threads that still work
     try:
         waiting = iter(by_image(planned).items())
         while True:
@@ -191,13 +190,9 @@ def cut_all(
             size, written = job.result()
             started.popleft()
             yield image, size, written
-    except (KeyboardInterrupt, GeneratorExit):
-        patience = 1.0
-        raise
     finally:
         stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        wait([job for _, job in started if not job.cancelled()], timeout=patience)
+        pool.shutdown(cancel_futures=True)
 
 
 def settle(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backbones.checkpoint import ABOUT, _load, describe
+from backbones import checkpoint
+from backbones.checkpoint import ABOUT
 from backbones.preprocess import Preprocess
 from common.messages import UserError
 
@@ -58,14 +59,14 @@ def load_classifier(folder: Path | str, *, device: str = "auto", precision: str 
     from embedding.embedder import Embedder
 
     folder = Path(folder)
-    about = describe(folder)
+    about = checkpoint.describe(folder)
     classes = about["classes"]
     if about.get("objective") != "classifier" or not classes:
         raise UserError(
             f"{folder} holds an embedding model, not a classifier: train one with --objective classifier, or classify by "
             "nearest neighbours"
         )
-    whole = _load(folder, about, ("head",))
+    whole = checkpoint.classifier(folder)
     # The architecture has pooled already, so that the embedder takes the logits as they come.
     embedder = Embedder(
         whole,

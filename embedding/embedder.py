@@ -1,11 +1,11 @@
-"""A model made ready to embed: pooling to one vector an image, precision, channels-last, compilation, memory."""
+"""A model made ready to embed: one vector an image, precision, channels-last, compilation, memory."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import nn
 from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
 from backbones.models import build
 from backbones.weights import DEFAULT, RANDOM
-from common.messages import UsageError, UserError, warn
+from common import images
+from common.messages import UsageError, UserError, shorten, warn
+from embedding import extraction
 from embedding.precision import DTYPES, MIN_COSINE, PROBE_COSINE, cosines, folded, lowered, multiplies_bf16
 
 
@@ -24,7 +26,8 @@ class Embedder:
     """embedder(batch) -> (n, dim) float32, from a batch of what `preprocess` returns: (n, height, width, 3) uint8.
 
     Attributes: dim; preprocess (RGB uint8 of any size -> RGB uint8 (height, width, 3)); fingerprint; spec and options, with which
-    models.load makes the same again; device; precision (see PRECISIONS; "auto" is fp32 until settle()); compiled.
+    load() makes the same again; device; precision (a key of DTYPES; fp32 until settle() has chosen one, where it is not given);
+    settled (it is given or chosen).
     """
 
     def __init__(
@@ -42,17 +45,18 @@ class Embedder:
         normalised = Normalised(pooled, backbone.preprocess).requires_grad_(False)
         if backbone.portable:  # exported programs refuse it
             normalised.eval()
-        self._plain: nn.Module = normalised.to(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self._exact: nn.Module = self._plain
+        # The model in fp32 as it was loaded, and with its batch normalisations folded into the convolutions before them.
+        self._unfolded: nn.Module = normalised.to(self.device)
+        self._folded: nn.Module = self._unfolded
         self.use("fp32")
         shape = (2, self.preprocess.height, self.preprocess.width, 3)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         self.dim = int(self._first(noise).shape[1])
         if backbone.portable:
-            self._plain = self._plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self._exact = folded(self._plain, torch.from_numpy(noise).to(self.device))
+            self._unfolded = self._unfolded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._folded = folded(self._unfolded, torch.from_numpy(noise).to(self.device))
             self.use("fp32")
         if precision not in ("auto", "fp32"):
             self.use(precision)
@@ -61,9 +65,8 @@ class Embedder:
         try:
             return self(batch)
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the model is the user's choice
-            reason = " ".join(str(error).split())[:160]
             size = f"{self.preprocess.width} x {self.preprocess.height}"
-            raise UserError(f"{self.spec} cannot embed images of {size} pixels: {reason}") from None
+            raise UserError(f"{self.spec} cannot embed images of {size} pixels: {shorten(error)}") from None
 
     def __call__(self, batch: np.ndarray | torch.Tensor) -> np.ndarray:
         pixels = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
@@ -85,16 +88,43 @@ class Embedder:
         if self._fixed_batch and n < self._fixed_batch:
             pixels = torch.cat([pixels, pixels[-1:].expand(self._fixed_batch - n, -1, -1, -1)])
         dtype = DTYPES[self.precision]
+        run = self._compiled_module or self._module
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return self._run(pixels.to(self.device)).float().cpu().numpy()[:n]
+            return run(pixels.to(self.device)).float().cpu().numpy()[:n]
+
+    def embed(
+        self,
+        paths: Sequence[Path],
+        *,
+        batch_size: int,
+        workers: int,
+        first_batch: int = 0,
+        max_pixels: int = images.MAX_PIXELS,
+        pace: extraction.Pace | None = None,
+    ) -> Iterator[extraction.Batch]:
+        """Yield the vectors of the images, batch by batch, from batch `first_batch` on; see extraction.embed."""
+        return extraction.embed(
+            paths,
+            self,
+            batch_size=batch_size,
+            workers=workers,
+            first_batch=first_batch,
+            max_pixels=max_pixels,
+            pace=pace or extraction.Pace(),
+        )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether batches go through torch.compile."""
+        return self._compiled_module is not None
 
     def use(self, precision: str) -> None:
         """Compute in this precision from now on, not compiled."""
-        self.precision, self.compiled = precision, False
+        self.precision = precision
         # Folded normalisations would put their fp32 offsets into rounded biases, an error that mixed precision is there to avoid.
-        source = self._plain if precision == "mixed" else self._exact
+        source = self._unfolded if precision == "mixed" else self._folded
         self._module = source if precision == "fp32" else lowered(source, precision, self.device.type)
-        self._run: Callable[[torch.Tensor], torch.Tensor] = self._module
+        self._compiled_module: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def settle(self, pixels: np.ndarray, known: str | None = None) -> None:
         """Under precision "auto", choose the fastest precision whose rows for `pixels` stay close to fp32's.
@@ -125,19 +155,18 @@ class Embedder:
         if not self._portable or self._chunk:
             return None
         plain, started = self(pixels), time.perf_counter()
-        # That no CUDA runtime is found is no news here.
+        # Silence torch's warning about a missing CUDA runtime.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
-            self._run = torch.compile(self._module, dynamic=False)
+            self._compiled_module = torch.compile(self._module, dynamic=False)
             close = cosines(self(pixels), plain).min() >= MIN_COSINE
             reason = "" if close else "its results differ"
         except Exception as error:  # no compiler, no Python headers, a model it cannot trace …
-            reason = " ".join(str(error).split())[:160]
+            reason = shorten(error)
         if reason:
-            self._run = self._module
+            self._compiled_module = None
             warn(f"going on without torch.compile: {reason}")
             return None
-        self.compiled = True
         return time.perf_counter() - started
 
 
@@ -151,13 +180,12 @@ def load(
     device: str = "auto",
     precision: str = "auto",
 ) -> Embedder:
-    """Return the embedder that `spec` stands for (see this module's table).
+    """Return the embedder that `spec` stands for (see the table in backbones/models.py).
 
     weights: a state dict (safetensors, or a torch file without code), or "random" for untrained ones. layer: the inner module whose
     output is taken. pooling: "cls" or "mean" for outputs of tokens; else the model's own. resize_mode: squash, letterbox or
-    model. precision: auto, fp32, mixed, bf16 or fp16 (see embedder.py). Raises UserError or UsageError in one sentence.
+    model. precision: auto, fp32, mixed, bf16 or fp16. Raises UserError or UsageError in one sentence.
     """
-
     spec = str(spec)
     backbone = build(spec, weights=weights, pooling=None if layer else pooling)
     preprocess = dataclasses.replace(backbone.preprocess, resize_mode=resize_mode)

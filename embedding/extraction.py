@@ -9,14 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
+from backbones.preprocess import Preprocess
 from common import images
 
-if TYPE_CHECKING:
-    from embedding.embedder import Embedder
+
+class Model(Protocol):
+    """What is needed of a model: its input, where it runs, and model((n, height, width, 3) uint8) -> (n, dim) float32."""
+
+    preprocess: Preprocess
+    device: Any
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass
@@ -46,15 +53,15 @@ class Batch:
 
 def embed(
     paths: Sequence[Path],
-    embedder: Embedder,
+    model: Model,
     *,
     batch_size: int,
     workers: int,
-    first_batch: int = 0,
-    max_pixels: int = images.MAX_PIXELS,
-    pace: Pace | None = None,
+    first_batch: int,
+    max_pixels: int,
+    pace: Pace,
 ) -> Iterator[Batch]:
-    """Yield the vectors of the images, batch by batch, from batch `first_batch` on.
+    """Yield the vectors of the images, batch by batch, from batch `first_batch` on; `pace` is filled in.
 
     Batches are fixed groups of rows and always full (the place of a bad or absent image is grey), so that a vector never depends on
     what was done before, nor on which of its neighbours could be read. A bad image costs its own row only.
@@ -62,22 +69,21 @@ def embed(
 
     def load(row: int) -> np.ndarray | str:
         try:
-            return embedder.preprocess(images.decode(paths[row], max_pixels=max_pixels))
+            return model.preprocess(images.decode(paths[row], max_pixels=max_pixels))
         except images.ImageError as error:
             return str(error)
 
-    pace = pace or Pace()
     groups = [
         range(start, min(start + batch_size, len(paths)))
         for start in range(first_batch * batch_size, len(paths), batch_size)
     ]
     # On a CPU decoding and the model take turns on all cores: overlapped, each would only slow the other down.
-    ahead = 0 if embedder.device.type == "cpu" else 2
+    ahead = 0 if model.device.type == "cpu" else 2
     started = clock = time.perf_counter()
     for group, loaded in _ahead(groups, load, workers, ahead):
-        pixels = stack(loaded, embedder, batch_size)
+        pixels = stack(loaded, model.preprocess, batch_size)
         clock = _lap(pace.decode, clock)
-        vectors = embedder(pixels)[: len(group)]
+        vectors = model(pixels)[: len(group)]
         clock = _lap(pace.model, clock)
         sound = np.isfinite(vectors).all(1) & vectors.any(1)
         reasons = [
@@ -91,9 +97,9 @@ def embed(
         pace.wall = clock - started
 
 
-def stack(loaded: Sequence[np.ndarray | str], embedder: Embedder, batch_size: int) -> np.ndarray:
+def stack(loaded: Sequence[np.ndarray | str], preprocess: Preprocess, batch_size: int) -> np.ndarray:
     """Return (batch_size, height, width, 3) uint8 of the images that were loaded, grey where there is none."""
-    batch = np.full((batch_size, embedder.preprocess.height, embedder.preprocess.width, 3), 128, np.uint8)
+    batch = np.full((batch_size, preprocess.height, preprocess.width, 3), 128, np.uint8)
     for place, image in enumerate(loaded):
         if not isinstance(image, str):
             batch[place] = image
@@ -101,25 +107,20 @@ def stack(loaded: Sequence[np.ndarray | str], embedder: Embedder, batch_size: in
 
 
 def sample(
-    paths: Sequence[Path], embedder: Embedder, *, n: int = 16, max_pixels: int = images.MAX_PIXELS
+    paths: Sequence[Path], preprocess: Preprocess, *, n: int = 16, max_pixels: int = images.MAX_PIXELS
 ) -> np.ndarray:
     """Return up to n readable images, evenly spaced in `paths`, as (n, height, width, 3) uint8."""
     chosen = [paths[row] for row in np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int))]
     loaded = []
     for path in chosen:
         with contextlib.suppress(images.ImageError):
-            loaded.append(embedder.preprocess(images.decode(path, max_pixels=max_pixels)))
-    return stack(loaded, embedder, len(loaded))
+            loaded.append(preprocess(images.decode(path, max_pixels=max_pixels)))
+    return stack(loaded, preprocess, len(loaded))
 
 
 def fill(pixels: np.ndarray, n: int) -> np.ndarray:
     """Return n images: those given, again and again."""
     return pixels[np.arange(n) % len(pixels)]
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 vectors scaled to length 1."""
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
 
 
 def _ahead(

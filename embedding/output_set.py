@@ -77,7 +77,7 @@ class OutputSet:
         """Return the precision of the folder's finished sets of the same data set and model, None where there are none."""
         for path in sorted(self.folder.glob("*.npz")):
             meta: dict[str, Any] = {}
-            with contextlib.suppress(UserError, OSError):  # a file that cannot be read is none of this set's business
+            with contextlib.suppress(UserError, OSError):  # unreadable neighbours are ignored
                 meta = self._meta(path)
             if all(meta.get(key) == record[key] for key in ("dataset_name", "fingerprint")) and meta.get("precision"):
                 return str(meta["precision"])
@@ -90,8 +90,8 @@ class OutputSet:
             files.write_text(self._partial / "record.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
         return RowFile(self._partial, dim)
 
-    def write(self, manifest: Manifest, rows: RowFile, record: dict[str, Any]) -> list[Path]:
-        """Write the finished set, and the list of skipped images where there are any; return the .npz files."""
+    def write(self, manifest: Manifest, rows: RowFile, record: dict[str, Any]) -> None:
+        """Write the finished set, and the list of skipped images where there are any."""
         bad = dict(rows.skipped)
         kept = manifest.take([row for row in range(len(manifest)) if row not in bad])
         texts = {name: np.array(getattr(kept, name), str) for name in ("crop_ids", "sample_ids", "paths")}
@@ -108,12 +108,10 @@ class OutputSet:
             files.write_text(self.skipped_csv, text.getvalue())
         for at, path in enumerate(paths):
             shard = whole.take(slice(at * SHARD_ROWS, (at + 1) * SHARD_ROWS))  # type: ignore[arg-type]
-            embeddings.save(
-                self._partial / path.name, shard
-            )  # there, so that a killed run leaves nothing among the results
+            # Written in the hidden folder, so that a killed run leaves nothing among the results.
+            embeddings.save(self._partial / path.name, shard)
             os.replace(self._partial / path.name, path)
         shutil.rmtree(self._partial)
-        return paths
 
     def _unfinished_record(self) -> dict[str, Any] | None:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.cli import cores
 from common.images import EXTENSIONS
 from common.messages import UserError, progress, warn
 
@@ -68,19 +69,15 @@ def embed(
 
     Raises UserError when none can be read.
     """
-    from embedding import extraction
-
-    vectors, fine = [], []
+    vectors, readable = [], []
+    size = min(batch_size, len(paths))
     with progress(total=len(paths), desc="embedding", unit="image") as bar:
-        batches = extraction.embed(
-            paths, embedder, batch_size=min(batch_size, len(paths)), workers=workers or os.cpu_count() or 1
-        )
-        for batch in batches:
+        for batch in embedder.embed(paths, batch_size=size, workers=workers or cores()):
             vectors.append(batch.vectors)
-            fine += [paths[row] for row, sound in zip(batch.rows, batch.fine, strict=True) if sound]
+            readable += [paths[row] for row, sound in zip(batch.rows, batch.fine, strict=True) if sound]
             for row, reason in batch.skipped:
                 warn(f"{paths[row]}: {reason}; left out")
             bar.update(len(batch.rows))
-    if not fine:
+    if not readable:
         raise UserError(f"{paths[0]}: none of the {len(paths)} images can be used; check the files")
-    return np.concatenate(vectors), fine
+    return np.concatenate(vectors), readable

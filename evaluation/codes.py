@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from common.embedding_sets import pieces
+from common.embedding_sets import pieces, require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
 from evaluation import fusion
@@ -77,20 +77,8 @@ def without_samples(sets: Sequence[EmbeddingSet]) -> list[str]:
 
 def check(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], mode: str, k: int) -> None:
     """Raise UserError unless the sets can be compared in this fusion mode: one model, one dimension, at least k references each."""
-    everything = [*references, *queries]
-    first = everything[0]
     if mode in ("stack", "mean"):
-        for one in everything[1:]:
-            if one.dim != first.dim:
-                raise UserError(
-                    f"{first.source} has {first.dim} dimensions, {one.source} {one.dim}; compare sets of one model"
-                )
-            if one.fingerprint and first.fingerprint and one.fingerprint != first.fingerprint:
-                raise UserError(
-                    f"{first.source} ({first.meta.get('model')}) and {one.source} ({one.meta.get('model')}) come from different "
-                    f"models or preprocessing; extract them with the same options, or use --fusion concat or vote"
-                )
-            first = first if first.fingerprint else one
+        require_one_model([*references, *queries], what="extract them with one model, or use --fusion concat or vote")
     else:
         for query in queries:
             for reference in references:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common import knn
 from common.embeddings import TEXTS, EmbeddingSet
 from common.messages import UserError
 
@@ -54,13 +55,6 @@ def common_crops(sets: Sequence[EmbeddingSet]) -> np.ndarray:
     return np.stack(rows)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 rows scaled to unit length; the norm is taken in float64, so that no float32 row overflows it."""
-    rows = np.asarray(vectors, np.float32)
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    return (rows / norms[:, None]).astype(np.float32)
-
-
 def mean(sets: Sequence[EmbeddingSet]) -> EmbeddingSet:
     """Return one row per crop that all sets hold: the average of its unit vectors, (n_common, dim).
 
@@ -69,7 +63,7 @@ def mean(sets: Sequence[EmbeddingSet]) -> EmbeddingSet:
     rows = common_crops(sets)
     total = np.zeros((rows.shape[1], sets[0].dim), np.float64)
     for one, row in zip(sets, rows, strict=True):
-        total += unit(one.vectors[row])
+        total += knn.unit(one.vectors[row])
     merged = _like(sets, rows[0], (total / len(sets)).astype(np.float32))
     nonzero = np.linalg.norm(total, axis=1) > 1e-6
     return merged if nonzero.all() else merged.take(nonzero)
@@ -82,7 +76,7 @@ def concat(sets: Sequence[EmbeddingSet]) -> EmbeddingSet:
     """
     rows = common_crops(sets)
     return _like(
-        sets, rows[0], np.concatenate([unit(one.vectors[row]) for one, row in zip(sets, rows, strict=True)], axis=1)
+        sets, rows[0], np.concatenate([knn.unit(one.vectors[row]) for one, row in zip(sets, rows, strict=True)], axis=1)
     )
 
 

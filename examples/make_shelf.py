@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import struct
 import sys
 from collections.abc import Sequence
@@ -186,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--photos_per_shelf", type=cli.whole(1), default=3, metavar="N", help="photos of each shelf")
     parser.add_argument("--width", type=cli.whole(64, 8192), default=768, metavar="PX", help="width of a photo")
     parser.add_argument("--height", type=cli.whole(64, 8192), default=1024, metavar="PX", help="height of a photo")
-    parser.add_argument("--workers", type=cli.whole(1), default=os.cpu_count() or 1, metavar="N", help="threads")
+    parser.add_argument("--workers", type=cli.whole(1), default=cli.cores(), metavar="N", help="threads")
     cli.add_seed(parser)
     return parser
 

@@ -70,7 +70,9 @@ class IndexDescription:
             description = cls(**{**known, "sets": tuple(SetEntry(*entry) for entry in known.get("sets") or ())})
             description.check()
         except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{uri}: the description of {what} is damaged ({error}); name another --collection") from None
+            raise UserError(
+                f"{uri}: the description of {what} is damaged ({error}); name another --collection"
+            ) from None
         return description
 
     def check(self) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.blocks import batches
+from common.embedding_sets import require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
 from indexes.description import (
@@ -25,7 +26,7 @@ from indexes.description import (
 from indexes.index_types import INDEX_TYPES
 from indexes.milvus_collection import MilvusCollection
 from indexes.milvus_store import MilvusStore
-from retrieval.items import Item, Items, one_model
+from retrieval.items import Item, Items
 from retrieval.pca import pca_recall, prepared, principal
 
 FLUSH = 100_000  # rows between two points from which a killed build goes on
@@ -102,7 +103,7 @@ def _plan(
     overwrite: bool,
 ) -> BuildPlan:
     """Decide which collection the rows go into, and make it where it is not there yet."""
-    model = one_model(sets)
+    model = require_one_model(sets, what="search sets of one model")
     old = store.description(name)  # raises for a collection that is not ours, --overwrite or not
     old = None if overwrite else old
     params = old.index_params if old else INDEX_TYPES[index_type].defaults(sum(map(len, sets)))

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from common import knn
+
 METHODS = ("pca", "tsne", "umap")
 N_NEIGHBORS = 15  # of each point in UMAP's graph, itself among them, as umap-learn has it
 WIDE = 4096  # numbers a row; above it, and above the number of rows, no covariance matrix is made
 _CHUNK = 1 << 24  # numbers taken into memory at a time
-_TSNE_INPUT = (
-    50  # principal components given to t-SNE (van der Maaten & Hinton, JMLR 2008, section 4.2: 30; scikit-learn: 50)
-)
+# Principal components given to t-SNE (van der Maaten & Hinton, JMLR 2008, section 4.2: 30; scikit-learn: 50).
+_TSNE_INPUT = 50
 
 
 def project(
@@ -48,8 +49,6 @@ def nearest(blocks: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarra
 
     `blocks` are the rows in order, (n_i, dim) each; row numbers count through all of them. k < n.
     """
-    from common import knn
-
     similarities, indices = knn.search_self(list(blocks), k)
     return indices, np.clip(1 - similarities.astype(np.float64), 0, 2)
 
@@ -96,10 +95,13 @@ def _tsne(vectors: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
     spread = float(start[:, 0].std())
     if spread == 0:  # all rows are equal: there is nothing to lay out
         return np.zeros((n, dimensions), np.float32)
+    # n / 48 is scikit-learn's own "auto" (Belkina et al. 2019) without its floor of 50: with it, a few dozen rows in three
+    # dimensions fly apart in the early exaggeration, and rounding alone decides where they land.
     layout = TSNE(
         dimensions,
         perplexity=min(30, (n - 1) / 3),
         init=start[:, :dimensions] / spread * 1e-4,
+        learning_rate=max(n / 48, min(10, n / 6)),
         random_state=seed,
     )
     with threadpool_limits(1 if n < 2000 else None):  # a thousand short steps: threads would mostly wait for each other
@@ -149,11 +151,8 @@ def _unit_rows(vectors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     step = max(1, _CHUNK // max(1, dim))
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
-        rows = np.array(vectors[part], dtype=np.float32)
-        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
-        if not np.isfinite(lengths).all():
-            raise ValueError(
-                f"row {start + int(np.flatnonzero(~np.isfinite(lengths))[0])} has a value that is not finite"
-            )
-        rows /= np.where(lengths == 0, 1, lengths).astype(np.float32)
-        yield part, rows
+        rows = np.asarray(vectors[part], dtype=np.float32)
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"row {start + int(finite.argmin())} has a value that is not finite")
+        yield part, knn.unit(rows)

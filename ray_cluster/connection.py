@@ -1,8 +1,7 @@
-"""The same work on a Ray cluster whose nodes share a file system; nothing but this module and replicas.py knows Ray.
+"""A Ray cluster whose nodes share a file system, and the stream of work through it. Nothing outside this room knows Ray.
 
-Crops are cut by tasks of a few images, vectors come from model replicas (replicas.py), neighbours are searched piece by piece of
-the references. Results come back in the order of the work and a bounded number at a time. What was under way on a
-worker or node that is lost is done again elsewhere; `Cluster.losses` counts it.
+Results come back in the order of the work and a bounded number at a time. What was under way on a worker or node that is lost is
+done again elsewhere; `Cluster.losses` counts it. tasks.py cuts crops and searches neighbours, replicas.py embeds.
 """
 
 from __future__ import annotations
@@ -11,20 +10,16 @@ import contextlib
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from common import files, knn
-from common.blocks import Mapped, locate
+from common.cli import cores
 from common.messages import UserError, count, note
 
 ATTEMPTS = 5  # times that a part of the work may end its worker before it is taken to be the cause
 AHEAD = 3  # parts under way or waiting to be taken, for each that can run at once
-QUERY_ROWS, REFERENCE_ROWS = 2**15, (2**14, 2**18)  # rows of a k-NN task, of references at least and at most
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -64,8 +59,12 @@ def connected(address: str) -> Iterator[Cluster]:
     if address == "local":
         # Ray would run its workers at a lower priority than this script.
         os.environ.setdefault("RAY_worker_niceness", "0")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        options |= {"address": "local", "num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        options |= {
+            "address": "local",
+            "num_cpus": cores(),
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
         options |= {"object_store_memory": 2**29}
     else:
         _check_reachable(address)
@@ -98,7 +97,7 @@ def _no_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the frame with which both sides of HTTP/2, and so of Ray, begin
+_SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # an empty HTTP/2 SETTINGS frame, which gRPC servers send first
 
 
 def _check_reachable(address: str) -> None:
@@ -202,62 +201,6 @@ class Cluster:
             note(f"done again elsewhere: {sum(self.losses.values())} parts of the work ({reasons}); nothing is missing")
         self.losses.clear()
 
-    def cut_all(
-        self, planned: Sequence[Any], folder: Path, roots: Mapping[Path, Any], style: Any
-    ) -> Generator[tuple[Any, Any, Counter[Path]], None, None]:
-        """Like cutting.cut_all, by tasks of a few images on one CPU each."""
-        import ray
-
-        from cropping import cutter
-
-        batches = list(cutter.by_image(planned).items())
-        size = max(1, min(4, len(batches) // (4 * self.cpus)))
-        jobs = [batches[at : at + size] for at in range(0, len(batches), size)]
-        there = {root.resolve(): root for root in roots}  # the nodes may stand in another folder
-        paddings = {absolute: roots[root] for absolute, root in there.items()}
-        cut = ray.remote(num_cpus=1, max_retries=0)(_cut)
-        for _, outcomes in self.stream(jobs, lambda job: cut.remote(job, folder.resolve(), paddings, style), self.cpus):
-            for image, outcome, written in outcomes:
-                yield image, outcome, Counter({there[root]: n for root, n in written.items()})
-        if self.losses:
-            for root in roots:  # what was being written when its worker was lost
-                files.sweep(root)
-        self.report()
-
-    def search(
-        self,
-        query: knn.Vectors,
-        reference: knn.Vectors,
-        k: int,
-        query_groups: np.ndarray | None = None,
-        reference_groups: np.ndarray | None = None,
-    ) -> knn.Neighbours:
-        """Like knn.search_excluding: pieces of the references, one task on a node at a time, each result merged as it comes.
-
-        A piece that is mapped from a file is named, not sent: the node that searches it maps it from the shared file system.
-        """
-        import ray
-
-        queries, references = _blocks(query), _blocks(reference)
-        n_query, n_ref = sum(map(len, queries)), sum(map(len, references))
-        if not 1 <= k <= n_ref:
-            raise ValueError(f"k is {k}; it must be from 1 to the number of references, {n_ref}")
-        low, high = REFERENCE_ROWS
-        size = max(low, min(high, -(-n_ref // len(self.nodes))))
-        pieces = list(_pieces(references, size, reference_groups))
-        jobs = ((q, r) for q in _pieces(queries, QUERY_ROWS, query_groups) for r in pieces)
-        cpus = min(node.cpus for node in self.nodes)
-        search = ray.remote(num_cpus=cpus, max_retries=0)(_search)
-        width = sum(node.cpus // cpus for node in self.nodes)
-        similarities, indices = np.full((n_query, k), -np.inf, np.float32), np.full((n_query, k), -1, np.int64)
-        for (q, r), found in self.stream(
-            jobs, lambda job: search.remote(job[0].rows, job[1].rows, k, job[0].groups, job[1].groups), width
-        ):
-            to = slice(q.start, q.start + q.n)
-            best = np.where(found[1] >= 0, found[1] + r.start, -1)
-            similarities[to], indices[to] = knn.merge([(similarities[to], indices[to]), (found[0], best)], k)
-        return similarities, indices
-
 
 _SIGNS = {  # of what Ray says
     "out of memory": ("outofmemory", "out of memory", "low on memory", "(oom)"),
@@ -274,52 +217,3 @@ def why(error: BaseException) -> str:
 def cause(error: Any) -> Exception:
     """Return what was raised inside a task or actor."""
     return error.cause if isinstance(error.cause, Exception) else error
-
-
-def _blocks(vectors: knn.Vectors) -> list[np.ndarray]:
-    """Return the shards that knn.search would read, those of one set as they stand."""
-    parts: Any = getattr(vectors, "blocks", vectors)
-    return [parts] if hasattr(parts, "shape") else list(parts)
-
-
-class _Piece(NamedTuple):
-    """`n` rows from `start` on; rows: where they are mapped from, or in the object store; groups: their (n,) codes, if any."""
-
-    start: int
-    n: int
-    rows: Any
-    groups: Any
-
-
-def _pieces(blocks: Sequence[np.ndarray], size: int, groups: np.ndarray | None) -> Iterator[_Piece]:
-    import ray
-
-    start = 0
-    for block in blocks:
-        for at in range(0, len(block), size):
-            rows = block[at : at + size]
-            own = None if groups is None else groups[start : start + len(rows)]
-            yield _Piece(start, len(rows), locate(rows) or ray.put(np.asarray(rows)), own)
-            start += len(rows)
-
-
-def _search(query: Any, reference: Any, k: int, query_groups: Any, reference_groups: Any) -> knn.Neighbours:
-    """A task: the neighbours of a piece of the queries in a piece of the references."""
-    query, reference = (rows.open() if isinstance(rows, Mapped) else rows for rows in (query, reference))
-    return knn.search_excluding(query, reference, min(k, len(reference)), query_groups, reference_groups)
-
-
-def _cut(
-    batches: Sequence[tuple[Any, Sequence[Any]]], folder: Path, roots: Mapping[Path, Any], style: Any
-) -> list[Any]:
-    """A task: cut these images' crops."""
-    import threading
-
-    import cv2
-
-    from cropping import cutter
-
-    cv2.setNumThreads(1)
-    return [
-        (image, *cutter.outcome(folder / image[0], crops, roots, style, threading.Event())) for image, crops in batches
-    ]

@@ -11,8 +11,9 @@ import numpy as np
 
 from common import knn
 from common.blocks import Blocks
+from common.embedding_sets import require_one_model
 from common.embeddings import EmbeddingSet
-from retrieval.items import Hit, Item, Items, one_model
+from retrieval.items import Hit, Item, Items
 
 FEW = 16  # queries up to which knn.search_one, query by query, is faster than one matrix product
 
@@ -26,7 +27,7 @@ class ExactSearch:
     metric = "COSINE"
 
     def __init__(self, sets: Sequence[EmbeddingSet], *, data_root: str | os.PathLike | None = None) -> None:
-        self.model = one_model(sets)
+        self.model = require_one_model(sets, what="search sets of one model")
         names = [embedding_set.source for embedding_set in sets]
         self.source = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         self.dim, self.n_views = sets[0].dim, len(sets)

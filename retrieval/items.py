@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from common.embeddings import MODEL_FIELDS, EmbeddingSet
-from common.messages import UserError, warn
+from common.embeddings import EmbeddingSet
 
 
 class Item(NamedTuple):
@@ -66,26 +65,10 @@ class Items:
         return len(self._set)
 
 
-def one_model(sets: Sequence[EmbeddingSet]) -> dict[str, Any]:
-    """Return MODEL_FIELDS of the model that made all these sets ({} where none says so). Raises UserError for two models."""
-    first = next((embedding_set for embedding_set in sets if embedding_set.fingerprint), sets[0])
-    for other in sets:
-        if other.dim != first.dim:
-            raise UserError(
-                f"{first.source} has {first.dim} dimensions, {other.source} {other.dim}; search sets of one model"
-            )
-        if other.fingerprint and other.fingerprint != first.fingerprint:
-            raise UserError(
-                f"{first.source} ({first.meta.get('model')}) and {other.source} ({other.meta.get('model')}) come from different "
-                "models or preprocessing; search sets of one model"
-            )
-    return {name: first.meta[name] for name in MODEL_FIELDS if name in first.meta}
-
-
 class References(Protocol):
     """Rows that can be searched: exact.ExactSearch over files, or an index of the room indexes/.
 
-    n_views: how many rows one crop may have. source: the name to show. metric: COSINE, IP or L2. model: see one_model.
+    n_views: how many rows one crop may have. source: the name to show. metric: COSINE, IP or L2. model: its MODEL_FIELDS.
     """
 
     n_views: int
@@ -107,20 +90,6 @@ class References(Protocol):
     def prepared(self, queries: np.ndarray) -> np.ndarray: ...
     def label_counts(self, labels: Iterable[str]) -> dict[str, int]: ...
     def own_counts(self, queries: Sequence[Item], *, same_sample: bool = False) -> np.ndarray: ...
-
-
-def require_same_model(model: Mapping[str, Any], queries: EmbeddingSet, references: References) -> None:
-    """Raise UserError when the query vectors were not made by the references' model; warn where that is unknown."""
-    query_print, reference_print = model.get("fingerprint"), references.model.get("fingerprint")
-    differ = query_print and reference_print and query_print != reference_print
-    if queries.dim != references.dim or differ:
-        raise UserError(
-            f"{queries.source} ({model.get('model', 'unknown model')}, {queries.dim} dimensions) and {references.source} "
-            f"({references.model.get('model', 'unknown model')}, {references.dim}) come from different models; "
-            "extract both with one"
-        )
-    if not query_print or not reference_print:
-        warn("not all vectors say which model made them; they are compared unchecked")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def principal(sets: Sequence[EmbeddingSet], n: int, *, seed: int = 0, rows: int 
     sample = np.sort(np.random.default_rng(seed).choice(total, min(rows, total), replace=False))
     moments = np.zeros((dim, dim))
     for batch in batches(len(sample), 8192):
-        part = unit(matrix[sample[batch]]).astype(np.float64)
+        part = knn.unit(matrix[sample[batch]]).astype(np.float64)
         moments += part.T @ part
     directions = np.linalg.eigh(moments)[1][:, ::-1][:, :n].T
     signs = np.sign(directions[np.arange(n), np.abs(directions).argmax(1)])  # or equal data might give mirrored axes
@@ -42,7 +42,7 @@ def pca_recall(sets: Sequence[EmbeddingSet], directions: np.ndarray, *, k: int =
     queries = numbers[:: max(1, len(numbers) // 200)][:200]
     exact, short = (
         knn.search_excluding(vectors[queries], vectors, k, queries, numbers)[1]
-        for vectors in (reference, unit(reference) @ directions.T)
+        for vectors in (reference, knn.unit(reference) @ directions.T)
     )
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(exact, short, strict=True)]))
 
@@ -51,16 +51,11 @@ def _rows_of(sets: Sequence[EmbeddingSet]) -> Blocks:
     return Blocks([block for embedding_set in sets for block in embedding_set.blocks])
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return (n, dim) float32 rows of length 1."""
-    return (vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
-
-
 def prepared(vectors: np.ndarray, metric: str, directions: np.ndarray | None) -> np.ndarray:
     """Return the vectors as an index holds them: unit length for COSINE and where a PCA was fitted, then projected."""
     if metric == "COSINE" or directions is not None:
-        vectors = unit(np.asarray(vectors))
+        vectors = knn.unit(vectors)
     if directions is None:
         return np.asarray(vectors, np.float32)
     vectors = vectors @ directions.T
-    return unit(vectors) if metric == "COSINE" else vectors
+    return knn.unit(vectors) if metric == "COSINE" else vectors

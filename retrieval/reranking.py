@@ -16,9 +16,9 @@ def expand_query(query: np.ndarray, neighbours: np.ndarray, *, alpha: float = 3.
     q + sum of cos(q, x)^alpha x over unit vectors; rows of negative cosine have no say. Radenovic, Tolias, Chum 2018, "Fine-tuning
     CNN Image Retrieval with No Human Annotation", section 3.3.
     """
-    query, rows = _unit(query[None])[0], _unit(neighbours)
+    query, rows = knn.unit(query[None])[0], knn.unit(neighbours)
     weights = np.maximum(rows @ query, 0) ** alpha
-    return _unit((query + weights @ rows)[None])[0]
+    return knn.unit((query + weights @ rows)[None])[0]
 
 
 def k_reciprocal(
@@ -33,7 +33,7 @@ def k_reciprocal(
     """
     from scipy import sparse
 
-    points = np.concatenate([_unit(query[None]), _unit(candidates)])
+    points = np.concatenate([knn.unit(query[None]), knn.unit(candidates)])
     n = len(points)
     nearest = _self_first(knn.search(points, points, min(k1 + 1, n))[1])
 
@@ -124,7 +124,3 @@ def inliers(query: Keypoints, candidate: Keypoints, *, ratio: float = 0.8) -> in
         return 0
     n = int(mask.sum())
     return n if n >= MIN_INLIERS else 0
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.maximum(np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True), 1e-30)).astype(np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import images
+from common import cli, images
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError, warn
 from retrieval import reranking
@@ -30,7 +29,7 @@ def _by_matching_keypoints(query: np.ndarray, picture: str, hits: list[Hit]) -> 
     keypoints = _keypoints(picture)
     if keypoints is None:
         return np.arange(len(hits))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cli.cores()) as pool:
         candidates = pool.map(_keypoints, [hit.item.path for hit in hits])
         agreeing = [0 if other is None else reranking.inliers(keypoints, other) for other in candidates]
     return np.argsort(-np.array(agreeing), kind="stable")

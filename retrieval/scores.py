@@ -11,10 +11,10 @@ import numpy as np
 
 from common.blocks import batches
 from common.messages import progress
-from evaluation import statistics
 from evaluation.metrics import RECALL_AT
 from retrieval.items import Hit, Item, Queries, References
 from retrieval.retrieve import retrieve
+from uncertainty import comparisons
 
 TOP = 10  # results that F1 is of
 BATCH = 256  # queries searched at once
@@ -66,10 +66,10 @@ def by_image(values: np.ndarray, items: Sequence[Item]) -> tuple[np.ndarray, np.
     return np.bincount(codes, values), np.bincount(codes)
 
 
-def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> statistics.PairedComparison:
+def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> comparisons.PairedComparison:
     """Return the paired difference of per-query values (n,), by source image."""
     difference, size = by_image(new - old, items)
-    return statistics.paired_comparison(difference[None], size)
+    return comparisons.paired_comparison(difference[None], size)
 
 
 @dataclass(frozen=True)

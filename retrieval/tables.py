@@ -9,9 +9,9 @@ import numpy as np
 
 from common.messages import count, one_line, table
 from evaluation.metrics import RECALL_AT
-from evaluation.statistics import accuracy_interval
 from retrieval.items import Hit, Item
 from retrieval.scores import Measured, by_image, gain
+from uncertainty.intervals import accuracy_interval
 
 
 def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> str:

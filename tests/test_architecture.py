@@ -16,13 +16,14 @@ ROOMS = {
     "cropping": {"common"},
     "backbones": {"common"},
     "evaluation": {"common"},
+    "uncertainty": set(),
     "plots": {"common"},
     "export": {"common"},
     "embedding": {"common", "backbones"},
-    "combinations": {"common", "evaluation"},
-    "retrieval": {"common", "evaluation"},
+    "combinations": {"common", "evaluation", "uncertainty"},
+    "retrieval": {"common", "evaluation", "uncertainty"},
     "indexes": {"common", "retrieval"},
-    "training": {"common", "backbones", "evaluation"},
+    "training": {"common", "backbones", "evaluation", "uncertainty"},
     "viewer": {"common", "plots", "embedding"},
     "ray_cluster": {"common", "cropping", "embedding"},
 }
@@ -30,7 +31,9 @@ CROWDED = {"common": 14}  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
-    *("evaluation/per_query.py", "evaluation/records.py", "evaluation/statistics.py", "training/calibration.py"),
+    *("evaluation/per_query.py", "evaluation/records.py", "training/calibration.py"),
+    *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
+    *("uncertainty/scores.py", "uncertainty/datasets.py", "uncertainty/power.py", "uncertainty/sign_flips.py"),
 )  # touch no disk, print nothing
 HEAVY = (
     "torch",
@@ -162,7 +165,7 @@ def test_importing_runs_nothing_and_loads_nothing_heavy(root):
 
 def test_ray_is_known_in_its_room_only(root):
     knowing = {name for name, path in modules(root).items() if "ray" in names_in(path)}
-    assert knowing == {"ray_cluster.connection", "ray_cluster.replicas"}
+    assert knowing == {"ray_cluster.connection", "ray_cluster.replicas", "ray_cluster.tasks"}
     assert not [path for path in scripts(root) if "ray" in names_in(path)]
 
 

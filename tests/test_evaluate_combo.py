@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from builders import IDS, brute, study
 from sklearn.metrics import f1_score
-from test_evaluation import IDS, brute, study
 
 import evaluate_combo
 from common import embeddings

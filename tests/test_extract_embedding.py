@@ -485,10 +485,10 @@ def test_the_sample_is_spread_and_readable(work):
 
     embedder = load_model("tiny_encoder:make")
     paths = sorted((work / "crops").rglob("*.png"))
-    sample = extraction.sample(paths, embedder, n=5)
+    sample = extraction.sample(paths, embedder.preprocess, n=5)
     assert sample.shape == (5, 32, 32, 3)
-    assert len(extraction.sample([*paths[:2], work / "absent.png"], embedder)) == 2
-    assert extraction.sample([work / "absent.png"], embedder).shape == (0, 32, 32, 3)
+    assert len(extraction.sample([*paths[:2], work / "absent.png"], embedder.preprocess)) == 2
+    assert extraction.sample([work / "absent.png"], embedder.preprocess).shape == (0, 32, 32, 3)
     assert json.dumps(embedder.preprocess.as_dict())
 
 

@@ -7,8 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from test_embeddings import make
-from test_evaluation import IDS, brute, study
+from builders import IDS, brute, make, study
 
 import greedy_combo_eval
 from combinations.comparison import pareto_front

@@ -10,7 +10,7 @@ import re
 
 import pandas as pd
 import pytest
-from test_evaluation import brute
+from builders import brute
 
 import crop
 import extract_embedding

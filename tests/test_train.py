@@ -234,8 +234,8 @@ KILLED = textwrap.dedent(
     """
     import os, signal, sys
     import train
-    from common import training
-    write, written = training._write, []
+    from training import loop
+    write, written = loop.write_state, []
 
     def write_and_die(*args):
         write(*args)
@@ -243,7 +243,7 @@ KILLED = textwrap.dedent(
         if len(written) == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    training._write = write_and_die
+    loop.write_state = write_and_die
     train.main(sys.argv[1:])
     """
 )
@@ -290,14 +290,14 @@ def test_an_overwriting_run_that_was_killed_goes_on_too(photographs, tmp_path, m
     class Killed(BaseException):
         pass
 
-    write = loop._write
+    write = loop.write_state
 
     def write_and_die(*args: object) -> None:
         write(*args)
         raise Killed
 
     options = (*SIAMESE, "--epochs", "2", "--overwrite")
-    monkeypatch.setattr(loop, "_write", write_and_die)
+    monkeypatch.setattr(loop, "write_state", write_and_die)
     with pytest.raises(Killed):
         run(photographs, tmp_path / "t", *options)
     monkeypatch.undo()

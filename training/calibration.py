@@ -1,4 +1,4 @@
-"""How far a classifier's confidence can be believed, and the one number, the temperature, that mends most of it.
+"""How far a classifier's confidence can be trusted, and the temperature that corrects most of the error.
 
 Guo, Pleiss, Sun, Weinberger 2017, "On Calibration of Modern Neural Networks". Arrays are logits (n, classes) and labels (n,), codes
 of classes. No function reads a file or prints.
@@ -13,16 +13,17 @@ BINS = 15
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Return softmax(logits / temperature), (n, classes) float64, each row of sum 1."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    from scipy import special
+
+    return special.softmax(logits.astype(np.float64) / temperature, axis=1)
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
     """Return the mean of -log softmax(logits / temperature) at the true class."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]).mean())
+    from scipy import special
+
+    logs = special.log_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return float(-logs[np.arange(len(labels)), labels].mean())
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

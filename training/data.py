@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from common import crops
-from common.embeddings import EmbeddingSet
+from common.labels import SPLITS, label_paths
 from common.messages import UserError, count, note, warn
-from training import batches
-from training.images import Pictures, Reader
+from training.images import ImageReader, TrainingImages
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 HELD_OUT = 0.2  # share of every class for validation, where no split is
-ROOM = 8 / 7  # times the input size: 256 px for views of 224
+ENLARGED = 8 / 7  # size of the images from which random views are cut: 256 px for views of 224
 
 
 @dataclass(frozen=True)
-class Study:
-    """`codes` (n,) int64 index `classes`, -1 for labels that the training split lacks; `train`, `val` and `test` are rows.
+class TrainingData:
+    """The labelled images by what they are for. `codes` (n,) int64 index `classes`, -1 for labels that the training split lacks.
 
-    `test` may be empty.
+    `train`, `val` and `test` are rows; `test` may be empty.
     """
 
     manifest: crops.Manifest
@@ -33,7 +32,7 @@ class Study:
     val: np.ndarray
     test: np.ndarray
 
-    @property
+    @cached_property
     def samples(self) -> np.ndarray:
         """(n,) int codes of the source images."""
         return np.unique(np.array(self.manifest.sample_ids, str), return_inverse=True)[1]
@@ -50,12 +49,8 @@ def read(root: Path | str, *, splits: dict[str, str | None], label_level: int | 
     """
     manifest = crops.read(root)
     names = _names(manifest, splits)
-    n = len(manifest)
-    empty = np.full(n, "")
-    label = EmbeddingSet(
-        np.empty((n, 0), np.float32), manifest.labels, empty, empty, empty, {"source": str(root)}
-    ).label(label_level)
-    rows = [row for row in range(n) if manifest.splits[row] in names]
+    label = label_paths(manifest.labels, label_level, source=str(root))
+    rows = [row for row in range(len(manifest)) if manifest.splits[row] in names]
     kept = [row for row in rows if label[row]]
     if not kept:
         raise UserError(f"{root} has no labels: there is nothing to learn; sort the images into class folders")
@@ -87,21 +82,23 @@ def _names(manifest: crops.Manifest, splits: dict[str, str | None]) -> dict[str,
     return names
 
 
-def prepare(manifest: crops.Manifest, reader: Reader, *, vary: bool, seed: int) -> tuple[Study, Pictures, Pictures]:
-    """Return the study and the pictures of its training and validation rows; no image of the test split is opened.
+def prepare(reader: ImageReader, *, vary: bool, seed: int) -> tuple[TrainingData, TrainingImages, TrainingImages]:
+    """Return the data and the images of its training and validation rows; no image of the test split is opened.
 
-    vary: random views will be cut from the training pictures, which are larger then.
+    vary: random views will be cut from the training images, which are larger then.
     """
-    learnt = np.flatnonzero(np.array(manifest.splits) != "test")
-    fine, everything = reader(learnt, "training and validation", ROOM if vary else 1.0)
-    study = divide(manifest, np.setdiff1d(learnt, fine), seed)
-    train, val = (everything.take(np.searchsorted(fine, rows)) for rows in (study.train, study.val))
+    learnt = np.flatnonzero(np.array(reader.manifest.splits) != "test")
+    readable, images = reader(learnt, "training and validation", ENLARGED if vary else 1.0)
+    data = divide(reader.manifest, np.setdiff1d(learnt, readable), seed)
+    train, val = (images.take(np.searchsorted(readable, rows)) for rows in (data.train, data.val))
     if vary:
-        _, val = reader(study.val, "validation")
-    return study, train, val
+        _, val = reader(data.val, "validation")
+    parts = ", ".join(f"{part} {len(getattr(data, part)):,}" for part in SPLITS)
+    note(f"{count(len(data.classes), 'class', 'classes')}; images: {parts}")
+    return data, train, val
 
 
-def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> Study:
+def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> TrainingData:
     """Return the rows without the `bad` ones, by part; some of the training split are held out where there is no validation split.
 
     Raises UserError when fewer than two classes are left to learn.
@@ -118,9 +115,8 @@ def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> Study:
     codes = np.searchsorted(classes, label)
     codes = np.where(classes[np.minimum(codes, len(classes) - 1)] == label, codes, -1)
     if not len(rows["val"]):
-        held = batches.hold_out(
-            codes[rows["train"]], [manifest.sample_ids[row] for row in rows["train"]], HELD_OUT, seed
-        )
+        samples = [manifest.sample_ids[row] for row in rows["train"]]
+        held = hold_out(codes[rows["train"]], samples, HELD_OUT, seed)
         rows["val"], rows["train"] = rows["train"][held], rows["train"][~held]
         note(f"no validation split: {count(len(rows['val']), 'image')} of the training split held out, by source image")
         if not len(rows["val"]):
@@ -133,28 +129,46 @@ def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> Study:
         raise UserError(
             f"{manifest.root}: no class of the validation split is in the training split; check --val_split"
         )
-    return Study(manifest, classes.tolist(), codes, rows["train"], rows["val"], rows["test"])
+    return TrainingData(manifest, classes.tolist(), codes, rows["train"], rows["val"], rows["test"])
+
+
+def hold_out(labels: np.ndarray, samples: Sequence[str], share: float, seed: int) -> np.ndarray:
+    """Return (n,) bool, about `share` of the rows of every class, whole source images only; each class keeps a row outside.
+
+    labels: (n,) int codes. samples: (n,) the source image of each row. Images are taken in random order as long as every one of
+    their classes has less than its share; a class with a single source image gives none.
+    """
+    # StratifiedGroupKFold of scikit-learn does not promise that each class keeps a row outside: a class whose images all fall into
+    # one fold could not be learnt.
+    names, image = np.unique(np.asarray(samples), return_inverse=True)
+    counts = np.zeros((len(names), int(labels.max()) + 1), np.int64)
+    np.add.at(counts, (image, labels), 1)
+    total = counts.sum(axis=0)
+    wanted = np.maximum(np.round(total * share), 1)
+    held, taken = np.zeros(len(names), bool), np.zeros_like(total)
+    for number in np.random.default_rng(seed).permutation(len(names)):
+        present = counts[number] > 0
+        fits = ((taken < wanted) & (taken + counts[number] < total))[present]
+        if fits.all():
+            held[number] = True
+            taken += counts[number]
+    return held[image]
 
 
 def _remark(manifest: crops.Manifest, codes: np.ndarray, rows: dict[str, np.ndarray], classes: Sequence[str]) -> None:
     """Say what makes a result less than it seems: unknown labels, classes of one image, one photo on two sides."""
     single = np.flatnonzero(np.bincount(codes[rows["train"]], minlength=len(classes)) == 1)
     if len(single):
-        names = ", ".join(classes[code] for code in single[:5])
-        warn(
-            f"{count(len(single), 'class', 'classes')} with a single training image ({names}{' …' * (len(single) > 5)})"
-        )
+        names = ", ".join(classes[code] for code in single[:5]) + " …" * (len(single) > 5)
+        warn(f"{count(len(single), 'class', 'classes')} with a single training image ({names})")
     for name, fate in (("val", "left out"), ("test", "counted as wrong")):
         unknown = rows[name][codes[rows[name]] < 0]
         if len(unknown):
-            named = sorted(set(manifest.labels[unknown, 0]))
-            shown = ", ".join(named[:3])
-            warn(
-                f"{name}: {count(len(unknown), 'image')} of classes that are not trained, {fate}: {shown}{' …' * (len(named) > 3)}"
-            )
+            labels = sorted(set(manifest.labels[unknown, 0]))
+            shown = ", ".join(labels[:3]) + " …" * (len(labels) > 3)
+            warn(f"{name}: {count(len(unknown), 'image')} of classes that are not trained, {fate}: {shown}")
     samples = {name: {manifest.sample_ids[row] for row in rows[name]} for name in rows}
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        if shared := samples[one] & samples[other]:
-            warn(
-                f"{count(len(shared), 'source image')} of {one} also in {other}, such as {min(shared)}: scores are too good"
-            )
+    for part, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if shared := samples[part] & samples[other]:
+            images = count(len(shared), "source image")
+            warn(f"{images} of {part} also in {other}, such as {min(shared)}: scores are too good")

@@ -1,4 +1,4 @@
-"""The images of a training: decoded once into memory where they fit, cropped, mirrored and mixed at random."""
+"""The images of a training: decoded once into memory if they fit, then cropped, mirrored and mixed at random."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from common.messages import UserError, count, note, progress, tally, warn
 MEMORY_SHARE = 0.25  # of the machine's memory
 
 
-class Pictures:
+class TrainingImages:
     """Like an array (n, height, width, 3) uint8 of the images in `paths`, as `preprocess` makes them.
 
     `bad` has the reason of every place whose image cannot be read. Asking for an image that has become bad since raises UserError.
@@ -35,13 +35,12 @@ class Pictures:
         size = float(np.prod(shape, dtype=np.float64))
         self._kept = np.empty(shape, np.uint8) if size <= MEMORY_SHARE * _memory() else None
         if self._kept is None:
-            note(
-                f"{desc}: {size / 2**30:,.1f} GiB of pixels do not fit into memory, they are decoded whenever they are needed"
-            )
+            gigabytes = f"{size / 2**30:,.1f} GiB"
+            note(f"{desc}: {gigabytes} of pixels do not fit into memory, they are decoded whenever they are needed")
         pool = ThreadPoolExecutor(workers, "decode")
         try:
-            found = pool.map(self._keep, range(len(paths)))
-            for _ in progress(found, total=len(paths), desc=desc, unit="image"):
+            decoded = pool.map(self._keep, range(len(paths)))
+            for _ in progress(decoded, total=len(paths), desc=desc, unit="image"):
                 pass
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -54,11 +53,11 @@ class Pictures:
         except images.ImageError as error:
             self.bad[place] = str(error)
 
-    def take(self, places: np.ndarray) -> Pictures:
-        """Return the pictures of these places, in this order; nothing is read or copied."""
-        some = copy.copy(self)
-        some._places = self._places[places]
-        return some
+    def take(self, places: np.ndarray) -> TrainingImages:
+        """Return the images of these places, in this order; nothing is read or copied."""
+        part = copy.copy(self)
+        part._places = self._places[places]
+        return part
 
     def __len__(self) -> int:
         return len(self._places)
@@ -80,27 +79,27 @@ class Pictures:
             raise UserError(f"{self.paths[place]}: {error}, since this run began; run it again") from None
 
 
-class Reader:
-    """reader(rows, desc) -> the rows whose images can be read, and their pictures.
+class ImageReader:
+    """reader(rows, desc) -> the rows whose images can be read, and their images.
 
     The others are named on stderr and listed in `skipped`, a CSV.
     """
 
     def __init__(self, manifest: Manifest, preprocess: Preprocess, *, workers: int, skipped: Path) -> None:
-        self.manifest, self.preprocess, self._workers, self._skipped = manifest, preprocess, workers, skipped
+        self.manifest, self.preprocess, self.workers, self._skipped = manifest, preprocess, workers, skipped
 
-    def __call__(self, rows: np.ndarray, desc: str, factor: float = 1.0) -> tuple[np.ndarray, Pictures]:
-        """`factor` enlarges the pictures, so that random views can be cut from them."""
+    def __call__(self, rows: np.ndarray, desc: str, factor: float = 1.0) -> tuple[np.ndarray, TrainingImages]:
+        """`factor` enlarges the images, so that random views can be cut from them."""
         height, width = (round(size * factor) for size in (self.preprocess.height, self.preprocess.width))
         larger = replace(self.preprocess, height=height, width=width)
         paths = [self.manifest.root / self.manifest.paths[row] for row in rows]
-        found = Pictures(paths, larger, workers=self._workers, desc=f"reading {desc} images")
-        if found.bad:
-            self._name([(self.manifest.paths[rows[place]], reason) for place, reason in sorted(found.bad.items())])
-        fine = np.setdiff1d(np.arange(len(rows)), list(found.bad))
-        return rows[fine], found.take(fine)
+        read = TrainingImages(paths, larger, workers=self.workers, desc=f"reading {desc} images")
+        if read.bad:
+            self._report([(self.manifest.paths[rows[place]], reason) for place, reason in sorted(read.bad.items())])
+        readable = np.setdiff1d(np.arange(len(rows)), list(read.bad))
+        return rows[readable], read.take(readable)
 
-    def _name(self, bad: list[tuple[str, str]]) -> None:
+    def _report(self, bad: list[tuple[str, str]]) -> None:
         text = io.StringIO(newline="")
         csv.writer(text).writerows(bad)
         before = self._skipped.read_text("utf-8", "surrogateescape") if self._skipped.is_file() else "path,reason\r\n"
@@ -160,10 +159,10 @@ class Augmentation:
 
 
 class Views:
-    """views(epoch, batch, places) -> (n, height, width, 3) uint8: a random view of each picture, the same for the same seed."""
+    """views(epoch, batch, places) -> (n, height, width, 3) uint8: a random view of each image, the same for the same seed."""
 
-    def __init__(self, pictures: Pictures, preprocess: Preprocess, *, seed: int, pool: Executor) -> None:
-        self.pictures, self.seed, self.pool = pictures, seed, pool
+    def __init__(self, images: TrainingImages, preprocess: Preprocess, *, seed: int, pool: Executor) -> None:
+        self.images, self.seed, self.pool = images, seed, pool
         self.height, self.width = preprocess.height, preprocess.width
         self.augmentation = Augmentation()
 
@@ -171,7 +170,7 @@ class Views:
         def view(key: tuple[int, int]) -> np.ndarray:
             number, place = key
             rng = np.random.default_rng([self.seed, epoch, batch, number])
-            return self.augmentation(self.pictures[place], self.height, self.width, rng)
+            return self.augmentation(self.images[place], self.height, self.width, rng)
 
         return np.stack(list(self.pool.map(view, enumerate(places.tolist()))))
 

@@ -1,17 +1,18 @@
-"""How good a model is: while it is trained, by one number and another that decides between equals; at the end, class by class."""
+"""Validation score with a tie-breaker while a model is trained, and the final test report, class by class."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from common import knn
 from common.messages import UserError, count, table
-from evaluation import metrics, statistics
+from evaluation import metrics
 from training import calibration
-from training.data import Study
-from training.images import Pictures, Reader
+from training.data import TrainingData
+from training.images import ImageReader, TrainingImages
+from uncertainty import intervals
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,20 +23,22 @@ NEIGHBOURS = 5
 SHOWN = 30  # classes
 
 
-Rows = tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]  # embeddings (n, dim), labels (n,) codes, samples (n,) codes of source images
+class Embedded(NamedTuple):
+    """Vectors (n, dim) with their labels (n,) and source images (n,), both int codes."""
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    samples: np.ndarray
 
 
-def retrieval(query: Rows, reference: Rows | None = None) -> tuple[float, float]:
+def retrieval(query: Embedded, reference: Embedded | None = None) -> tuple[float, float]:
     """Return Recall@1 and the precision among the nearest 5, each in 0..1, by exact cosine.
 
     Without references the queries are each other's. A query's own source image is never among its neighbours.
     """
-    embeddings, labels, samples = query
-    vectors, reference_labels, reference_samples = reference or query
-    indices = nearest(embeddings, vectors, min(NEIGHBOURS, len(vectors)), samples, reference_samples)
-    right = (reference_labels[indices] == labels[:, None]) & (indices >= 0)
+    reference = reference or query
+    indices = nearest(query, reference, min(NEIGHBOURS, len(reference.vectors)))
+    right = (reference.labels[indices] == query.labels[:, None]) & (indices >= 0)
     return float(right[:, 0].mean()), float(right.mean())
 
 
@@ -45,15 +48,13 @@ def answerable(labels: np.ndarray, samples: np.ndarray) -> float:
     return float((np.bincount(pairs[:, 0])[labels] > 1).mean())
 
 
-def nearest(
-    query: np.ndarray, reference: np.ndarray, k: int, query_samples: np.ndarray, reference_samples: np.ndarray
-) -> np.ndarray:
+def nearest(query: Embedded, reference: Embedded, k: int) -> np.ndarray:
     """Return the (n_query, k) k nearest references, -1 for none, without those of the query's own source image.
 
     Raises UserError where a vector has no direction.
     """
     try:
-        return knn.search_excluding(query, reference, k, query_samples, reference_samples)[1]
+        return knn.search_excluding(query.vectors, reference.vectors, k, query.samples, reference.samples)[1]
     except ValueError as error:
         raise UserError(
             f"the model gives a vector that is zero or not finite ({error}); choose a smaller --lr"
@@ -72,13 +73,11 @@ def calibrate(
     """Return the temperature fitted to validation data, and the calibration error before and after it, there and on `others`."""
     temperature = calibration.fit_temperature(logits, labels)
     errors = {}
-    for part, (values, codes) in {"val": (logits, labels), **others}.items():
+    for part, (part_logits, codes) in {"val": (logits, labels), **others}.items():
         known = codes >= 0
         if known.any():
-            errors[part] = [
-                calibration.expected_calibration_error(calibration.softmax(values[known], t), codes[known])
-                for t in (1.0, temperature)
-            ]
+            confidences = [calibration.softmax(part_logits[known], t) for t in (1.0, temperature)]
+            errors[part] = [calibration.expected_calibration_error(each, codes[known]) for each in confidences]
     return {"temperature": temperature, "calibration_error": errors}
 
 
@@ -91,48 +90,51 @@ def scores(predicted: np.ndarray, labels: np.ndarray, samples: np.ndarray, class
     n_class = len(classes)
     known = labels >= 0
     counts = [np.bincount(codes, minlength=n_class) for codes in (labels[right], predicted, labels[known])]
-    found = metrics.class_scores(*counts)
+    by_class = metrics.class_scores(*counts)
     image, place = np.unique(samples, return_inverse=True)
-    interval = statistics.accuracy_interval(
+    interval = intervals.accuracy_interval(
         np.bincount(place, weights=right, minlength=len(image)), np.bincount(place, minlength=len(image))
     )
-    columns = zip(classes, found.precision, found.recall, found.f1, found.support, strict=True)
+    columns = zip(classes, by_class.precision, by_class.recall, by_class.f1, by_class.support, strict=True)
     return {
         "n": len(labels),
         "accuracy": float(right.mean()),
         "low": interval.low,
         "high": interval.high,
         "images": interval.n_images,
-        "macro_f1": found.macro_f1,
+        "macro_f1": by_class.macro_f1,
         "classes": {name: [float(p), float(r), float(f), int(n)] for name, p, r, f, n in columns},
     }
 
 
-def judge_classifier(network: Network, study: Study, val: Pictures, reader: Reader) -> dict[str, Any]:
-    """Return the metrics and the temperature of a trained classifier; `val` are the pictures of the validation rows."""
-    from training.network import run
+def judge_classifier(network: Network, data: TrainingData, val: TrainingImages, reader: ImageReader) -> dict[str, Any]:
+    """Return the metrics and the temperature of a trained classifier; `val` are the images of the validation rows."""
+    from training.network import predict
 
-    part, rows, pictures = _judged(study, val, reader)
-    labels, val_logits = study.codes[rows], run(network, val)
-    logits = run(network, pictures) if part == "test" else val_logits
-    report = calibrate(val_logits, study.labels("val"), {"test": (logits, labels)} if part == "test" else {})
-    return {"split": part, **report, **scores(logits.argmax(axis=1), labels, study.samples[rows], study.classes)}
+    part, rows, images = _judged_on(data, val, reader)
+    labels, val_logits = data.codes[rows], predict(network, val)
+    logits = predict(network, images) if part == "test" else val_logits
+    report = calibrate(val_logits, data.labels("val"), {"test": (logits, labels)} if part == "test" else {})
+    return {"split": part, **report, **scores(logits.argmax(axis=1), labels, data.samples[rows], data.classes)}
 
 
 def judge_embedding(
-    network: Network, before: nn.Module | None, study: Study, val: Pictures, reader: Reader
+    network: Network, before: nn.Module | None, data: TrainingData, val: TrainingImages, reader: ImageReader
 ) -> dict[str, Any]:
     """Return the metrics of a trained embedding model, the training rows being the references; and of `before`, untrained."""
-    from training.network import run
+    from training.network import predict
 
-    part, rows, queries = _judged(study, val, reader)
-    reference_rows, references = reader(study.train, "training")
+    part, rows, queries = _judged_on(data, val, reader)
+    reference_rows, references = reader(data.train, "training")
 
     def judge(module: nn.Module) -> dict[str, Any]:
-        samples = study.samples[rows], study.samples[reference_rows]
-        found = nearest(run(module, queries), run(module, references), 1, *samples)[:, 0]
-        predicted = np.where(found < 0, -1, study.codes[reference_rows][found])
-        return scores(predicted, study.codes[rows], samples[0], study.classes)
+        query, reference = (
+            Embedded(predict(module, images), data.codes[those], data.samples[those])
+            for images, those in ((queries, rows), (references, reference_rows))
+        )
+        neighbours = nearest(query, reference, 1)[:, 0]
+        predicted = np.where(neighbours < 0, -1, reference.labels[neighbours])
+        return scores(predicted, query.labels, query.samples, data.classes)
 
     report = {"split": part, **judge(network)}
     if before is not None:
@@ -140,35 +142,33 @@ def judge_embedding(
     return report
 
 
-def _judged(study: Study, val: Pictures, reader: Reader) -> tuple[str, np.ndarray, Pictures]:
+def _judged_on(data: TrainingData, val: TrainingImages, reader: ImageReader) -> tuple[str, np.ndarray, TrainingImages]:
     """Return what a model is judged on: the test split, or the validation split where nothing of it can be read."""
-    if len(study.test):
-        rows, pictures = reader(study.test, "test")
+    if len(data.test):
+        rows, images = reader(data.test, "test")
         if len(rows):
-            return "test", rows, pictures
-    return "val", study.val, val
+            return "test", rows, images
+    return "val", data.val, val
 
 
 def describe(about: dict[str, Any]) -> str:
     """Return what train.py prints of a finished model, from the `metrics` in its model.json."""
-    found, lines = about["metrics"], []
+    result, lines = about["metrics"], []
     name = "Accuracy" if about["objective"] == "classifier" else "Recall@1"
-    where = {"test": "test split", "val": "validation split, by which the model was chosen"}[found["split"]]
+    where = {"test": "test split", "val": "validation split, by which the model was chosen"}[result["split"]]
     lines.append(
-        f"{name} {found['accuracy']:.4f}, 95 % interval {found['low']:.4f} to {found['high']:.4f}, "
-        f"Macro-F1 {found['macro_f1']:.4f} "
-        f"({count(found['n'], 'image')} of {count(found['images'], 'source image')}, {where})"
+        f"{name} {result['accuracy']:.4f}, 95 % interval {result['low']:.4f} to {result['high']:.4f}, "
+        f"Macro-F1 {result['macro_f1']:.4f} "
+        f"({count(result['n'], 'image')} of {count(result['images'], 'source image')}, {where})"
     )
-    if (before := found.get("before")) is not None:
-        gain = found["accuracy"] - before["accuracy"]
-        lines.append(
-            f"{name} of the model before training {before['accuracy']:.4f}; training changed it by {100 * gain:+.1f} points"
-        )
-    for part, (raw, scaled) in found.get("calibration_error", {}).items():
-        lines.append(
-            f"Expected calibration error, {part} {raw:.4f}, with temperature {about['temperature']:.3f} {scaled:.4f}"
-        )
-    rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n) for label, (p, r, f, n) in found["classes"].items() if n]
+    if (before := result.get("before")) is not None:
+        gain = 100 * (result["accuracy"] - before["accuracy"])
+        accuracy = f"{name} of the model before training {before['accuracy']:.4f}"
+        lines.append(f"{accuracy}; training changed it by {gain:+.1f} points")
+    for part, (raw, scaled) in result.get("calibration_error", {}).items():
+        with_temperature = f"with temperature {about['temperature']:.3f} {scaled:.4f}"
+        lines.append(f"Expected calibration error, {part} {raw:.4f}, {with_temperature}")
+    rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n) for label, (p, r, f, n) in result["classes"].items() if n]
     rows.sort(key=lambda row: (row[3], row[0]))
     lines += ["", table(["label, worst first", "precision", "recall", "F1", "images"], rows[:SHOWN])]
     if len(rows) > SHOWN:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common.embeddings import MODEL_FIELDS
-from common.labels import natural_rank
+from common.labels import natural
 from common.messages import UserError
 from viewer.parquet_columns import PictureColumn, RowGroups, VectorColumn, readable
 
@@ -82,7 +82,7 @@ class ParquetRows:
             encoded = pc.dictionary_encode(self._texts(column).combine_chunks())
             encoded = encoded.combine_chunks() if hasattr(encoded, "combine_chunks") else encoded
             names = encoded.dictionary.to_pylist()
-            order = sorted(range(len(names)), key=lambda code: natural_rank(names[code]))
+            order = sorted(range(len(names)), key=lambda code: (natural(names[code]), names[code]))
             new_code = np.empty(len(names), np.int32)
             new_code[order] = np.arange(len(names), dtype=np.int32)
             self._codes[column] = new_code[encoded.indices.to_numpy()], [names[code] for code in order]

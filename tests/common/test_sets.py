@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_embeddings import make
+from builders import make
 
 from common import embedding_sets, embeddings, labels
 from common.messages import UserError

@@ -13,16 +13,16 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from test_evaluation import study
+from builders import study
 
 import greedy_combo_eval
 from combinations import comparison, flips, report, report_cards, report_charts, report_tables
 from combinations.search import enumerate_combinations
 from common import embeddings
-from evaluation import statistics
 from evaluation.evaluator import Evaluator
 from evaluation.fusion import unit
 from evaluation.records import Combination
+from uncertainty import intervals
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run "
@@ -139,7 +139,7 @@ def test_the_matrix_holds_every_pair_with_its_interval(page, evaluator):
     for row, r in zip(rows, evaluator.references, strict=True):
         for text, q in zip(row[1:], evaluator.queries, strict=True):
             tally = evaluator.tally(evaluator.decide(Combination((r,), (q,))), (r,))
-            interval = statistics.accuracy_interval(tally.image_right[1], tally.image_size)
+            interval = intervals.accuracy_interval(tally.image_right[1], tally.image_size)
             assert (
                 text.split("★ ")[-1]
                 == f"{100 * interval.accuracy:.1f} {100 * interval.low:.1f} – {100 * interval.high:.1f}"

@@ -13,14 +13,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from common import annotations
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(0, str(ROOT / "examples"))
 import make_shelf
 from shelf import packages, scene
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--width", 330, "--height", 440, "--quiet"]
 SPLITS = ("train", "val", "test")
 

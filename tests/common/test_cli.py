@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from common import cli, messages
 
@@ -89,7 +90,7 @@ def test_each_end_has_its_exit_code_and_sentence(capsys, error: BaseException, c
 
 def test_a_python_without_the_requirements_gets_a_sentence_and_no_traceback() -> None:
     """-S hides every installed package, as in a shell where the environment was not activated."""
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     command = [sys.executable, "-S", str(root / "evaluate_combo.py"), "--train_npz", "a.npz", "--test_npz", "b.npz"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
@@ -99,6 +100,6 @@ def test_a_python_without_the_requirements_gets_a_sentence_and_no_traceback() ->
 
 @pytest.mark.parametrize("name", ["crop", "extract_embedding"])
 def test_importing_a_script_needs_the_standard_library_only(name: str) -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = ROOT
     ended = subprocess.run([sys.executable, "-S", "-c", f"import {name}"], cwd=root, capture_output=True, text=True)
     assert ended.stderr == ""

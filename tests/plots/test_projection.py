@@ -68,6 +68,21 @@ def test_maps_keep_classes_together_and_a_seed_repeats_them(method, dimensions):
     np.testing.assert_array_equal(points, projection.project(vectors, method, dimensions, seed=3))
 
 
+@pytest.mark.parametrize(
+    ("method", "n"), [("tsne", 12), ("tsne", 30), *((method, n) for method in METHODS for n in (60, 240))]
+)
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_maps_keep_neighbours_whatever_the_processor(method, dimensions, n):
+    """Neighbours on the map are neighbours in truth; a map thrown about by too large steps has 0.4 to 0.85 here."""
+    from sklearn.manifold import trustworthiness
+
+    vectors, _ = clusters(n)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    points = projection.project(vectors, method, dimensions, seed=3)
+    kept = trustworthiness(unit, points, metric="cosine", n_neighbors=min(10, n // 2 - 1))
+    assert kept > (0.75 if n < 20 else 0.9)
+
+
 def test_another_seed_gives_another_map():
     vectors, _ = clusters(60)
     one, other = (projection.project(vectors, "umap", 2, seed=seed) for seed in (0, 1))

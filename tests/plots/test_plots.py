@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from plots import figures, heatmaps, maps
 
@@ -110,7 +111,7 @@ def test_no_window_is_needed(tmp_path):
         f"maps.embedding_map({str(tmp_path / 'map.png')!r}, np.eye(2), ['a', 'b'])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    root = Path(__file__).resolve().parent.parent
+    root = ROOT
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env={"MPLBACKEND": "TkAgg", "HOME": str(tmp_path)}, capture_output=True
     )

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from test_embeddings import make
+from builders import make
 
 from common import embedding_sets, embeddings
 from common.embedding_sets import Joined

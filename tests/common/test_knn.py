@@ -331,7 +331,6 @@ def test_memory_does_not_grow_with_the_references(root):
     code = """
 import re
 import numpy as np
-from common import coarse as coarse_scores
 from common import knn
 rows = np.random.default_rng(0).standard_normal((16384, 64), dtype=np.float32)
 for shards in (2, 4, 40):
@@ -412,3 +411,11 @@ def test_cuda_gives_the_same_result():
     query, reference = clustered(np.random.default_rng(4))
     for one, other in zip(*(knn.search(query, reference, 20, device=d) for d in ("cpu", "cuda")), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_unit_survives_lengths_that_overflow_float32_and_keeps_zero_rows():
+    rows = np.array([[3e30, 4e30], [3e-30, 4e-30], [0, 0]], np.float32)
+    unit = knn.unit(rows)
+    np.testing.assert_allclose(unit, [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)
+    assert unit.dtype == np.float32
+    np.testing.assert_array_equal(rows[2], 0)

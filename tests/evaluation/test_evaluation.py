@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-import faiss
 import numpy as np
 import pytest
+from builders import IDS, brute, make, nearest_by_faiss, study
 from sklearn.neighbors import KNeighborsClassifier
-from test_embeddings import make
 
 from combinations.search import enumerate_combinations, greedy
+from common import knn
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
 from evaluation import fusion, per_query
@@ -18,79 +18,10 @@ from evaluation.evaluator import Evaluator, remarks
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination
 
-IDS = ("0", "10", "20")
-
-
-def study(
-    seed=0, n_images=14, per_image=4, n_class=5, dim=6, noise=1.1, split="test", missing=()
-) -> list[EmbeddingSet]:
-    """Views of the same crops at several IDs: class centre + image offset + noise of each view."""
-    rng = np.random.default_rng(seed)
-    n = n_images * per_image
-    centres = np.random.default_rng(99).normal(size=(n_class, dim))
-    label = rng.integers(0, n_class, n)
-    image = np.repeat(np.arange(n_images), per_image)
-    base = centres[label] + 0.6 * rng.normal(size=(n_images, dim))[image]
-    sets = []
-    for identity in IDS:
-        vectors = (base + noise * rng.normal(size=(n, dim))).astype(np.float32)
-        crops = np.array([f"{split}{i}_{j}" for j, i in enumerate(image)])
-        meta = {
-            "dataset_name": "d",
-            "split": split,
-            "id": identity,
-            "fingerprint": "m",
-            "source": f"{identity}_{split}",
-        }
-        labels = np.array([[f"c{c}"] for c in label])
-        one = EmbeddingSet(vectors, labels, crops, np.array([f"{split}{i}" for i in image]), crops, meta)
-        drop = [j for i, j in missing if i == identity]
-        sets.append(one.take(np.setdiff1d(np.arange(n), drop)))
-    return sets
-
 
 @pytest.fixture(scope="module")
 def sides():
     return study(1, split="train"), study(2, split="test", missing=[("10", 3), ("20", 7)])
-
-
-def nearest_by_faiss(query: np.ndarray, reference: np.ndarray, k: int) -> np.ndarray:
-    index = faiss.IndexFlatIP(reference.shape[1])
-    index.add(fusion.unit(reference))
-    return index.search(fusion.unit(query), k)[1]
-
-
-def brute(refs, queries, mode: str) -> float:
-    """Accuracy@1 of one combination, from the definitions in docs/metrics.md, by faiss."""
-
-    def labels(one):
-        return one.label()
-
-    if mode == "stack":
-        vectors, names = np.concatenate([r.vectors for r in refs]), np.concatenate([labels(r) for r in refs])
-        hits = [names[nearest_by_faiss(q.vectors, vectors, 1)[:, 0]] == labels(q) for q in queries]
-        return float(np.concatenate(hits).mean())
-    shared = sorted(set.intersection(*(set(q.crop_ids) for q in queries)))
-    rows = [[list(q.crop_ids).index(crop) for crop in shared] for q in queries]
-    actual = labels(queries[0])[rows[0]]
-    if mode == "vote":
-        vectors, names = np.concatenate([r.vectors for r in refs]), np.concatenate([labels(r) for r in refs])
-        right = 0
-        similarity = [fusion.unit(q.vectors) @ fusion.unit(vectors).T for q in queries]
-        for at in range(len(shared)):
-            views = [similarity[v][rows[v][at]] for v in range(len(queries))]
-            ballots = [names[view.argmax()] for view in views]
-            most = max(ballots.count(b) for b in ballots)
-            tied = [v for v in range(len(views)) if ballots.count(ballots[v]) == most]
-            right += ballots[max(tied, key=lambda v: views[v].max())] == actual[at]
-        return right / len(shared)
-    both_r = sorted(set.intersection(*(set(r.crop_ids) for r in refs)))
-    rows_r = [[list(r.crop_ids).index(crop) for crop in both_r] for r in refs]
-    parts_q = [fusion.unit(q.vectors)[row] for q, row in zip(queries, rows, strict=True)]
-    parts_r = [fusion.unit(r.vectors)[row] for r, row in zip(refs, rows_r, strict=True)]
-    merge = (lambda parts: np.mean(parts, axis=0)) if mode == "mean" else (lambda parts: np.concatenate(parts, axis=1))
-    found = nearest_by_faiss(merge(parts_q), merge(parts_r), 1)[:, 0]
-    return float((labels(refs[0])[np.array(rows_r[0])[found]] == actual).mean())
 
 
 @pytest.mark.parametrize("mode", ["stack", "vote", "mean", "concat"])
@@ -113,12 +44,14 @@ def test_the_vote_of_k_equals_scikit_learn(sides, k, weights):
     references, queries = sides
     evaluator = Evaluator(references, queries, k=k, vote_weights=weights)
     tally = evaluator.tally(evaluator.decide(Combination(("0", "20"), ("10",))), ("0", "20"))
-    vectors = fusion.unit(np.concatenate([references[0].vectors, references[2].vectors]))
+    vectors = knn.unit(np.concatenate([references[0].vectors, references[2].vectors]))
     names = np.concatenate([references[0].label(), references[2].label()])
-    query, actual = fusion.unit(queries[1].vectors), queries[1].label()
+    query, actual = knn.unit(queries[1].vectors), queries[1].label()
     if weights == "similarity":
-        knn = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07))
-        assert tally.vote_accuracy == pytest.approx((knn.fit(vectors, names).predict(query) == actual).mean())
+        classifier = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+        )
+        assert tally.vote_accuracy == pytest.approx((classifier.fit(vectors, names).predict(query) == actual).mean())
         return
     hits = 0
     for at, row in enumerate(query @ vectors.T):
@@ -164,7 +97,7 @@ def test_exclusion_equals_masking(exclude, mode):
     else:
         merged = fusion.mean([sets[0], sets[2]])
         vectors, crops, samples, names = merged.vectors, merged.crop_ids, merged.sample_ids, merged.label()
-    similarity = fusion.unit(sets[1].vectors) @ fusion.unit(vectors).T
+    similarity = knn.unit(sets[1].vectors) @ knn.unit(vectors).T
     same = sets[1].crop_ids[:, None] == crops if exclude == "self" else sets[1].sample_ids[:, None] == samples
     assert same.any(axis=1).all()
     similarity[same] = -np.inf
@@ -187,7 +120,7 @@ def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
         query = evaluator.queries["10"]
         refs = [evaluator.references[r] for r in ("0", "20")]
         names, samples = np.concatenate([r.label() for r in refs]), np.concatenate([r.sample_ids for r in refs])
-        similarity = fusion.unit(query.vectors) @ fusion.unit(np.concatenate([r.vectors for r in refs])).T
+        similarity = knn.unit(query.vectors) @ knn.unit(np.concatenate([r.vectors for r in refs])).T
         if exclude == "sample":
             similarity[query.sample_ids[:, None] == samples] = -np.inf
         scores, margins = [], []

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import zipfile
 
 import numpy as np
 import pytest
+from builders import make, pickled
 
 from common import embeddings, npz
 from common.blocks import Blocks
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
-
-
-def make(n=5, dim=7, seed=0, **meta) -> EmbeddingSet:
-    rng = np.random.default_rng(seed)
-    labels = np.array([[f"brand{i % 2}", f"taste{i % 3}" if i % 3 else ""] for i in range(n)])
-    names = np.array([f"photo{i // 2}_{i}" for i in range(n)])
-    samples = np.array([f"photo{i // 2}" for i in range(n)])
-    paths = np.array([f"train/ä{i}.jpg" for i in range(n)])
-    meta = {"dataset_name": "shelf", "id": "10", "split": "train", "fingerprint": "f", **meta}
-    return EmbeddingSet(rng.normal(size=(n, dim)).astype(np.float32), labels, names, samples, paths, meta)
 
 
 def test_round_trip_keeps_every_field_and_maps_the_vectors(tmp_path):
@@ -129,15 +119,6 @@ class _Evil:
 
     def __reduce__(self):
         return self.function, self.arguments
-
-
-def pickled(path, value) -> None:
-    """Write `value` as older tools did: a pickled 0-d object array."""
-    entry = io.BytesIO()
-    np.lib.format.write_array_header_1_0(entry, {"descr": "|O", "fortran_order": False, "shape": ()})
-    entry.write(pickle.dumps(value, protocol=4))
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("test.npy", entry.getvalue())
 
 
 @pytest.mark.parametrize(

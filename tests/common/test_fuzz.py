@@ -13,9 +13,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from builders import make, pickled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_embeddings import make, pickled
 
 from common import annotations, embeddings, npz
 from common.messages import UserError

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
-from test_embeddings import make
+from builders import make
 
 import crop
 import evaluate_combo
@@ -277,17 +277,17 @@ def test_rows_of_a_file_are_found_again(tmp_path):
 
 def test_pieces_give_the_neighbours_of_the_whole(monkeypatch):
     """Exclusion, fewer neighbours than k, and arrays that are in no file, on a cluster of this machine alone."""
-    from ray_cluster import connection
+    from ray_cluster import connection, tasks
 
-    monkeypatch.setattr(connection, "REFERENCE_ROWS", (40, 60))
-    monkeypatch.setattr(connection, "QUERY_ROWS", 50)
+    monkeypatch.setattr(tasks, "REFERENCE_ROWS", (40, 60))
+    monkeypatch.setattr(tasks, "QUERY_ROWS", 50)
     rng = np.random.default_rng(0)
     query, reference = rng.standard_normal((120, 16), np.float32), rng.standard_normal((170, 16), np.float32)
     groups = rng.integers(-1, 3, 120), rng.integers(0, 3, 170)
     with connection.connected("local") as ray:
-        found = ray.search(query, [reference[:90], reference[90:]], 150, *groups)
+        found = tasks.search(ray, query, [reference[:90], reference[90:]], 150, *groups)
         with pytest.raises(ValueError, match="k is 171"):
-            ray.search(query, reference, 171)
+            tasks.search(ray, query, reference, 171)
     wanted = knn.search_excluding(query, reference, 150, *groups)
     np.testing.assert_allclose(found[0], wanted[0], atol=1e-6)
     assert np.array_equal(found[1], wanted[1])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from backbones.preprocess import Preprocess
 from common.messages import UserError
-from training import images, loop, losses, network, scores
+from training import images, loop, network, objectives, output_folder, scores
 
 
 def test_the_schedule_rises_over_an_epoch_and_falls_as_a_cosine_to_zero():
@@ -27,20 +27,20 @@ def test_triplet_loss_by_hand():
     """Unit vectors at 0, 90 and 180 degrees: positive pair (0, 1) at distance sqrt 2, negative (0, 2) at 2, (1, 2) at sqrt 2."""
     vectors = torch.tensor([[3.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
     labels = torch.tensor([0, 0, 1])
-    loss = losses.metric_loss("triplet", "none", margin=0.8)(vectors, labels)
+    loss = objectives.metric_loss("triplet", "none", margin=0.8)(vectors, labels)
     first, second = math.sqrt(2) - 2 + 0.8, 0.8
     assert float(loss) == pytest.approx((first + second) / 2, rel=1e-4)
-    semihard = losses.metric_loss("triplet", "semihard", margin=0.8)(vectors, labels)
+    semihard = objectives.metric_loss("triplet", "semihard", margin=0.8)(vectors, labels)
     assert float(semihard) == pytest.approx(first, rel=1e-4)  # the other negative is no farther than the positive
 
 
-@pytest.mark.parametrize("loss", losses.LOSSES)
-@pytest.mark.parametrize("miner", losses.MINERS)
+@pytest.mark.parametrize("loss", objectives.LOSSES)
+@pytest.mark.parametrize("miner", objectives.MINERS)
 def test_every_loss_pulls_classes_apart_with_every_miner(loss, miner):
     torch.manual_seed(0)
     vectors = torch.nn.Parameter(torch.randn(16, 4))
     labels = torch.arange(4).repeat(4)
-    compute = losses.metric_loss(loss, miner, 0.2)
+    compute = objectives.metric_loss(loss, miner, 0.2)
     optimizer = torch.optim.SGD([vectors], 0.5)
 
     def gap() -> float:
@@ -104,22 +104,25 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
 
 def test_an_unreadable_state_starts_anew(tmp_path, capsys):
     (tmp_path / "s").write_bytes(b"torn")
-    assert loop._read(tmp_path / "s", torch.device("cpu")) is None
+    assert output_folder.read_state(tmp_path / "s", torch.device("cpu")) is None
     assert "starts anew" in capsys.readouterr().err
 
 
 def test_recall_leaves_out_the_query_and_its_own_photo():
     vectors = np.array([[1, 0], [1, 0.01], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
     labels, own = np.array([0, 1, 0, 1, 1]), np.arange(5)
-    assert scores.retrieval((vectors, labels, own))[0] == pytest.approx(
+    assert scores.retrieval(scores.Embedded(vectors, labels, own))[0] == pytest.approx(
         2 / 5
     )  # rows 3 and 4 find each other, no other does
     photos = np.array([0, 0, 1, 2, 3])  # rows 0 and 1 are one photo: row 0 then finds row 2
-    assert scores.retrieval((vectors, labels, photos))[0] == pytest.approx(3 / 5)
-    query = vectors[:1], labels[:1], np.array([9])
-    assert scores.retrieval(query, (vectors, labels, own)) == (1, pytest.approx(2 / 5))  # itself, under another name
+    assert scores.retrieval(scores.Embedded(vectors, labels, photos))[0] == pytest.approx(3 / 5)
+    query = scores.Embedded(vectors[:1], labels[:1], np.array([9]))
+    assert scores.retrieval(query, scores.Embedded(vectors, labels, own)) == (
+        1,
+        pytest.approx(2 / 5),
+    )  # itself, under another name
     with pytest.raises(UserError, match="zero or not finite"):
-        scores.retrieval((vectors * 0, labels, own))
+        scores.retrieval(scores.Embedded(vectors * 0, labels, own))
     assert scores.answerable(labels, own) == 1
     assert scores.answerable(np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 2, 3])) == pytest.approx(2 / 5)
 
@@ -155,9 +158,9 @@ def test_pictures_that_do_not_fit_into_memory_are_the_same(tmp_path, monkeypatch
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), np.uint8)).save(path)
     paths[3].write_bytes(b"no image")
     options = {"workers": 2, "desc": "reading"}
-    kept = images.Pictures(paths, Preprocess(16, 24), **options)
+    kept = images.TrainingImages(paths, Preprocess(16, 24), **options)
     monkeypatch.setattr(images, "MEMORY_SHARE", 0.0)
-    read = images.Pictures(paths, Preprocess(16, 24), **options)
+    read = images.TrainingImages(paths, Preprocess(16, 24), **options)
     assert "do not fit into memory" in capsys.readouterr().err
     assert kept.bad == read.bad == {3: "not an image"}
     places = np.array([4, 0, 2])

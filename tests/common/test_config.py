@@ -6,14 +6,14 @@ import importlib
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from common import cli
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(0, str(ROOT / "examples"))
 import make_shelf
 
 

@@ -1,0 +1,181 @@
+"""From the images of one split to its embedding set on disk, going on where an earlier run stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from backbones.preprocess import Preprocess
+from common import images, knn, messages
+from common.crops import Manifest
+from embedding import extraction
+from embedding.output_set import OutputSet, digest
+
+COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
+
+
+class Model(Protocol):
+    """An Embedder, or Replicas on a cluster; see there."""
+
+    spec: str
+    options: dict[str, Any]
+    fingerprint: str
+    preprocess: Preprocess
+    dim: int
+    device: Any
+    settled: bool
+    precision: str
+
+    @property
+    def compiled(self) -> bool: ...
+    def settle(self, pixels: np.ndarray, known: str | None = None) -> None: ...
+    def use(self, precision: str) -> None: ...
+    def compile(self, pixels: np.ndarray) -> float | None: ...
+    def embed(
+        self,
+        paths: Sequence[Path],
+        *,
+        batch_size: int,
+        workers: int,
+        first_batch: int = 0,
+        max_pixels: int = images.MAX_PIXELS,
+        pace: extraction.Pace | None = None,
+    ) -> Iterator[extraction.Batch]: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How sets are made; the fields are named like the options of extract_embedding.py."""
+
+    output_root: Path
+    batch_size: int
+    workers: int
+    precision: str
+    compile: str
+    normalize: bool
+    max_pixels: int
+    strict: bool
+    overwrite: bool
+
+
+def write_set(
+    manifest: Manifest, model: Model, names: dict[str, str], options: Options, *, n_images: int
+) -> list[Path]:
+    """Write the embedding set of one split and return its files; one that is complete already stays as it is.
+
+    names: dataset_name, id and split. n_images: how many the whole run embeds. Raises UserError for a set of another record, and
+    where no image gave a vector.
+    """
+    output = OutputSet(options.output_root, "_".join(file_name(names[key]) for key in ("dataset_name", "id", "split")))
+    wanted: dict[str, Any] = {
+        **names,
+        "padding": manifest.padding or "",
+        "model": model.spec,
+        "model_options": model.options,
+        "fingerprint": model.fingerprint,
+        "preprocess": model.preprocess.as_dict(),
+        "normalized": options.normalize,
+        "batch_size": options.batch_size,
+        "input": digest(manifest),
+        "precision": None if options.precision == "auto" else options.precision,
+        "compiled": None,
+    }
+    with output.locked():
+        record = output.earlier(wanted, overwrite=options.overwrite)
+        if record and output.is_complete() and not options.overwrite:
+            messages.note(f"{output.stem}: complete already")
+            return _checked(output, options)
+        paths = [manifest.root / path for path in manifest.paths]
+        _choose_arithmetic(model, record, output, wanted, paths, options, n_images)
+        record = {**wanted, "precision": model.precision, "compiled": model.compiled}
+        _embed(model, output, record, manifest, paths, options)
+    return _checked(output, options)
+
+
+def _embed(
+    model: Model, output: OutputSet, record: dict[str, Any], manifest: Manifest, paths: list[Path], options: Options
+) -> None:
+    """Embed the images that the unfinished run has left, and write the set."""
+    rows = output.open(record, model.dim)
+    done = first = min(rows.batches * options.batch_size, len(paths))
+    if first:
+        messages.note(f"{output.stem}: going on after {first:,} of {len(paths):,} images")
+    pace = extraction.Pace()
+    try:
+        with messages.progress(total=len(paths), desc=output.stem, unit="image") as bar:
+            bar.update(first)
+            batches = model.embed(
+                paths,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                first_batch=rows.batches,
+                max_pixels=options.max_pixels,
+                pace=pace,
+            )
+            for batch in batches:
+                rows.append(knn.unit(batch.vectors) if options.normalize else batch.vectors, batch.skipped)
+                done = batch.rows.stop
+                bar.update(len(batch.rows))
+    except KeyboardInterrupt:
+        messages.note(f"{output.stem}: {done:,} of {len(paths):,} images done")
+        raise
+    skipped = messages.tally(reason for _, reason in rows.skipped)
+    if not rows.rows:
+        raise messages.UserError(f"{manifest.root}: no image of split {record['split']} gave a vector ({skipped})")
+    output.write(manifest, rows, record)
+    messages.note(
+        f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
+        f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {extraction.describe(pace, len(paths) - first)}"
+    )
+
+
+def _choose_arithmetic(
+    model: Model,
+    record: dict[str, Any] | None,
+    output: OutputSet,
+    wanted: dict[str, Any],
+    paths: Sequence[Path],
+    options: Options,
+    n_images: int,
+) -> None:
+    """Set precision and compilation: those of the unfinished run, else those of the sets in the folder, else what pays."""
+    sample = extraction.sample(paths, model.preprocess, max_pixels=options.max_pixels)
+    if record is None and not model.settled:
+        known = output.precision_of_others(wanted)
+        model.settle(sample, known)
+        messages.note(f"computing in {model.precision} on {model.device}")
+        if known not in (None, model.precision):
+            messages.note(
+                f"{options.output_root} has sets of this model in {known}, which is not close enough to fp32 for these images; "
+                "for all alike: --precision fp32 --overwrite"
+            )
+    if record is not None and (model.precision, model.compiled) != (record["precision"], record["compiled"]):
+        model.use(record["precision"])
+    pays = str(model.device) == "cpu" and n_images >= COMPILE_FROM
+    compiled = record["compiled"] if record else options.compile == "on" or (options.compile == "auto" and pays)
+    if compiled and not model.compiled and len(sample):
+        seconds = model.compile(extraction.fill(sample, options.batch_size))
+        if seconds is not None:
+            messages.note(f"compiled in {seconds:.0f} s")
+        elif record is not None:
+            raise messages.UserError(
+                "the unfinished run was compiled, which cannot be done now; add --overwrite to start anew"
+            )
+
+
+def _checked(output: OutputSet, options: Options) -> list[Path]:
+    """Return the files of a complete set; raises UserError under --strict when images are missing from it."""
+    if options.strict and output.skipped_csv.exists():
+        raise messages.UserError(
+            f"{output.skipped_csv}: images were skipped, and --strict is given; repair or remove them"
+        )
+    return output.found()
+
+
+def file_name(text: str) -> str:
+    """Return `text` as a part of a file's name."""
+    return text.replace("/", "__").replace("\0", "")
