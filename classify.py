@@ -64,9 +64,9 @@ def by_neighbours(
     import numpy as np
 
     from embedding import query_images
-    from retrieval.exact import NpzGallery
+    from retrieval.exact import ExactSearch
 
-    gallery = NpzGallery(references)
+    gallery = ExactSearch(references)
     embedder = query_images.recorded_model(
         gallery.model, gallery.source, spec=None if model is None else str(model), device=device
     )
