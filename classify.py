@@ -38,7 +38,7 @@ def by_classifier(
 
     if model is None:
         loaded = classifier.load_imagenet_classifier(device=device, precision="fp32")
-    elif (model / checkpoint.ABOUT).is_file():
+    elif (checkpoint.folder_and_code(model)[0] / checkpoint.ABOUT).is_file():
         loaded = classifier.load_classifier(model, device=device, precision="fp32")
     else:
         raise messages.UserError(
@@ -120,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--k", type=cli.whole(1, 10_000), default=5, help="neighbours that vote, with --reference_npz")
     add("--top_k", type=cli.whole(1, 1000), default=1, metavar="N", help="labels for each image")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
-    add("--plot", type=Path, metavar="FILE.png", help="draw the images with their labels (the first 60)")
+    add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw the images with their labels (the first 60)")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")

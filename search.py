@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,10 @@ def build(args: argparse.Namespace) -> None:
 
     check_name(args.collection)
     params = parse_params("--index_params", args.index_params, INDEX_TYPES[args.index_type].params)
-    groups = read_shards(args.npz, **_chosen(args, READING))
+    groups = read_shards(args.npz, **_chosen(vars(args), READING))
     n = sum(len(shard) for group in groups for shard in group)
     with MilvusStore(args.uri, create=True) as store, messages.progress(total=n, desc="build") as bar:
-        options = _chosen(args, BUILDING)
+        options = _chosen(vars(args), BUILDING)
         built = milvus_build.build(store, args.collection, groups, index_params=params, advance=bar.update, **options)
     print(
         f"{args.uri} {args.collection}: {built.rows:,} rows put in, {messages.count(built.skipped, 'set')} there already, "
@@ -62,7 +62,7 @@ def query(args: argparse.Namespace) -> None:
 
     pictures = query_images.find(args.query)
     where = {name: values for name in ("label", "split", "dataset") if (values := getattr(args, name))}
-    with open_references(**_chosen(args, SEARCHED)) as references:
+    with open_references(**_chosen(vars(args), SEARCHED)) as references:
         embedder = query_images.recorded_model(references.model, references.source, spec=args.model, device=args.device)
         if embedder.dim != references.dim:
             raise messages.UserError(
@@ -98,9 +98,9 @@ def evaluate(args: argparse.Namespace) -> None:
     from retrieval.exact import ExactSearch
     from retrieval.retrieve import labelled, retrieve
 
-    sets = read_sets(args.query_npz, **_chosen(args, READING))
+    sets = read_sets(args.query_npz, **_chosen(vars(args), READING))
     queries, items = labelled(sets, args.data_root)
-    with open_references(**_chosen(args, SEARCHED)) as references:
+    with open_references(**_chosen(vars(args), SEARCHED)) as references:
         require_one_model([*sets, references], what="extract the queries and what is searched with one model")
         fingerprints = [references.model.get("fingerprint"), *(queried.fingerprint for queried in sets)]
         if not all(fingerprints):
@@ -147,8 +147,8 @@ def delete(args: argparse.Namespace) -> None:
         print(f"{args.uri} {args.collection}: deleted, {milvus_build.delete(store, args.collection):,} rows")
 
 
-def _chosen(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names}
+def _chosen(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: options[name] for name in names}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -173,6 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="options from the section search of a YAML file",
         )
         add("--quiet", action="store_true", default=given, help="no progress bars and notes on stderr")
+        add("--verbose", action="store_true", default=given, help="more on stderr of what is done and why")
         add("--uri", required=needs_index, metavar="URI", help="Milvus Lite file index.db, or server http://host:19530")
         add("--collection", required=needs_index, metavar="NAME", help="the index's name there")
         return sub

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from pathlib import Path
 
 from common import cli
 from retrieval.retrieve import RERANKINGS
@@ -44,7 +43,7 @@ def add_query_options(parser: ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--format", choices=RESULT_FORMATS, default="tsv", help="form of the results on stdout")
-    add("--plot", type=Path, metavar="FILE.png", help="draw queries and results, right and wrong marked")
+    add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw queries and results, right and wrong marked")
     add("--true_label", nargs="+", metavar="LABEL", help="labels of the queries (default: known by their folder)")
 
 
