@@ -154,7 +154,8 @@ def run(args: argparse.Namespace) -> None:
 
     references, queries = read_sides(
         [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)],
-        **{name: getattr(args, name) for name in ("label_level", "key", "company_name", "drop_invalid")},
+        label_level=args.label_level,
+        **cli.reading(args),
     )
     coded = code_sets(references, queries, args.label_level)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)

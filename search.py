@@ -40,7 +40,7 @@ def build(args: argparse.Namespace) -> None:
 
     check_name(args.collection)
     params = parameters("--index_params", args.index_params, INDEX_PARAMS[args.index_type])
-    groups = read_shards(args.npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
+    groups = read_shards(args.npz, **cli.reading(args))
     n = sum(len(one) for group in groups for one in group)
     options = {name: getattr(args, name) for name in ("index_type", "metric", "pca", "batch_size", "overwrite")}
     with (
@@ -125,7 +125,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from retrieval.retrieve import labelled, retrieve
     from uncertainty.intervals import accuracy_interval
 
-    sets = read_sets(args.query_npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
+    sets = read_sets(args.query_npz, **cli.reading(args))
     queries, items = labelled(sets, args.data_root)
     methods = ["none", *(name for name in dict.fromkeys(args.rerank) if name != "none")]
     with gallery_of(args) as gallery:
@@ -219,7 +219,7 @@ def gallery_of(args: argparse.Namespace) -> Iterator[NpzGallery | Index]:
         from common.embedding_sets import read_sets
         from retrieval.exact import NpzGallery
 
-        sets = read_sets(args.npz, key=args.key, company_name=args.company_name, drop_invalid=args.drop_invalid)
+        sets = read_sets(args.npz, **cli.reading(args))
         yield NpzGallery(sets, data_root=args.data_root)
     else:
         raise messages.UsageError("give --npz FILES to search exactly, or --uri and --collection of an index")
@@ -284,6 +284,7 @@ def build_parser() -> argparse.ArgumentParser:
                 "--npz", nargs="+", required=npz, metavar="[ID=]NPZ", help="embedding sets: files, folders or globs"
             )
             sub.add_argument("--key", help="name of the array or of the pickled dict inside a foreign .npz")
+            cli.add_arrays(sub)
             sub.add_argument("--company_name", metavar="NAME", help="the key inside older files")
             sub.add_argument(
                 "--drop_invalid", action="store_true", help="leave out zero and non-finite vectors, counted"
