@@ -119,6 +119,7 @@ def evaluate(args: argparse.Namespace) -> None:
     import numpy as np
 
     from common.embedding_sets import read_sets, require_one_model
+    from common.labels import warn_strangers
     from evaluation.metrics import RECALL_AT
     from retrieval import scores as scoring
     from retrieval.exact import NpzGallery
@@ -150,6 +151,9 @@ def evaluate(args: argparse.Namespace) -> None:
             row += [f"{value:.4f}" for value in scores[method].recalled[:, 1:].mean(axis=0)]
             seconds = scoring.latency(gallery, queries, **options)
             rows.append([*row, *(f"{1e3 * np.percentile(seconds, q):.1f}" for q in (50, 95))])
+        asked = {item.label for item in items}
+        seen = {hit.item.label for hits in found["none"] for hit in hits}
+        warn_strangers(seen | gallery.label_counts(asked).keys(), asked, ("rows that are searched", "queries"))
         print(
             f"{gallery.source}: {len(gallery):,} rows, {messages.count(len(queries), 'query', 'queries')}, "
             "none among its own results"

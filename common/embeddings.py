@@ -185,6 +185,8 @@ def load(
         fields = {other: arrays.read(other) for other in (*_TEXT_FIELDS, "meta") if other in arrays and other != name}
     vectors = _matrix(path, name, value)
     fields |= _chosen(arrays, chosen, fields)
+    is_table = isinstance(arrays, Columns) and arrays.table
+    fields |= _table_fields(arrays, fields, len(vectors)) if is_table else {}
     fields |= _labels(arrays, fields, len(vectors), name, labels)
     meta = _meta(path, fields, company_name)
     if not (fields.keys() & {"labels", "class_names", "targets"}):
@@ -216,7 +218,9 @@ def _vectors(arrays: Arrays, key: str | None, company_name: str | None, apart: S
         if key in arrays:
             return key, arrays.read(key)
         hint = f" Try --key {'embeddings' if 'embeddings' in names else names[0]}" if names else ""
-        raise UserError(f"{path} has no array {key!r}; it has: {described(arrays)}.{hint}")
+        raise UserError(
+            f"{path} has no array {key!r}; it has: {', '.join(names[:12]) or 'nothing'}.{hint} ({described(arrays)})"
+        )
     alone = names if len(names) == 1 and names[0] not in _TEXT_FIELDS else []
     for name in ("embeddings", *alone, company_name, _split_of(path), "embedding", "vector"):
         if name is not None and name in arrays:
@@ -230,7 +234,8 @@ def _vectors(arrays: Arrays, key: str | None, company_name: str | None, apart: S
         note(f"{path}: the vectors are {len(columns):,} columns of numbers, from {columns[0]!r} to {columns[-1]!r}")
         return f"{columns[0]} to {columns[-1]}", vectors
     raise UserError(
-        f"{path} has no array 'embeddings'; it has: {described(arrays)}. Name the vectors with --key, the labels with --labels_key"
+        f"{path} has no array 'embeddings'; it has: {described(arrays)}. "
+        "Name the vectors with --key, the labels with --labels_key"
     )
 
 
@@ -271,8 +276,6 @@ def _labels(arrays: Arrays, fields: dict[str, Any], n: int, vectors: str, files:
     if read:
         lengths = ", ".join(f"{file} has {len(labels):,}" for file, labels in read.items())
         raise UserError(f"{path} has {n:,} vectors, and no file of --labels as many labels: {lengths}")
-    if isinstance(arrays, Columns) and arrays.table:
-        return _table_fields(arrays, fields, n)
     candidates = [name for name in arrays.names if name not in (vectors, "meta", *_TEXT_FIELDS)]
     fits = [name for name in candidates if _could_be_labels(arrays, name, n)]
     if len(fits) != 1:
@@ -289,7 +292,7 @@ def _could_be_labels(arrays: Arrays, name: str, n: int) -> bool:
     return dtype.kind != "f" or bool((np.isnan(values) | (values == np.floor(values))).all())
 
 
-def _table_fields(arrays: Columns, fields: dict[str, Any], n: int) -> dict[str, Any]:
+def _table_fields(arrays: Arrays, fields: dict[str, Any], n: int) -> dict[str, Any]:
     """Return labels, IDs and paths of a table: its columns class_0, class_1 …, or of one of the usual names."""
     levels = sorted((name for name in arrays.names if re.fullmatch(r"class_\d+", name)), key=lambda name: int(name[6:]))
     usual = levels or [name for name in TABLE_LABELS if name in arrays][:1]

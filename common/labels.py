@@ -80,25 +80,28 @@ def texts_of(values: np.ndarray) -> np.ndarray:
     return clean(np.array(texts, dtype=str).reshape(values.shape))
 
 
-def warn_strangers(references: Iterable[str], queries: Iterable[str], what: str = "queries") -> None:
-    """Warn when no label, or under half of the labels of the queries, occurs among the references."""
+def warn_strangers(
+    references: Iterable[str], queries: Iterable[str], names: tuple[str, str] = ("references", "queries")
+) -> None:
+    """Warn when no label, or under half of the labels of the queries, occurs among the references; `names`: of both sides."""
     known, asked = {*references} - {""}, {*queries} - {""}
     shared = asked & known
-    if asked and 2 * len(shared) < len(asked):
-        shown = [
-            ", ".join(map(repr, sorted(names, key=natural)[:3])) or "none" for names in (asked - known, known - asked)
-        ]
-        share = f"only {len(shared):,}" if shared else "none"
-        warn(
-            f"{share} of the {len(asked):,} labels of the {what} occurs among the {len(known):,} of the references "
-            f"({what}: {shown[0]}; references: {shown[1]}); check that both name the classes alike, see --label_level"
-        )
+    if not asked or 2 * len(shared) >= len(asked):
+        return
+    few = f"only {len(shared):,}" if shared else "none"
+    examples = []
+    for name, labels in zip(names, (known - asked, asked - known), strict=True):
+        examples.append(f"{name}: {', '.join(map(repr, sorted(sorted(labels), key=natural)[:3])) or 'none'}")
+    warn(
+        f"{few} of the {len(asked):,} labels of the {names[1]} occurs among the {len(known):,} of the {names[0]} "
+        f"({'; '.join(reversed(examples))}); check that both name the classes alike"
+    )
 
 
 def warn_alike(labels: Iterable[str]) -> None:
     """Name labels that differ only in how a number or blanks are written; they stay apart."""
     written: dict[str, list[str]] = {}
-    for label in sorted({*labels}, key=natural):
+    for label in sorted(sorted({*labels}), key=natural):
         written.setdefault("/".join(map(_plain, label.split("/"))), []).append(label)
     alike = [names for names in written.values() if len(names) > 1]
     if alike:
