@@ -25,7 +25,7 @@ from retrieval import tables
 from retrieval.options import add_evaluate_options, add_query_options
 
 DRAWN = 20  # queries on a picture of results
-READING = ("key", "company_name", "drop_invalid")  # options of reading embedding sets
+READING = cli.READING  # options of reading embedding sets
 SEARCHED = ("uri", "collection", "search_params", "npz", "data_root", *READING)  # options of what is searched
 BUILDING = ("index_type", "metric", "pca", "batch_size", "overwrite")  # options of building an index
 
@@ -93,6 +93,7 @@ def query(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Print how good and how fast the search is, and what each re-ranking gains."""
     from common.embedding_sets import read_sets, require_one_model
+    from common.labels import warn_strangers
     from indexes.opening import open_references
     from retrieval import scores
     from retrieval.exact import ExactSearch
@@ -111,6 +112,9 @@ def evaluate(args: argparse.Namespace) -> None:
             method: scores.measure(references, queries, items, n_relevant, method, **options)
             for method in dict.fromkeys(["none", *args.rerank])
         }
+        asked = {item.label for item in items}
+        seen = {hit.item.label for hits in measured["none"].results for hit in hits}
+        warn_strangers(seen | references.label_counts(asked).keys(), asked, ("rows that are searched", "queries"))
     head = f"{references.source}: {len(references):,} rows"
     print(tables.evaluation_text(head, measured, items, n_relevant))
     if args.uri and args.npz:
