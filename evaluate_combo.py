@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, knn, messages
+from common import cli, files, knn, messages
 from evaluation.options import add_evaluation_options
 from plots import projection
 
@@ -116,7 +116,7 @@ def show_similarity(evaluator: Evaluator, ids: Sequence[str], output_root: Path)
         ]
         rows.sort(key=lambda row: float(row[2]), reverse=True)
         print(messages.table(["label", "within", "to nearest class", "nearest class"], rows[:30]))
-    path = output_root / f"similarity_{'+'.join(ids)}.png"
+    path = output_root / files.name_part(f"similarity_{'+'.join(ids)}.png")
     heatmaps.similarity_heatmap(
         path, result.matrix, list(names), title=f"Mean cosine between classes, references {'+'.join(ids)}"
     )
@@ -145,7 +145,8 @@ def draw(
         correct[n_reference:] = decisions.voted == decisions.label
     for method in methods:
         points = projection.project(vectors, method, 2, seed=seed)
-        path = output_root / f"{method}_{'+'.join(combination.reference_ids)}_{'+'.join(combination.query_ids)}.png"
+        ids = "_".join("+".join(part) for part in (combination.reference_ids, combination.query_ids))
+        path = output_root / files.name_part(f"{method}_{ids}.png")
         title = f"{method.upper()}, references {'+'.join(combination.reference_ids)}, queries {'+'.join(combination.query_ids)}"
         names = evaluator.classes[np.concatenate(labels)]
         maps.embedding_map(path, points, names, top_n=top_n, marker_by=role, correct=correct, title=title)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, files, messages
 from evaluation.options import add_evaluation_options
 
 if TYPE_CHECKING:
@@ -239,7 +239,12 @@ def run(args: argparse.Namespace) -> None:
 
         if args.data_root:
             for sets in (test.references, test.queries):
-                sets.update({one: sets[one].renamed(data_root=args.data_root.replace("{id}", one)) for one in sets})
+                sets.update(
+                    {
+                        one: sets[one].renamed(data_root=args.data_root.replace("{id}", files.name_part(one)))
+                        for one in sets
+                    }
+                )
         report.write(args.report, test, final, chosen_on=ranked if args.val_npz else None, title=title, seed=args.seed)
         print(f"wrote {args.report}")
     results.append(args.results, blocks)  # last: where they stand, the other files are those of this run

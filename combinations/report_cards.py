@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from combinations import flips
-from common import images
+from common import files, images
 from common.embeddings import EmbeddingSet
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions
@@ -217,5 +216,4 @@ def _reference(
 
 def _file(one: EmbeddingSet, row: int) -> str:
     """Return the picture's file, '' where it is not known."""
-    path = str(one.paths[row])
-    return str(Path(str(one.meta.get("data_root") or ""), path)) if path else ""
+    return files.below(str(one.meta.get("data_root") or ""), str(one.paths[row]))

@@ -11,6 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common import files
 from common.cli import cores
 from common.messages import Unusable
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".avif")
 MAX_PIXELS = 200_000_000  # 600 MB as RGB
+MOST_BYTES = 1 << 30  # of an encoded image
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM", "AVIF")
 EXIF_MODES = ("auto", "apply", "ignore")
 
@@ -99,11 +101,13 @@ def load(
 ) -> Encoded:
     """Return the file in `path` with its size and the orientation to apply, no pixel decoded; see decode()."""
     try:
-        data = Path(path).read_bytes()
+        data = files.read_regular(path, MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("image missing") from None
     except OSError as error:
         raise ImageError(f"image unreadable: {error.strerror}") from None
+    except (ValueError, MemoryError):  # no possible name; a file of gigabytes
+        raise ImageError("image unreadable") from None
     header = read_header(data)
     if header.width * header.height > max_pixels:
         raise ImageError("image above --max_pixels")

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from common import files
 from common.embeddings import EmbeddingSet
 
 
@@ -57,7 +58,7 @@ class Items:
         one = self._set
         path = str(one.paths[row])
         crop_id = str(one.crop_ids[row]) or path or f"row {row}"
-        whole = os.path.join(self._root, path) if path else ""
+        whole = files.below(self._root, path)
         return Item(one.dataset, one.split, one.id, crop_id, str(one.sample_ids[row]), whole, str(self.label[row]))
 
     def __len__(self) -> int:
