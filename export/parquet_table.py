@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -78,7 +77,7 @@ def tables(
         for part in blocks.batches(len(embedding_set), rows):
             columns = _texts_of(embedding_set, part, levels)
             root = str(data_root or embedding_set.meta.get("data_root") or "")
-            paths = [os.path.join(root, path) if path else "" for path in embedding_set.paths[part].tolist()]
+            paths = [files.below(root, path) for path in embedding_set.paths[part].tolist()]
             columns["source_file"] = _text(paths)
             if thumbnails:
                 columns["image"] = thumbnails.column(paths)

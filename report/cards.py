@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from combinations import flips
-from common import images
+from common import files, images
 from common.embeddings import EmbeddingSet
 from evaluation import per_query
 from evaluation.codes import CodedSets
@@ -221,5 +220,4 @@ def _reference(
 
 def _file(embedding_set: EmbeddingSet, row: int) -> str:
     """Return the picture's file, '' where it is not known."""
-    path = str(embedding_set.paths[row])
-    return str(Path(str(embedding_set.meta.get("data_root") or ""), path)) if path else ""
+    return files.below(str(embedding_set.meta.get("data_root") or ""), str(embedding_set.paths[row]))
