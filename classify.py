@@ -38,7 +38,7 @@ def by_classifier(
 
     if model is None:
         loaded = classifier.load_imagenet_classifier(device=device, precision="fp32")
-    elif (model / checkpoint.ABOUT).is_file():
+    elif (checkpoint.folder_and_code(model)[0] / checkpoint.ABOUT).is_file():
         loaded = classifier.load_classifier(model, device=device, precision="fp32")
     else:
         raise messages.UserError(
@@ -64,9 +64,9 @@ def by_neighbours(
     import numpy as np
 
     from embedding import query_images
-    from retrieval.exact import NpzGallery
+    from retrieval.exact import ExactSearch
 
-    gallery = NpzGallery(references)
+    gallery = ExactSearch(references)
     embedder = query_images.recorded_model(
         gallery.model, gallery.source, spec=None if model is None else str(model), device=device
     )

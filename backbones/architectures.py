@@ -52,14 +52,16 @@ def build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbon
 
 
 def is_code(spec: str) -> bool:
-    """Return whether `spec` stands for a factory or a program file, whose code would be run."""
+    """Return whether `spec` stands for a factory, alone or with its checkpoint, or a program file, whose code would be run."""
+    if re.fullmatch(f"(.*=)?{FACTORY}", spec, re.DOTALL):
+        return True
     if (
         spec.partition("/")[0] in ("hf", "torchvision", "timm")
         or spec == SIAMESE
         or (Path(spec) / "config.json").is_file()
     ):
         return False
-    return Path(spec).is_file() or re.fullmatch(FACTORY, spec) is not None
+    return Path(spec).is_file()
 
 
 def refuse_code(spec: object, source: object, remedy: str = "") -> None:
@@ -67,8 +69,9 @@ def refuse_code(spec: object, source: object, remedy: str = "") -> None:
     if not isinstance(spec, str) or not spec or "\0" in spec:
         raise UserError(f"{source} names no model; name it with --model")
     if is_code(spec):
-        remedy = remedy or f"--model {spec}"
-        raise UserError(f"{source} names the code {spec} as its model, which is run only if you name it: add {remedy}")
+        raise UserError(
+            f"{source} names the code {spec} as its model, which is run only if you name it: add {remedy or f'--model {spec}'}"
+        )
 
 
 def _factory(spec: str, weights: str | Path | None) -> Backbone:

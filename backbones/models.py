@@ -9,6 +9,7 @@
 | siamese | a small network for 64 px and any other size, to be trained by train.py |
 | FILE | a TorchScript or torch.export program |
 | FOLDER | a checkpoint (model.safetensors and model.json), or a Hugging Face folder |
+| FOLDER=package.module:factory | a checkpoint that was trained from this factory |
 | package.module:factory | a callable that returns a torch.nn.Module, which may have an attribute `preprocess` |
 
 Weights are never random unless asked for by `weights="random"`.
@@ -33,11 +34,11 @@ def build(spec: str, *, weights: str | Path | None = None, pooling: str | None =
 
     if weights == RANDOM:
         warn(f"{spec} runs with random weights: good for timing, meaningless for anything else")
-    folder = Path(spec)
+    folder, _ = checkpoint.folder_and_code(spec)
     if (folder / checkpoint.ABOUT).is_file() and spec != architectures.SIAMESE:
         if weights is not None:
             raise UsageError(f"{folder} holds its own weights; leave --weights away")
-        return checkpoint.backbone(folder)
+        return checkpoint.backbone(spec)
     if weights != RANDOM:
         return architectures.build(spec, weights, pooling)
     with torch.random.fork_rng(devices=[]):

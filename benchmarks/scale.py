@@ -30,7 +30,7 @@ import growth
 import numpy as np
 
 from common import crops
-from retrieval.index import index_size, plans
+from indexes.index_types import index_size, plans
 
 PADDINGS, PER_IMAGE = 4, 20
 DISK = 1e9  # bytes a second that the shared file system is taken to give to all nodes together

@@ -10,7 +10,6 @@ import numpy as np
 from combinations.evidence import Evidence, evidence
 from combinations.search import named_combination
 from common.messages import UserError
-from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
 from uncertainty import comparisons, intervals
@@ -103,9 +102,10 @@ def compare(
     combinations = list(tallies)
     sizes = np.stack([tally.image_size for tally in tallies.values()]).astype(np.float32)
     right = np.stack([tally.image_right[1] for tally in tallies.values()]).astype(np.float32)
+    there = coded.matched_sizes > 0
+    matched, matched_size = _matched_right(evaluator.rule, tallies)[:, there], coded.matched_sizes[there]
     limits = np.stack(intervals.accuracy_intervals(right, sizes))
     chosen_from = [combinations.index(rival) for rival in rivals]
-    matched, matched_size = matched_totals(coded, evaluator.rule, tallies)
     differences = _differences(matched, matched_size, chosen_from, seed)
     costs = [evaluator.cost(combination) for combination in combinations]
     front = pareto_front([score(tally) for tally in tallies.values()], [cost.operations for cost in costs])
@@ -116,6 +116,17 @@ def compare(
         for row, combination in enumerate(combinations)
     }
     ranked = sorted((results[combination] for combination in scored), key=lambda one: (-one.score, one.cost.operations))
+    shown = evidence(
+        right,
+        sizes,
+        matched,
+        matched_size,
+        ranked=[combinations.index(result.combination) for result in ranked],
+        baseline=0,
+        pairs=[row for row, combination in enumerate(combinations) if combination.is_pair],
+        named=not rivals,
+        seed=seed,
+    )
     return Comparison(
         results=ranked,
         baseline=results[baseline[0]],
@@ -123,36 +134,23 @@ def compare(
         n_compared=len(combinations) - 1,
         n_matched=int(coded.matched.sum()),
         n_left_out=coded.unmatched_views,
-        evidence=evidence(
-            right,
-            sizes,
-            matched,
-            matched_size,
-            ranked=[combinations.index(result.combination) for result in ranked],
-            baseline=0,
-            pairs=[row for row, combination in enumerate(combinations) if combination.is_pair],
-            named=not rivals,
-            seed=seed,
-        ),
+        evidence=shown,
     )
 
 
-def matched_totals(coded: CodedSets, rule: Rule, tallies: Mapping[Combination, Tally]) -> tuple[np.ndarray, np.ndarray]:
-    """Return right crops (n_combination, n_photo) and crops (n_photo,) of those crops that every query set holds.
-
-    A crop's score is the mean over its views. Photos without such crops are left out.
-    """
-    compared = coded.matched_sizes > 0
+def _matched_right(rule: Rule, tallies: Mapping[Combination, Tally]) -> np.ndarray:
+    """Return (n_combination, n_image): totals over the crops that every query set holds, a crop's views counting one together."""
     views = [len(combination.query_ids) if rule.fusion == "stack" else 1 for combination in tallies]
-    right = [tally.matched_right[compared] / n for tally, n in zip(tallies.values(), views, strict=True)]
-    return np.stack(right), coded.matched_sizes[compared]
+    return np.stack([tally.matched_right / n for tally, n in zip(tallies.values(), views, strict=True)])
 
 
-def _differences(matched: np.ndarray, sizes: np.ndarray, chosen_from: Sequence[int], seed: int) -> np.ndarray:
+def _differences(matched: np.ndarray, size: np.ndarray, chosen_from: Sequence[int], seed: int) -> np.ndarray:
     """Return (4, n_combination): difference from the first combination, its limits, corrected p; NaN without common crops."""
     differences = np.full((4, len(matched)), np.nan)
-    if len(sizes):
-        paired = comparisons.paired_comparison(matched - matched[0], sizes, chosen_from=chosen_from, seed=seed)
+    if size.any():
+        paired = comparisons.paired_comparison(
+            matched - matched[0], size, baseline=matched[0], chosen_from=chosen_from, seed=seed
+        )
         differences[:] = paired.difference, paired.low, paired.high, paired.p
         differences[:, 0] = 0, 0, 0, np.nan
     return differences

@@ -68,12 +68,15 @@ def compare(coded: CodedSets, before: Decisions, now: Decisions, *, seed: int = 
     rescued, broken = (was == 0) & (is_now == 2), (was == 2) & (is_now == 0)
     change = np.bincount(image, rescued.astype(float) - broken, minlength=n_image)
     size = np.bincount(image, minlength=n_image)
+    right_before = np.bincount(image, was == 2, minlength=n_image)
     return Flips(
         crop=crops,
         flip=np.where((was == 1) | (is_now == 1), 4, was + is_now // 2),
         rescued=np.bincount(label[rescued], minlength=n_class),
         broken=np.bincount(label[broken], minlength=n_class),
-        p=float(comparisons.paired_comparison(change[None], size, seed=seed).p[0]) if len(crops) else 1.0,
+        p=float(comparisons.paired_comparison(change[None], size, baseline=right_before, seed=seed).p[0])
+        if len(crops)
+        else 1.0,
         mcnemar_p=comparisons.mcnemar_p(int(rescued.sum()), int(broken.sum())),
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from combinations.comparison import same_id_pairs
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Tally
 from uncertainty import comparisons, intervals
@@ -36,8 +37,7 @@ class PaddingRow:
 
 def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PaddingRow]:
     """Return one row an ID that has references and queries, the least padding first: numbers rising, else in the order given."""
-    ids = [name for name in evaluator.coded.queries if name in evaluator.coded.references]
-    ids = sorted((name for name in ids if evaluator.valid(Combination((name,), (name,)))), key=_number)
+    ids = sorted(same_id_pairs(evaluator), key=_number)
     if not ids:
         return []
     tallied = _tallies(evaluator, ids)
@@ -47,7 +47,7 @@ def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PaddingRow]:
     size = evaluator.coded.matched_sizes
     if size.any() and len(ids) > 1:
         matched = np.stack([tally.matched_right for tally in tallied])
-        paired = comparisons.paired_comparison(matched[1:] - matched[0], size, seed=seed)
+        paired = comparisons.paired_comparison(matched[1:] - matched[0], size, baseline=matched[0], seed=seed)
         gaps[1:] = np.stack([paired.difference, paired.low, paired.high, paired.p], axis=1)
     shares = [tally.vote_accuracy for tally in tallied]
     return [

@@ -18,10 +18,18 @@ from common.array_files import Arrays, Columns, described, is_numeric, numbers_o
 from common.blocks import Blocks, release
 from common.labels import SPLIT_NAMES, label_paths, texts_of
 from common.messages import UserError, note, warn
+from common.run_record import FLAG, NAME, OBJECT, TEXT, WHOLE, check_fields, optional
 
 # The fields of meta that say which model made the vectors.
 MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "normalized")
 FORMAT_VERSION = 1
+META = {  # the fields that this suite reads, see docs/formats.md
+    **dict.fromkeys(("id", "split", "dataset_name", "padding"), optional(NAME)),
+    **dict.fromkeys(("model", "fingerprint", "data_root", "precision", "input"), optional(TEXT)),
+    **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
+    **dict.fromkeys(("skipped", "batch_size"), optional(WHOLE)),
+    **dict.fromkeys(("normalized", "compiled"), optional(FLAG)),
+}
 SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
 # Columns of tables of other tools that are no numbers of a vector; the first ones are labels.
@@ -385,13 +393,9 @@ def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[
     if "meta" in arrays:
         try:
             meta = json.loads(str(np.asarray(arrays["meta"]).item()))
-            version = int(meta.get("format_version", FORMAT_VERSION))
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{path}: 'meta' is no JSON object; the file is damaged, make it anew") from None
-        if version > FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update the scripts"
-            )
+        check_fields(meta, META, f"{path}: meta", version=FORMAT_VERSION)
     stem = SHARD.sub("", path.stem)
     named = next((arrays[name] for name in ("dataset_name", "company_name") if isinstance(arrays.get(name), str)), None)
     number = re.search(r"_(\d+(?:\.\d+)?)", stem)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, folder locks, checksums, and the record of options an output was made with."""
+"""Files that appear whole or not at all, and locks: the one place where files are written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -15,7 +14,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +41,6 @@ _MAGIC = (
     (b"%PDF", "a PDF document"),
 )
 _SEAL = re.compile(rb"crc32 of this file: ([0-9a-f]{8})")
-_REMOVED = {"state": "being removed"}  # in the place of a record
 SEAL = "crc32 of this file: 00000000"  # stands in a file that seal() completes
 
 
@@ -214,22 +212,6 @@ def write_bytes(path: Path | str, data: bytes | memoryview, *, sync: bool = True
         temporary.write_bytes(data)
 
 
-def write_table(path: Path | str, frame: pd.DataFrame) -> None:
-    """Write `frame` without its index, whole or not at all: as Parquet where the name ends in .parquet, else as CSV."""
-    path = Path(path)
-    with whole(path) as temporary:
-        if path.suffix.lower() != ".parquet":
-            frame.to_csv(temporary, index=False)
-            return
-        import pyarrow as pa
-        import pyarrow.parquet
-
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), "checksum": SEAL})
-        pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
-        seal(temporary)
-
-
 def seal(path: Path) -> None:
     """Write the CRC-32 of the file into its only SEAL, whose zeros count as they stand there."""
     with open(path, "r+b") as file:
@@ -274,26 +256,20 @@ def _read_seal(file: Any) -> tuple[int | None, int]:
     return found, total
 
 
-def write_json(path: Path | str, content: dict[str, Any]) -> None:
-    """Write a JSON object with a seal, whole or not at all."""
-    with whole(path) as temporary:
-        text = json.dumps({**content, "checksum": SEAL}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        temporary.write_bytes(text.encode("utf-8", "surrogatepass") + b"\n")
-        seal(temporary)
-
-
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Return the JSON object in `path` without its seal. Raises UserError where it is damaged, FileNotFoundError."""
+def write_table(path: Path | str, frame: pd.DataFrame) -> None:
+    """Write `frame` without its index, whole or not at all: as Parquet where the name ends in .parquet, else as CSV."""
     path = Path(path)
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object; make it anew")
-    if "checksum" in content:
-        check_seal(path)
-    return {key: value for key, value in content.items() if key != "checksum"}
+    with whole(path) as temporary:
+        if path.suffix.lower() != ".parquet":
+            frame.to_csv(temporary, index=False)
+            return
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), "checksum": SEAL})
+        pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
+        seal(temporary)
 
 
 @contextlib.contextmanager
@@ -315,74 +291,6 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
                     path.unlink(missing_ok=True)
     except Timeout:
         raise UserError(f"{path.parent}: another run is writing here; wait for it, or name another output") from None
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return what two records differ in, as `seed 0 -> 1, model "a" -> "b"`."""
-    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    return ", ".join(f"{key} {_short(old.get(key))} -> {_short(new.get(key))}" for key in changed)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:18] + "…" + text[-18:]
-
-
-def claim(
-    path: Path,
-    record: dict[str, Any],
-    *,
-    overwrite: bool,
-    finished: Callable[[], bool],
-    begun: Callable[[], bool],
-    clear: Callable[[], None],
-) -> bool:
-    """Make the output whose record file is `path` this run's, and return whether an earlier run has finished it.
-
-    `record` is JSON-serialisable: the options, model and input that decide the output; what it says under `written` of the output
-    itself, see finish(), is not compared. An output of the same record is gone on with;
-    `overwrite` removes a finished one, and one of another record. Without it, another record is a UserError that names what
-    differs, unless nothing was `begun`. `clear` removes what earlier runs wrote, but `path` itself; the record says so
-    meanwhile, so that a run that is killed while it removes leaves nothing that a later one would go on with.
-    """
-    record = json.loads(json.dumps(record))
-    try:
-        old = read_json(path)
-    except FileNotFoundError:
-        old = None
-    except UserError:
-        if not overwrite:
-            raise UserError(f"{path} is damaged; add --overwrite to start anew, or name another output") from None
-        old = {}
-    if old is not None:
-        old.pop("written", None)
-    same = old == record
-    if same and not (overwrite and finished()):
-        return finished()
-    if old not in (None, _REMOVED) and not same and not overwrite and begun():
-        raise UserError(
-            f"{path.parent} was made with other options or input ({differences(old or {}, record)}); "
-            "add --overwrite, or name another output"
-        )
-    if old is not None or overwrite:
-        write_json(path, _REMOVED)
-        clear()
-    write_json(path, record)
-    return False
-
-
-def finish(path: Path, written: dict[str, Any]) -> None:
-    """Add to the record file `path` what the run has written, such as a table's number of rows and its CRC-32."""
-    write_json(path, read_json(path) | {"written": written})
-
-
-def checksum(path: Path) -> str:
-    """Return the CRC-32 of a file as eight hexadecimal digits."""
-    total = 0
-    with open(path, "rb") as file:
-        while part := file.read(1 << 22):
-            total = zlib.crc32(part, total)
-    return f"{total:08x}"
 
 
 def text_of_name(name: str) -> str:

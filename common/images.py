@@ -87,6 +87,17 @@ def read_header(data: bytes) -> Header:
     return _header(io.BytesIO(data))
 
 
+def open_header(path: Path | str) -> Header:
+    """Return the header of an image file without reading the rest of it; raises ImageError."""
+    try:
+        with open(path, "rb") as file:
+            return _header(file)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("image missing") from None
+    except OSError as error:
+        raise ImageError(f"image unreadable: {error.strerror}") from None
+
+
 def _header(file: BinaryIO) -> Header:
     start = file.read(32)
     file.seek(0)

@@ -6,13 +6,13 @@ import contextlib
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import files
-from common.annotations import Object, Skipped
+from annotations.records import Object, Skipped
+from common import files, run_record
 from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest
 from common.messages import UserError
 from cropping.padding import Padding, Region, number_text
@@ -52,13 +52,14 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
     with files.locked(root / LOCK):
         listed = _listed(root) if known else list(paths)
         complete = partial(_is_complete, root)
-        finished = files.claim(
+        finished = run_record.claim(
             root / RECORD,
             record,
             overwrite=overwrite,
             finished=complete,
             begun=lambda: any((root / path).exists() for path in listed),
             clear=partial(_clear, root, listed),
+            advice="name another --output_root, or give all annotation files of one folder to one command",
         )
         if not finished:
             files.sweep(root)
@@ -102,17 +103,17 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
     with files.whole(root / SKIPPED) as temporary:
-        _write_csv(temporary, ["sample_id", "object_id", "reason"], lines)
+        _write_csv(temporary, [field.name for field in fields(Skipped)], lines)
     with files.whole(root / MANIFEST) as temporary:
         _write_csv(temporary, header, (row.fields(levels) for row in rows))
-        files.finish(root / RECORD, {"rows": len(rows), "crc32": files.checksum(temporary)})
+        run_record.finish(root / RECORD, {"rows": len(rows), "crc32": run_record.checksum(temporary)})
 
 
 def read_skipped(root: Path) -> list[Skipped]:
     """Return the lines of skipped.csv, none where it is missing."""
     try:
         with open(root / SKIPPED, encoding="utf-8", newline="") as file:
-            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) == 3]
+            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) in (3, 5)]
     except FileNotFoundError:
         return []
 

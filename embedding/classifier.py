@@ -58,7 +58,8 @@ def load_classifier(folder: Path | str, *, device: str = "auto", precision: str 
     """Return the classifier of a checkpoint. Raises UserError for one that has none, as those of --objective triplet."""
     from embedding.embedder import Embedder
 
-    folder = Path(folder)
+    spec = folder
+    folder, _ = checkpoint.folder_and_code(spec)
     about = checkpoint.describe(folder)
     classes = about["classes"]
     if about.get("objective") != "classifier" or not classes:
@@ -66,7 +67,7 @@ def load_classifier(folder: Path | str, *, device: str = "auto", precision: str 
             f"{folder} holds an embedding model, not a classifier: train one with --objective classifier, or classify by "
             "nearest neighbours"
         )
-    whole = checkpoint.classifier(folder)
+    whole = checkpoint.classifier(spec)
     # The architecture has pooled already, so that the embedder takes the logits as they come.
     embedder = Embedder(
         whole,

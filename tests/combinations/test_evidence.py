@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import make_evaluator, study
+from builders import totals as total_of
 
 from combinations.comparison import compare, single_pairs
 from combinations.evidence import evidence
@@ -57,12 +58,13 @@ def test_a_comparison_carries_its_evidence():
     evaluator = make_evaluator(study(1, split="train"), study(2, split="test"))
     asked = enumerate_combinations(list(evaluator.coded.references), list(evaluator.coded.queries), 1, 2, "crossed")
     pairs = single_pairs(evaluator)
-    scored = {asked[index]: tally for index, tally in evaluator.tallies(asked)}
+    scored = {asked[at]: tally for at, tally in evaluator.tallies(asked)}
     comparison = compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs)
     assert 0 < comparison.evidence.combination_p <= 1
     assert np.isnan(comparison.evidence.pair_p)  # the baseline was chosen on these queries
     assert comparison.evidence.winner.accuracy < comparison.results[0].score
-    alone = compare(evaluator, {asked[0]: scored[asked[0]]}, (asked[0], scored[asked[0]]))
+    total = total_of(evaluator, asked[0])
+    alone = compare(evaluator, {asked[0]: total}, (asked[0], total))
     assert np.isnan(alone.evidence.smallest_p)
 
 
@@ -82,7 +84,9 @@ def test_padding_rows_compare_each_with_the_least():
         )
         row = rows[len(right) - 1]
         assert (row.accuracy, row.low, row.high) == (interval.accuracy, interval.low, interval.high)
-    paired = comparisons.paired_comparison(np.array(right[1:]) - right[0], evaluator.coded.matched_sizes)
+    paired = comparisons.paired_comparison(
+        np.array(right[1:]) - right[0], evaluator.coded.matched_sizes, baseline=right[0]
+    )
     assert [row.p for row in rows[1:]] == paired.p.tolist()
     assert [row.difference_high for row in rows[1:]] == paired.high.tolist()
     assert padding_rows(make_evaluator(sides[0][:1], sides[1][1:])) == []
