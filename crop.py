@@ -23,12 +23,13 @@ from annotations import formats
 from annotations.fields import BOX_FORMATS, BOX_UNITS
 from annotations.formats import Source
 from annotations.records import Skipped
-from common import cli, crops, images, messages
+from common import cli, messages
 from cropping import box_check, crops_folder, cutter, image_folder, resizing
 from cropping.cutouts import CUTOUTS
 from cropping.cutter import Crop, Style
 from cropping.image_folder import ImageFolder
 from cropping.padding import Padding
+from imaging import crops, images
 
 Outcomes = Generator[tuple[cutter.Image, cutter.Size | str, Counter[Path]], None, None]
 

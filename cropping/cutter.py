@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from annotations.records import Object, Skipped
-from common import crops, files, images
+from common import files
 from common.messages import Unusable, UserError
 from cropping import crops_folder, cutouts, resizing
 from cropping.image_folder import RULES, Found, ImageFolder, is_plain
 from cropping.padding import Padding, Region, place
+from imaging import crops, images
 
 Size = tuple[int, int]  # (width, height) in pixels
 Image = tuple[str, "Size | None"]  # a file below the image folder, and the size it is declared to have when turned

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from common.crops import RECORD
-from common.images import EXTENSIONS, ImageError
 from common.messages import UsageError, UserError
+from imaging.crops import RECORD
+from imaging.images import EXTENSIONS, ImageError
 
 RULES = (
     "by their paths",
