@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def ready(name: str, sample: np.ndarray, *, best: bool) -> tuple[Embedder, str]:
     embedder = load_model(name, weights=weights, precision="auto" if best else "fp32", device="auto")
     said = "fp32"
     if best:
-        embedder.settle(sample)
+        embedder.settle(lambda: sample)
         seconds = embedder.compile(extraction.fill(sample, BATCH))
         said = embedder.precision + (f", compiled in {seconds:.0f} s" if seconds is not None else ", not compiled")
     return embedder, said
@@ -164,7 +165,7 @@ def main() -> None:
     bench.report("extract", rows, notes)
 
 
-def run(paths: list[Path], embedder: Embedder):
+def run(paths: list[Path], embedder: Embedder) -> Iterator[extraction.Batch]:
     return embedder.embed(paths, batch_size=BATCH, workers=CORES)
 
 
