@@ -31,7 +31,9 @@ test-all: $(VENV)/.installed-dev
 check: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy $(ROOMS)
+	$(PY) -m mypy $(ROOMS) $(wildcard *.py)
+	$(PY) -m mypy --explicit-package-bases benchmarks
+	$(PY) -m mypy --explicit-package-bases examples
 	$(PY) -m pytest tests/test_architecture.py -n 0
 
 bench: $(VENV)/.installed-dev

@@ -19,7 +19,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import cli, knn, messages
 
@@ -66,9 +66,9 @@ def by_neighbours(
     import numpy as np
 
     from embedding import query_images
-    from retrieval.exact import NpzGallery
+    from retrieval.exact import ExactSearch
 
-    gallery = NpzGallery(references)
+    gallery = ExactSearch(references)
     embedder = query_images.recorded_model(gallery.model, gallery.source, spec=model, device=device)
     if embedder.dim != gallery.dim:
         raise messages.UserError(
@@ -86,11 +86,11 @@ def by_neighbours(
     return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]
 
 
-def labelled_sets(files: Sequence[str], key: str | None) -> list[EmbeddingSet]:
+def labelled_sets(files: Sequence[str], reading: dict[str, Any]) -> list[EmbeddingSet]:
     """Return the labelled rows of the sets; raises UserError where there are none."""
     from common.embedding_sets import read_sets
 
-    sets = [embedding_set.take(embedding_set.label() != "") for embedding_set in read_sets(files, key=key)]
+    sets = [embedding_set.take(embedding_set.label() != "") for embedding_set in read_sets(files, **reading)]
     sets = [embedding_set for embedding_set in sets if len(embedding_set)]
     if not sets:
         raise messages.UserError(f"{files[0]} has no labels: there is nothing to learn from; name labelled sets")
@@ -118,10 +118,11 @@ def build_parser() -> argparse.ArgumentParser:
     text = "labelled embedding sets: classify by nearest neighbours"
     add("--reference_npz", nargs="+", metavar="[ID=]NPZ", help=text)
     add("--key", help="name of the array or of the pickled dict inside a foreign .npz")
+    cli.add_arrays(parser)
     add("--k", type=cli.whole(1, 10_000), default=5, help="neighbours that vote, with --reference_npz")
     add("--top_k", type=cli.whole(1, 1000), default=1, metavar="N", help="labels for each image")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
-    add("--plot", type=Path, metavar="FILE.png", help="draw the images with their labels (the first 60)")
+    add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw the images with their labels (the first 60)")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -138,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
             raise messages.UsageError(
                 "--weights goes with a pretrained classifier; --reference_npz names its own model"
             )
-        references = labelled_sets(args.reference_npz, args.key)
+        references = labelled_sets(args.reference_npz, cli.reading(args))
         labelled = by_neighbours(paths, references, args.model, k=args.k, **options)
     else:
         labelled = by_classifier(paths, args.model, args.weights, **options)

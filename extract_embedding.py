@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     roots = dict.fromkeys(args.data_root)
-    manifests = [crops.read(root, folders=args.folders, splits=args.splits) for root in roots]
+    manifests = [crops.read(root, folders=args.folders, splits=args.splits, strict=args.strict) for root in roots]
     parts = name_sets(manifests, args.model, args.id, args.company_name)
     n_images = sum(len(manifest) for manifest, _ in parts)
     about_model = ("weights", "layer", "pooling", "resize_mode", "device", "precision")

@@ -1,18 +1,16 @@
 """From what `--model` names to a torch module that is not a checkpoint: models of libraries, exported programs, the user's factory,
 and the small network of `--model siamese`.
 
-Loading a TorchScript or torch.export file runs what the user named, but no pickle of free form is ever loaded.
+A factory and a program are code. They are run where the command line names them, and refused where a file does, see refuse_code().
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,79 +20,16 @@ import torch
 from backbones.backbone import Backbone
 from backbones.preprocess import Preprocess
 from backbones.weights import UNFILLED, give
-from common.messages import UsageError, UserError, note, shorten
+from common.messages import UserError, note, shorten
 
 SIAMESE = "siamese"
+FACTORY = r"[\w.]+:[\w.]+"  # package.module:callable
 SIAMESE_WIDTHS = (32, 64, 128, 256)
-
-
-def load_program(path: Path, weights: str | Path | None) -> Backbone:
-    """A TorchScript or torch.export file. Loading one is running what the user named, but no pickle of free form is ever loaded."""
-    try:
-        names = zipfile.ZipFile(path).namelist()
-    except (zipfile.BadZipFile, OSError):
-        names = []
-    script = any("/code/" in name for name in names)
-    exported = any(name.endswith("archive_format") for name in names)
-    if not script and not exported:
-        raise UserError(
-            f"{path} is no TorchScript or torch.export program; for a state dict name the architecture too: "
-            f"--model NAME --weights {path.name}"
-        )
-    if weights is not None:
-        raise UsageError(f"{path} holds its own weights; leave --weights away")
-    extra = {"preprocess.json": ""}
-    height, width, fixed = 224, 224, None
-    try:
-        if script:
-            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
-        else:
-            _refuse_pickles(path)
-            program = torch.export.load(str(path), extra_files=extra)
-            shape = next(
-                node.meta["val"].shape
-                for node in program.graph.nodes
-                if node.name in program.graph_signature.user_inputs
-            )
-            fixed = shape[0] if isinstance(shape[0], int) else None
-            height, width = (size if isinstance(size, int) else 224 for size in shape[2:4])
-            module = program.module()
-    except UserError:
-        raise
-    except Exception as error:  # the loaders raise whatever their parsers do
-        raise UserError(f"{path} cannot be loaded: {shorten(error)}; export it again with this torch") from None
-    given = extra["preprocess.json"]
-    try:
-        described = dict(json.loads(given)) if given else {}
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: its preprocess.json is no JSON object; export it again") from None
-    if not described:
-        note(f"{path.name} says nothing of its preprocessing: {height} x {width} px, ImageNet's mean and std")
-    preprocess = Preprocess.from_dict({"height": height, "width": width, **described}, str(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Backbone(module, preprocess, {"spec": "program", "file": digest}, fixed_batch=fixed, portable=False)
-
-
-def _refuse_pickles(path: Path) -> None:
-    """Raise UserError where torch.export.load would unpickle freely: it falls back to that for anything but plain tensors."""
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            data = archive.read(name) if name.endswith((".pt", "_config.json")) else b""
-            pickled = name.endswith("_config.json") and any(
-                entry.get("use_pickle") for entry in json.loads(data).get("config", {}).values()
-            )
-            if name.endswith(".pt") and data:
-                try:
-                    torch.load(io.BytesIO(data), weights_only=True)
-                except Exception:  # not plain tensors, or damaged: refused either way
-                    pickled = True
-            if pickled or "opaque_obj" in name or "custom_obj" in name:
-                raise UserError(f"{path}: {name} holds pickled objects, which could run code; export it without them")
 
 
 def build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbone:
     """Return the model that `spec` names, if it is no checkpoint; weights: a file, UNFILLED or None for the model's own."""
-    from backbones import hubs
+    from backbones import hubs, programs
 
     path = Path(spec)
     kind, _, name = spec.partition("/")
@@ -111,8 +46,8 @@ def build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbon
             return hubs.timm_model(f"{hubs.LOCAL}{path}", weights, pooling)
         return hubs.hugging_face_model(spec, weights, pooling)
     if path.is_file():
-        return load_program(path, weights)
-    if re.fullmatch(r"[\w.]+:[\w.]+", spec):
+        return programs.load_program(path, weights)
+    if re.fullmatch(FACTORY, spec):
         return _factory(spec, weights)
     if path.is_dir() and len(path.parts) > 1:
         raise UserError(f"{path}: neither a checkpoint (model.json) nor a Hugging Face model (config.json) is in it")
@@ -126,6 +61,29 @@ def is_timm_folder(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "architecture" in config
+
+
+def is_code(spec: str) -> bool:
+    """Return whether `spec` stands for a factory, alone or with its checkpoint, or a program file, whose code would be run."""
+    if re.fullmatch(f"(.*=)?{FACTORY}", spec, re.DOTALL):
+        return True
+    if (
+        spec.partition("/")[0] in ("hf", "torchvision", "timm")
+        or spec == SIAMESE
+        or (Path(spec) / "config.json").is_file()
+    ):
+        return False
+    return Path(spec).is_file()
+
+
+def refuse_code(spec: object, source: object, remedy: str = "") -> None:
+    """Raise UserError where the file `source` names code to be run: only the command line may."""
+    if not isinstance(spec, str) or not spec or "\0" in spec:
+        raise UserError(f"{source} names no model; name it with --model")
+    if is_code(spec):
+        raise UserError(
+            f"{source} names the code {spec} as its model, which is run only if you name it: add {remedy or f'--model {spec}'}"
+        )
 
 
 def _factory(spec: str, weights: str | Path | None) -> Backbone:

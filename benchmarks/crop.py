@@ -27,8 +27,9 @@ import cv2
 import numpy as np
 
 import crop
+from annotations.formats import parse
+from annotations.records import Object
 from common import images
-from common.annotations import Object, parse
 from cropping import resizing
 from cropping.padding import Padding, place
 
@@ -77,7 +78,7 @@ def opencv_image(job: tuple[Path, Path, list[Object], int]) -> None:
     """The usual loop: imread, slice, resize, imwrite."""
     path, out, objects, percent = job
     cv2.setNumThreads(1)
-    image = cv2.imread(str(path))
+    image = np.asarray(cv2.imread(str(path)))
     height, width = image.shape[:2]
     for item in objects:
         box = item.box

@@ -29,6 +29,7 @@ from common import images
 from embedding import extraction
 from embedding.embedder import Embedder
 from embedding.embedder import load as load_model
+from embedding.extraction import Batch
 from embedding.precision import cosines, multiplies_bf16
 
 MODELS = ("tf_efficientnet_lite0", "resnet50", "vit_small_patch16_224")
@@ -165,7 +166,7 @@ def main() -> None:
     bench.report("extract", rows, notes)
 
 
-def run(paths: list[Path], embedder: Embedder) -> Iterator[extraction.Batch]:
+def run(paths: list[Path], embedder: Embedder) -> Iterator[Batch]:
     return embedder.embed(paths, batch_size=BATCH, workers=CORES)
 
 

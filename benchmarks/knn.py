@@ -63,30 +63,22 @@ def rows_unlike(
     return int(unlike.sum())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=5_000, help="number of queries (5000)")
-    parser.add_argument("--references", type=int, default=100_000, help="number of references (100000)")
-    parser.add_argument("--dim", type=int, default=768, help="dimensions (768)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, at least 5 (5)")
-    args = parser.parse_args()
+def against_faiss(query: np.ndarray, reference: np.ndarray, unit: tuple[np.ndarray, np.ndarray], repeats: int) -> list:
+    """The search itself, for k = 20 and 1, and how many rows of it are unlike faiss's."""
     import faiss
     import torch
 
-    query, reference = clustered(args.queries, args.references, args.dim)
-    unit_query, unit_reference = query.copy(), reference.copy()
-    faiss.normalize_L2(unit_query)
-    faiss.normalize_L2(unit_reference)
-    index = faiss.IndexFlatIP(args.dim)
+    unit_query, unit_reference = unit
+    index = faiss.IndexFlatIP(reference.shape[1])
     index.add(unit_reference)
-    coarse = [torch.from_numpy(rows).bfloat16() for rows in (unit_query, unit_reference)]
+    coarse = [torch.from_numpy(rows).bfloat16() for rows in unit]
     product = torch.empty(TILE, BLOCK_ROWS, dtype=torch.bfloat16)
 
     def from_raw(k: int) -> None:
         rows, queries = reference.copy(), query.copy()  # faiss normalises in place
         faiss.normalize_L2(rows)
         faiss.normalize_L2(queries)
-        fresh = faiss.IndexFlatIP(args.dim)
+        fresh = faiss.IndexFlatIP(reference.shape[1])
         fresh.add(rows)
         fresh.search(queries, k)
 
@@ -95,29 +87,31 @@ def main() -> None:
             for q in coarse[0].split(TILE):
                 torch.mm(q, r.T, out=product[: len(q), : len(r)])
 
-    aim = 1.5 if "amx_bf16" in bench.machine()["instructions"] else 1.0
-    rows = []
+    figures = []
     for k in (20, 1):
-        work = f"k = {k}, from arrays of any length"
-        rows.append(
-            bench.figure(
-                f"k = {k}, rows unlike faiss's beyond 1e-6",
-                rows_unlike(knn.search(query, reference, k), index.search(unit_query, k), unit_reference, unit_query),
-                0,
-                at_most=True,
-            )
-        )
-        rows += bench.compare(
-            work,
+        unlike = rows_unlike(knn.search(query, reference, k), index.search(unit_query, k), unit_reference, unit_query)
+        figures.append(bench.figure(f"k = {k}, rows unlike faiss's beyond 1e-6", unlike, 0, at_most=True))
+        figures += bench.compare(
+            f"k = {k}, from arrays of any length",
             lambda k=k: knn.search(query, reference, k),
             peers={
                 "faiss, search alone": lambda k=k: index.search(unit_query, k),
                 "faiss, from the same arrays": lambda k=k: from_raw(k),
             },
             limits={"the bfloat16 products alone": multiply} if bfloat16_pays() else {},
-            reach={"faiss, search alone": aim, "faiss, from the same arrays": aim},
-            repeats=args.repeats,
+            reach={"faiss, search alone": aim(), "faiss, from the same arrays": aim()},
+            repeats=repeats,
         )
+    return figures
+
+
+def aim() -> float:
+    """The ratio to reach: bfloat16 is worth it where the processor multiplies it."""
+    return 1.5 if "amx_bf16" in bench.machine()["instructions"] else 1.0
+
+
+def from_files(query: np.ndarray, reference: np.ndarray, repeats: int) -> list:
+    """The same search over memory-mapped files."""
     with tempfile.TemporaryDirectory() as folder:
         mapped = []
         for number, part in enumerate(np.array_split(reference, 4)):
@@ -125,38 +119,65 @@ def main() -> None:
             none = np.full(len(part), "")
             embeddings.save(path, embeddings.EmbeddingSet(part, none[:, None], none, none, none, {}))
             mapped.append(embeddings.load(path).vectors)
-        rows += bench.compare(
+        return bench.compare(
             "k = 20, references in 4 memory-mapped npz",
             lambda: knn.search(query, mapped, 20),
             peers={"ours, references in memory": lambda: knn.search(query, reference, 20)},
-            repeats=args.repeats,
+            repeats=repeats,
         )
-    graph, unit_graph = reference[: args.references // 4], unit_reference[: args.references // 4]
-    among = faiss.IndexFlatIP(args.dim)
-    among.add(unit_graph)
-    rows += bench.compare(
-        f"the 15 nearest of each of {len(graph):,} rows among themselves",
-        lambda: knn.search_self(graph, 15),
+
+
+def among_themselves(rows: np.ndarray, unit: np.ndarray, repeats: int) -> list:
+    """The neighbours of each row among the other rows, as UMAP and --neighbors want them."""
+    import faiss
+
+    among = faiss.IndexFlatIP(rows.shape[1])
+    among.add(unit)
+    return bench.compare(
+        f"the 15 nearest of each of {len(rows):,} rows among themselves",
+        lambda: knn.search_self(rows, 15),
         peers={
-            "ours, a search of 16": lambda: knn.search(graph, graph, 16),
-            "faiss, search alone": lambda: among.search(unit_graph, 16),
+            "ours, a search of 16": lambda: knn.search(rows, rows, 16),
+            "faiss, search alone": lambda: among.search(unit, 16),
         },
-        reach={"faiss, search alone": aim},
-        repeats=args.repeats,
+        reach={"faiss, search alone": aim()},
+        repeats=repeats,
     )
+
+
+def memory() -> list:
+    figures = []
     for n_query, shards in ((5_000, 2), (200, 20)):
-        done = subprocess.run(
-            [sys.executable, "-c", PEAK, str(n_query), str(shards)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        command = [sys.executable, "-c", PEAK, str(n_query), str(shards)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         work = f"temporary memory, {n_query:,} x {shards * 50_000:,} x 768"
-        rows.append(bench.figure(work, float(done.stdout), 1024, unit="MiB", at_most=True))
+        figures.append(bench.figure(work, float(done.stdout), 1024, unit="MiB", at_most=True))
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queries", type=int, default=5_000, help="number of queries (5000)")
+    parser.add_argument("--references", type=int, default=100_000, help="number of references (100000)")
+    parser.add_argument("--dim", type=int, default=768, help="dimensions (768)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, at least 5 (5)")
+    args = parser.parse_args()
+    import faiss
+
+    query, reference = clustered(args.queries, args.references, args.dim)
+    unit = query.copy(), reference.copy()
+    for rows in unit:
+        faiss.normalize_L2(rows)
+    quarter = slice(args.references // 4)
+    figures = [
+        *against_faiss(query, reference, unit, args.repeats),
+        *from_files(query, reference, args.repeats),
+        *among_themselves(reference[quarter], unit[1][quarter], args.repeats),
+        *memory(),
+    ]
     bench.report(
         "knn",
-        rows,
+        figures,
         notes=[
             "Ours checks and normalises its input in every run; faiss's search alone has it normalised and indexed before.",
             f"The coarse type here is {'bfloat16' if bfloat16_pays() else 'float32'}. Reach: 1.5 with AMX, 1.0 without.",

@@ -118,7 +118,11 @@ def main() -> None:
             bench.figure(f"seconds a row, {n:,} rows / {n // 4:,} rows", large[1] / middle[1] / 4, 1.1, at_most=True),
         ]
         table = pa.concat_tables(
-            list(parquet_table.tables([one for group in embedding_sets.read_shards([sizes[n]]) for one in group], {}))
+            list(
+                parquet_table.tables(
+                    [shard for shards in embedding_sets.read_shards([sizes[n]]) for shard in shards], {}
+                )
+            )
         )
         texts = [name for name in table.column_names if name != "embedding"]
         same: dict[str, Any] = {"compression_level": 1, "use_dictionary": texts, "write_statistics": texts}

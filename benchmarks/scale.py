@@ -30,7 +30,7 @@ import growth
 import numpy as np
 
 from common import crops
-from retrieval.index import index_size, plans
+from indexes.index_types import index_size, plans
 
 PADDINGS, PER_IMAGE = 4, 20
 DISK = 1e9  # bytes a second that the shared file system is taken to give to all nodes together
@@ -80,7 +80,8 @@ def fit(rows: list[list[float]], values: list[float]) -> list[float]:
 
 
 def measure_crop(found: Constants) -> None:
-    rows, values = [], []
+    rows: list[list[float]] = []
+    values: list[float] = []
     for number, (photos, boxes) in enumerate(((4, 1), *3 * ((4, 1), (48, 1), (4, 20), (16, 20)))):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -103,7 +104,8 @@ def measure_crop(found: Constants) -> None:
 
 
 def measure_extract(found: Constants) -> None:
-    rows, values = [], []
+    rows: list[list[float]] = []
+    values: list[float] = []
     for times in (1, 2, 4):
         with tempfile.TemporaryDirectory() as name:
             values.append(seconds("extract_embedding", growth.extract(Path(name), times), Path(name))[0])
@@ -145,7 +147,8 @@ def measure_evaluate(found: Constants) -> None:
 
 
 def measure_parquet(found: Constants) -> None:
-    rows, values = [], []
+    rows: list[list[float]] = []
+    values: list[float] = []
     for n in (5_000, 50_000, 200_000):
         with tempfile.TemporaryDirectory() as name:
             values.append(seconds("npz_to_parquet", parquet(Path(name), n), Path(name))[0])

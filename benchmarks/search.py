@@ -22,10 +22,11 @@ import numpy as np
 
 from common import embeddings
 from common.embedding_sets import read_sets, read_shards
-from retrieval import index_build, scores
-from retrieval.exact import NpzGallery
-from retrieval.index import Index
-from retrieval.milvus import Store
+from indexes import milvus_build
+from indexes.milvus_index import MilvusIndex
+from indexes.milvus_store import MilvusStore
+from retrieval import scores
+from retrieval.exact import ExactSearch
 
 BATCH, K = 100, 10
 
@@ -50,12 +51,12 @@ def write(folder: Path, rows: np.ndarray) -> list[Path]:
     return paths
 
 
-def timed(gallery: NpzGallery | Index, queries: np.ndarray, repeats: int) -> tuple[float, float]:
+def timed(references: ExactSearch | MilvusIndex, queries: np.ndarray, repeats: int) -> tuple[float, float]:
     """Return the median milliseconds of a query, alone and in batches of BATCH."""
 
     def run(some: np.ndarray) -> float:
         started = time.perf_counter()
-        gallery.search(some, K)
+        references.search(some, K)
         return 1e3 * (time.perf_counter() - started) / len(some)
 
     run(queries[:1]), run(queries[:BATCH])
@@ -80,7 +81,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = write(folder, rows)
-        exact = NpzGallery(read_sets(files))
+        exact = ExactSearch(read_sets(files))
         unit, unit_queries = rows.copy(), queries.copy()
         faiss.normalize_L2(unit)
         faiss.normalize_L2(unit_queries)
@@ -107,12 +108,12 @@ def main() -> None:
             approximate = kind != "FLAT"
             uri, name = args.uri or str(folder / f"{kind}.db"), f"bench_{kind}"
             started = time.perf_counter()
-            with Store(uri, create=True) as store:
-                index_build.build(store, name, read_shards(files), index_type=kind)
+            with MilvusStore(uri, create=True) as store:
+                milvus_build.build(store, name, read_shards(files), index_type=kind)
             figures.append(bench.figure(f"{kind}, build", time.perf_counter() - started, unit="s"))
-            with Store(uri) as store:
+            with MilvusStore(uri) as store:
                 started = time.perf_counter()
-                index = Index(store, name)
+                index = MilvusIndex(store, name)
                 index.search(queries[:1], K)
                 figures.append(bench.figure(f"{kind}, open and first query", time.perf_counter() - started, unit="s"))
                 alone, batch = timed(index, queries, args.repeats)

@@ -28,8 +28,9 @@ sys.path.append(str(ROOT / "benchmarks"))
 import bench
 import numpy as np
 
+from annotations.formats import parse
+from annotations.records import Object
 from combinations.search import enumerate_combinations
-from common.annotations import Object, parse
 
 PADDINGS = ("0", "5", "10", "20", "40")
 CORES = len(os.sched_getaffinity(0))
@@ -55,8 +56,9 @@ class Plain:
         self.shelf, self.out = shelf, out
         path = shelf / "annotations_sku.json"
         self.objects = [item for item in parse(path.read_bytes(), path) if isinstance(item, Object)]
-        self.model = timm.create_model("tf_efficientnet_lite0")
-        self.model.load_state_dict(models.build("tf_efficientnet_lite0").module.state_dict(), strict=False)
+        whole: Any = models.build("tf_efficientnet_lite0")
+        self.model: Any = timm.create_model("tf_efficientnet_lite0")
+        self.model.load_state_dict(whole.module.state_dict(), strict=False)
         self.model.reset_classifier(0)
         self.model.eval()
         self.labels = np.array(["/".join(item.classes) for item in self.objects])
@@ -72,7 +74,7 @@ class Plain:
         images = {path.stem: path for path in (self.shelf / "images").iterdir()}
         for item in self.objects:
             if item.image != last:
-                picture, last = cv2.imread(str(images[item.image])), item.image
+                picture, last = np.asarray(cv2.imread(str(images[item.image]))), item.image
             box, p = item.box, float(padding) / 100
             left, right = round(box.left - box.width * p), round(box.right + box.width * p)
             top, bottom = round(box.top - box.height * p), round(box.bottom + box.height * p)

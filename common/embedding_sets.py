@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from common.blocks import Blocks, release
+from common.blocks import Blocks, batches, release
 from common.cli import cores
 from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
-from common.labels import natural, same_split
+from common.labels import natural, same_split, warn_alike, warn_strangers
 from common.messages import UserError, note, warn
 
 PIECE = 1 << 16  # rows
-
-
+# The option that says which split a side takes.
 SPLIT_OF = {"--train_npz": "--reference_split", "--test_npz": "--query_split", "--val_npz": "--val_split"}
 
 
@@ -29,89 +29,81 @@ def expand(specs: Iterable[str | Path]) -> list[tuple[str | None, Path]]:
 
     Raises UserError for a path that is not there and for a folder or glob without .npz files.
     """
-    found: dict[Path, str | None] = {}
+    ids: dict[Path, str | None] = {}
     for spec in map(str, specs):
         name, path = None, spec
         if "=" in spec and not Path(spec).exists():
             name, path = spec.split("=", 1)
-        if Path(path).is_dir():
-            matches = sorted(
-                p for p in Path(path).rglob("*.npz") if not any(part.startswith(".") for part in p.parts[1:])
-            )
-            if not matches:
-                raise UserError(
-                    f"{path}: no .npz files in this folder; run extract_embedding.py first, or check the path"
-                )
-        elif Path(path).exists():
-            matches = [Path(path)]
-        else:
-            matches = sorted(map(Path, glob.glob(path, recursive=True)))
-            if not matches:
-                raise UserError(f"{path}: no such file; check the path, or run extract_embedding.py first")
-        for match in matches:
-            found.setdefault(match.resolve(), name) if not name else found.__setitem__(match.resolve(), name)
-    return [(name, Path(path)) for path, name in found.items()]
+        for found in _files(path):
+            file = Path(os.path.realpath(found))
+            if not file.is_file():  # a pipe would be waited for, for ever
+                raise UserError(f"{file} is no regular file, which an .npz has to be; remove it, or name the others")
+            ids[file] = name or ids.get(file)
+    return [(name, file) for file, name in ids.items()]
 
 
-def read_sets(
-    specs: Iterable[str | Path],
-    *,
-    key: str | None = None,
-    company_name: str | None = None,
-    drop_invalid: bool = False,
-) -> list[EmbeddingSet]:
+def _files(path: str) -> list[Path]:
+    """Return the .npz files that a path, a folder or a glob names, sorted."""
+    if Path(path).is_dir():
+        inside = Path(path).rglob("*.npz")
+        files = sorted(file for file in inside if not any(part.startswith(".") for part in file.parts[1:]))
+        if not files:
+            raise UserError(f"{path}: no .npz files in this folder; run extract_embedding.py first, or check the path")
+        return files
+    if Path(path).exists():
+        return [Path(path)]
+    files = sorted(map(Path, glob.glob(path, recursive=True)))
+    if not files:
+        raise UserError(f"{path}: no such file; check the path, or run extract_embedding.py first")
+    return files
+
+
+def read_sets(specs: Iterable[str | Path], **reading: Any) -> list[EmbeddingSet]:
     """Read files, folders and globs and group shards into sets by dataset, ID, split and fingerprint, in the order given.
 
-    Raises UserError for unreadable files, a missing shard, and shards of different dimension.
+    `reading`: keyword arguments of `embeddings.load`. Raises UserError for unreadable files, a missing shard, and shards of
+    different dimension.
     """
-    found = read_shards(specs, key=key, company_name=company_name, drop_invalid=drop_invalid)
-    return [join(group) for group in found]
+    groups = read_shards(specs, **reading)
+    return [join(shards) for shards in groups]
 
 
-def read_shards(
-    specs: Iterable[str | Path],
-    *,
-    key: str | None = None,
-    company_name: str | None = None,
-    drop_invalid: bool = False,
-) -> list[list[EmbeddingSet]]:
+def read_shards(specs: Iterable[str | Path], **reading: Any) -> list[list[EmbeddingSet]]:
     """Return the sets of `read_sets` as lists of their shards, for what goes through them one after the other."""
-    groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
     named = expand(specs)
-    read = partial(load, key=key, company_name=company_name, drop_invalid=drop_invalid)
+    read = partial(load, **reading)
     with ThreadPoolExecutor(cores()) as pool:  # the checksum of every byte is computed without the interpreter's lock
         loaded = list(pool.map(read, [path for _, path in named]))
-    for (name, path), one in zip(named, loaded, strict=True):
-        one = one.renamed(id=name, named=True) if name else one
-        shard = SHARD.search(path.stem)
-        unsharded = "" if shard else str(path)
-        groups.setdefault((one.dataset, one.id, one.split, one.fingerprint, unsharded), []).append((path, one))
-    return [_in_order([path for path, _ in group], [one for _, one in group]) for group in groups.values()]
+    groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
+    for (name, path), embedding_set in zip(named, loaded, strict=True):
+        if name:
+            embedding_set = embedding_set.renamed(id=name, named=True)
+        unsharded = "" if SHARD.search(path.stem) else str(path)
+        same = (embedding_set.dataset, embedding_set.id, embedding_set.split, embedding_set.fingerprint, unsharded)
+        groups.setdefault(same, []).append((path, embedding_set))
+    return [_in_order([path for path, _ in group], [shard for _, shard in group]) for group in groups.values()]
 
 
-def _in_order(paths: list[Path], sets: list[EmbeddingSet]) -> list[EmbeddingSet]:
-    numbers = [SHARD.search(path.stem) for path in paths]
-    if numbers[0]:
-        there = {int(number[1]) for number in numbers if number}
-        missing = sorted(set(range(int(numbers[0][2]))) - there)
-        if missing or len({number[2] for number in numbers if number}) > 1 or len(there) != len(paths):
-            stem = SHARD.sub("", paths[0].stem)
-            raise UserError(
-                f"{paths[0].parent / stem}: shards missing or doubled ({missing or 'doubled'}); extract again"
-            )
-        sets = [sets[at] for at in np.argsort([int(number[1]) for number in numbers if number])]
-    if len({one.dim for one in sets}) > 1:
+def _in_order(paths: list[Path], shards: list[EmbeddingSet]) -> list[EmbeddingSet]:
+    """Return the shards of one set by their numbers; raises UserError where one is missing or of another dimension."""
+    matches = [match for path in paths if (match := SHARD.search(path.stem))]
+    if matches:
+        numbers = [int(match[1]) for match in matches]
+        missing = sorted(set(range(int(matches[0][2]))) - set(numbers))
+        if missing or len({match[2] for match in matches}) > 1 or len(set(numbers)) != len(paths):
+            stem = paths[0].parent / SHARD.sub("", paths[0].stem)
+            raise UserError(f"{stem}: shards missing or doubled ({missing or 'doubled'}); extract again")
+        shards = [shards[place] for place in np.argsort(numbers)]
+    if len({shard.dim for shard in shards}) > 1:
         raise UserError(f"{paths[0]}: its shards have different dimensions; extract again with --overwrite")
-    return sets
+    return shards
 
 
 def read_sides(
     sides: Sequence[tuple[str, Sequence[str | Path], str]],
     *,
     label_level: int | None = None,
-    key: str | None = None,
-    company_name: str | None = None,
-    drop_invalid: bool = False,
+    **reading: Any,
 ) -> list[list[EmbeddingSet]]:
     """Return the sets of each side, every row of them labelled; the first side are the references, the others queries.
 
@@ -124,33 +116,55 @@ def read_sides(
     for option, specs, split in sides:
         same = tuple(map(str, specs))
         if same not in read:
-            read[same] = read_sets(same, key=key, company_name=company_name, drop_invalid=drop_invalid)
-        kept = [one for one in read[same] if not one.split or same_split(one.split, split)]
-        left = [one for one in read[same] if one not in kept]
-        if left:
-            names = ", ".join(Path(one.source).name for one in left)
-            note(f"{option}: not of split {split!r}, left out: {names}")
-        if not kept:
-            splits = ", ".join(sorted({one.split for one in left}))
-            raise UserError(
-                f"{option} has no set of split {split!r}, only {splits}; change {SPLIT_OF[option]}, or add files"
-            )
-        by_id: dict[str, EmbeddingSet] = {}
-        for one in kept:
-            if one.id in by_id:
-                both = f"{by_id[one.id].source} and {one.source}"
-                raise UserError(f"{option} has the ID {one.id!r} twice ({both}); name them: id=path")
-            by_id[one.id] = one
-        if not any(one.meta.get("named") for one in kept):  # a shell sorts 0 10 20 5
-            kept = sorted(kept, key=lambda one: natural(one.id))
-        chosen.append([_labelled(one, label_level) for one in kept])
-    nameless = [{one.source for one in side if not one.split and not one.meta.get("named")} for side in chosen]
+            read[same] = read_sets(same, **reading)
+        kept = _of_side(option, read[same], split)
+        chosen.append([_labelled(embedding_set, label_level) for embedding_set in kept])
+    _tell_labels(chosen, label_level)
+    nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:
         if shared := sorted(nameless[0] & queries):
             raise UserError(
                 f"{shared[0]} is both reference and query, and names no split; if that is meant, name it twice: id=path"
             )
     return chosen
+
+
+def _tell_labels(sides: Sequence[Sequence[EmbeddingSet]], level: int | None) -> None:
+    """Warn of labels that the references lack, and of labels that differ only in how they are written."""
+    labels: list[set[str]] = []
+    for side in sides:
+        labels.append(set())
+        for embedding_set in side:
+            for piece in pieces(embedding_set):
+                labels[-1].update(np.unique(piece.label(level)).tolist())
+    for queries in labels[1:]:
+        warn_strangers(labels[0], queries)
+    warn_alike(set().union(*labels))
+
+
+def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[EmbeddingSet]:
+    """Return the sets of one side: those of its split and those that name none, each of another ID; see `read_sides`."""
+    kept = [
+        embedding_set for embedding_set in sets if not embedding_set.split or same_split(embedding_set.split, split)
+    ]
+    others = [embedding_set for embedding_set in sets if embedding_set not in kept]
+    if others:
+        names = ", ".join(Path(other.source).name for other in others)
+        note(f"{option}: not of split {split!r}, left out: {names}")
+    if not kept:
+        splits = ", ".join(sorted({other.split for other in others}))
+        raise UserError(
+            f"{option} has no set of split {split!r}, only {splits}; change {SPLIT_OF[option]}, or add files"
+        )
+    by_id: dict[str, EmbeddingSet] = {}
+    for embedding_set in kept:
+        first = by_id.setdefault(embedding_set.id, embedding_set)
+        if first is not embedding_set:
+            both = f"{first.source} and {embedding_set.source}"
+            raise UserError(f"{option} has the ID {embedding_set.id!r} twice ({both}); name them: id=path")
+    if any(embedding_set.meta.get("named") for embedding_set in kept):
+        return kept
+    return sorted(kept, key=lambda embedding_set: natural(embedding_set.id))  # a shell sorts 0 10 20 5
 
 
 class Vectors(Protocol):
@@ -181,47 +195,74 @@ def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserErr
     return first.model
 
 
-def _labelled(one: EmbeddingSet, label_level: int | None) -> EmbeddingSet:
-    unlabelled = np.concatenate([piece.label(label_level) == "" for piece in pieces(one)])
+def _labelled(embedding_set: EmbeddingSet, label_level: int | None) -> EmbeddingSet:
+    """Return the rows that have a label at this level; raises UserError where none has."""
+    unlabelled = np.concatenate([piece.label(label_level) == "" for piece in pieces(embedding_set)])
+    source = embedding_set.source
     if unlabelled.all():
-        raise UserError(f"{one.source} has no labels: there is nothing to score; look at it with npz_to_parquet.py")
-    if unlabelled.any():
-        warn(f"{one.source}: {unlabelled.sum():,} of {len(one):,} rows have no label and are left out")
-        return one.take(~unlabelled)
-    return one
+        others = embedding_set.meta.get("unread")
+        remedy = (
+            f"name them with --labels_key ({others})"
+            if others not in (None, "nothing")
+            else "give them with --labels FILE"
+        )
+        raise UserError(f"{source} has no labels: there is nothing to score; {remedy}")
+    if not unlabelled.any():
+        return embedding_set
+    warn(f"{source}: {unlabelled.sum():,} of {len(embedding_set):,} rows have no label and are left out")
+    return embedding_set.take(~unlabelled)
 
 
 class Joined(EmbeddingSet):
-    """The rows of several shards one after the other: their vectors as `Blocks`, their texts joined when first asked for.
+    """The rows of several shards one after the other: their vectors as `Blocks`, a column of texts joined when it is asked for.
 
     Most work asks for few of them, and at a million rows each column is 100 MB of text.
     """
 
     def __init__(self, shards: Sequence[EmbeddingSet]) -> None:
         """Take shards of one dimension; where some have fewer label levels, the deeper ones are '' there."""
-        levels = max(one.labels.shape[1] for one in shards)
-        whole = [one if one.labels.shape[1] == levels else _deepen(one, levels) for one in shards]
-        # A frozen dataclass keeps its fields in __dict__; the texts are left out of it.
-        self.__dict__.update(_shards=tuple(whole), vectors=Blocks([one.vectors for one in whole]), meta=shards[0].meta)
+        levels = max(shard.labels.shape[1] for shard in shards)
+        object.__setattr__(self, "_shards", tuple(_with_levels(shard, levels) for shard in shards))
 
     @property
     def shards(self) -> tuple[EmbeddingSet, ...]:
         return self.__dict__["_shards"]
 
-    def __getattr__(self, name: str) -> np.ndarray:
-        """Join a column of texts; asked only for what is not there yet."""
-        if name not in TEXTS:
-            raise AttributeError(name)
-        self.__dict__[name] = np.concatenate([getattr(one, name) for one in self.shards])
-        return self.__dict__[name]
+    @cached_property
+    def vectors(self) -> Any:
+        return Blocks([shard.vectors for shard in self.shards])
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        return self.shards[0].meta
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return np.concatenate([shard.labels for shard in self.shards])
+
+    @cached_property
+    def crop_ids(self) -> np.ndarray:
+        return np.concatenate([shard.crop_ids for shard in self.shards])
+
+    @cached_property
+    def sample_ids(self) -> np.ndarray:
+        return np.concatenate([shard.sample_ids for shard in self.shards])
+
+    @cached_property
+    def paths(self) -> np.ndarray:
+        return np.concatenate([shard.paths for shard in self.shards])
 
     def renamed(self, **meta: object) -> EmbeddingSet:
-        return Joined([one.renamed(**meta) for one in self.shards])
+        return Joined([shard.renamed(**meta) for shard in self.shards])
 
 
-def _deepen(one: EmbeddingSet, levels: int) -> EmbeddingSet:
-    empty = np.full((len(one), levels - one.labels.shape[1]), "", one.labels.dtype)
-    return dataclasses.replace(one, labels=np.concatenate([one.labels, empty], axis=1))
+def _with_levels(embedding_set: EmbeddingSet, levels: int) -> EmbeddingSet:
+    """Return the set with this many label levels; those it lacks are ''."""
+    labels = embedding_set.labels
+    if labels.shape[1] == levels:
+        return embedding_set
+    missing = np.full((len(labels), levels - labels.shape[1]), "", labels.dtype)
+    return dataclasses.replace(embedding_set, labels=np.concatenate([labels, missing], axis=1))
 
 
 def join(shards: Sequence[EmbeddingSet]) -> EmbeddingSet:
@@ -229,12 +270,11 @@ def join(shards: Sequence[EmbeddingSet]) -> EmbeddingSet:
     return shards[0] if len(shards) == 1 else Joined(shards)
 
 
-def pieces(one: EmbeddingSet) -> Iterator[EmbeddingSet]:
+def pieces(embedding_set: EmbeddingSet) -> Iterator[EmbeddingSet]:
     """Yield the set's rows as sets of up to PIECE rows that copy nothing; what was read from a file is given back after each."""
-    for shard in one.shards:
+    for shard in embedding_set.shards:
         columns = {name: getattr(shard, name) for name in ("vectors", *TEXTS)}
-        for at in range(0, len(shard), PIECE):
-            part = {name: column[at : at + PIECE] for name, column in columns.items()}
-            yield EmbeddingSet(**part, meta=one.meta)
+        for part in batches(len(shard), PIECE):
+            yield EmbeddingSet(**{name: column[part] for name, column in columns.items()}, meta=embedding_set.meta)
             for column in columns.values():
                 release(column)

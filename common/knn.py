@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from common.knn_blocks import LANES, TILE, Room, Rows, Vectors, fill, shards_of
+from common.blocks import batches
+from common.knn_blocks import LANES, TILE, UnitRows, Vectors, Workspace, load_rows, shards_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Neighbours = tuple[np.ndarray, np.ndarray]
 
 STEP = 2**22  # columns looked at for candidates at once
+CHUNK = 2**16  # rows that `search_one` looks at at once
 VOTE_TEMPERATURE = 0.07  # of the softmax that turns similarities into votes
 
 
@@ -69,32 +71,36 @@ def search_excluding(
     Groups are int codes (n_query,) and (n_ref,); a query of group -1 leaves out none. Where fewer than k references are
     left, the row ends in similarity -inf and index -1.
     """
-    queries, references = shards_of(query, "query"), shards_of(reference, "reference")
-    n_query, n_ref, dim = sum(map(len, queries)), sum(map(len, references)), references[0].shape[1]
-    if queries[0].shape[1] != dim:
-        raise ValueError(f"queries of {queries[0].shape[1]} dimensions can't be compared with references of {dim}")
+    query_shards, reference_shards = shards_of(query, "query"), shards_of(reference, "reference")
+    n_query, n_ref = sum(map(len, query_shards)), sum(map(len, reference_shards))
+    query_dim, dim = query_shards[0].shape[1], reference_shards[0].shape[1]
+    if query_dim != dim:
+        raise ValueError(f"queries of {query_dim} dimensions can't be compared with references of {dim}")
     if not 1 <= k <= n_ref:
         raise ValueError(f"k is {k}; it must be from 1 to the number of references, {n_ref}")
-    room = Room(n_query, n_ref, dim, k, device)
-    q_space, r_space, best = *room.spaces, _Best(n_query, k)
-    for q_start in range(0, n_query, room.size):
-        q_block = fill(q_space, queries, "query", q_start, min(q_start + room.size, n_query))
-        for start in range(0, n_ref, room.size):
-            r_block = fill(r_space, references, "reference", start, min(start + room.size, n_ref))
-            for tile in room.tiles(q_block):
-                q = q_block.part(tile)
-                rows = np.arange(len(q.unit)) + q_start + tile.start
+    workspace, nearest = Workspace(n_query, n_ref, dim, k, device), _Nearest(n_query, k)
+    query_memory, reference_memory, size = workspace.queries, workspace.references, workspace.block_rows
+    for query_start in range(0, n_query, size):
+        query_block = load_rows(query_memory, query_shards, "query", query_start, min(query_start + size, n_query))
+        for start in range(0, n_ref, size):
+            stop = min(start + size, n_ref)
+            reference_block = load_rows(reference_memory, reference_shards, "reference", start, stop)
+            for tile in workspace.tiles(query_block):
+                queries = query_block.part(tile)
+                rows = np.arange(len(queries.unit)) + query_start + tile.start
                 excluded = None
                 if query_groups is not None and reference_groups is not None:
-                    mine = query_groups[rows, None]
-                    excluded = (mine == reference_groups[start : start + len(r_block.unit)]) & (mine >= 0)
-                scores = room.multiply(q, r_block, excluded)
-                many = best.add(rows, start, _candidates(scores.by_row(), q, r_block, k, best.floor(rows)))
-                _again(room, best, rows, q, start, r_block, many, excluded)
-                if 2 * len(many) > len(rows):  # scores too close for bfloat16: do without it from here on
-                    q_space, q_block = q_space.in_float32(), q_block.in_float32()
-                    r_space, r_block = r_space.in_float32(), r_block.in_float32()
-    return best.similarities, best.indices
+                    own_group = query_groups[rows, None]
+                    excluded = (own_group == reference_groups[start:stop]) & (own_group >= 0)
+                scores = workspace.scores(queries, reference_block, excluded).of_queries()
+                undecided = nearest.add(
+                    rows, start, _candidates(scores, queries, reference_block, k, nearest.kth(rows))
+                )
+                _search_in_float32(workspace, nearest, rows, queries, start, reference_block, undecided, excluded)
+                if 2 * len(undecided) > len(rows):  # scores too close for bfloat16: do without it from here on
+                    query_memory, query_block = query_memory.in_float32(), query_block.in_float32()
+                    reference_memory, reference_block = reference_memory.in_float32(), reference_block.in_float32()
+    return nearest.similarities, nearest.indices
 
 
 def search_self(vectors: Vectors, k: int, *, device: str = "auto") -> Neighbours:
@@ -108,116 +114,120 @@ def search_self(vectors: Vectors, k: int, *, device: str = "auto") -> Neighbours
     n, dim = sum(map(len, shards)), shards[0].shape[1]
     if not 1 <= k < n:
         raise ValueError(f"k is {k}; it must be from 1 to the number of other rows, {n - 1}")
-    room = Room(n, n, dim, k, device)
-    space, other_space, best = *room.spaces, _Best(n, k)
-    for start in range(0, n, room.size):
-        block = fill(space, shards, "vector", start, min(start + room.size, n))
-        for other_start in range(start, n, room.size):
+    workspace, nearest = Workspace(n, n, dim, k, device), _Nearest(n, k)
+    memory, other_memory, size = workspace.queries, workspace.references, workspace.block_rows
+    for start in range(0, n, size):
+        block = load_rows(memory, shards, "vector", start, min(start + size, n))
+        for other_start in range(start, n, size):
             same = other_start == start
-            other = block if same else fill(other_space, shards, "vector", other_start, min(other_start + room.size, n))
-            for tile in room.tiles(block):
+            other_stop = min(other_start + size, n)
+            other = block if same else load_rows(other_memory, shards, "vector", other_start, other_stop)
+            for tile in workspace.tiles(block):
                 first = tile.start if same else 0  # rows before have met these already
-                q, r = block.part(tile), other.part(slice(first, None))
-                rows = np.arange(len(q.unit)) + start + tile.start
-                columns = np.arange(len(r.unit)) + other_start + first
+                queries, references = block.part(tile), other.part(slice(first, None))
+                rows = np.arange(len(queries.unit)) + start + tile.start
+                columns = np.arange(len(references.unit)) + other_start + first
                 itself = np.eye(len(rows), dtype=bool) if same else None
-                scores, back = room.multiply(q, r, itself), len(q.unit) if same else 0
-                many = best.add(rows, columns[0], _candidates(scores.by_row(), q, r, k, best.floor(rows)))
-                theirs, later = r.part(slice(back, None)), columns[back:]
+                scores = workspace.scores(queries, references, itself)
+                found = _candidates(scores.of_queries(), queries, references, k, nearest.kth(rows))
+                undecided = nearest.add(rows, columns[0], found)
+                tile_columns = len(rows) if same else 0  # the columns that are rows of this tile are served by row
+                later, later_rows = columns[tile_columns:], references.part(slice(tile_columns, None))
                 if len(later):
-                    found = _candidates(scores.by_column(back), theirs, q, k, best.floor(later))
-                    more = best.add(later, rows[0], found)
-                    _again(room, best, later, theirs, rows[0], q, more, None)
-                _again(room, best, rows, q, columns[0], r, many, itself)
-                if 2 * len(many) > len(rows):
-                    space, block = space.in_float32(), block.in_float32()
-                    other_space, other = other_space.in_float32(), other.in_float32()
-    return best.similarities, best.indices
+                    found = _candidates(scores.of_references(tile_columns), later_rows, queries, k, nearest.kth(later))
+                    undecided_later = nearest.add(later, rows[0], found)
+                    _search_in_float32(workspace, nearest, later, later_rows, rows[0], queries, undecided_later, None)
+                _search_in_float32(workspace, nearest, rows, queries, columns[0], references, undecided, itself)
+                if 2 * len(undecided) > len(rows):
+                    memory, block = memory.in_float32(), block.in_float32()
+                    other_memory, other = other_memory.in_float32(), other.in_float32()
+    return nearest.similarities, nearest.indices
 
 
-class _Best:
+class _Nearest:
     """The k nearest neighbours of n rows so far: similarities (n, k) float32 from -inf, indices (n, k) int64 from -1."""
 
     def __init__(self, n: int, k: int) -> None:
         self.similarities, self.indices = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int64)
 
-    def floor(self, rows: np.ndarray) -> torch.Tensor:
+    def kth(self, rows: np.ndarray) -> torch.Tensor:
+        """Return the k-th best similarity of these rows so far."""
         import torch
 
         return torch.from_numpy(self.similarities[rows, -1])
 
     def add(self, rows: np.ndarray, start: int, found: _Found) -> np.ndarray:
-        """Merge what was found for these rows among the references from `start` on; returns who had too many candidates."""
-        for some, (similarities, indices) in found.neighbours:
-            to = rows[some]
-            shifted = similarities, np.where(indices < 0, -1, indices + start)
-            parts = [(self.similarities[to], self.indices[to]), shifted]
+        """Merge what was found for `rows` among the references from `start` on; return which of them are undecided."""
+        for places, (similarities, indices) in found.neighbours:
+            shifted = np.where(indices < 0, -1, indices + start)
+            to = rows[places]
+            parts = [(self.similarities[to], self.indices[to]), (similarities, shifted)]
             self.similarities[to], self.indices[to] = merge(parts, self.indices.shape[1])
-        return found.many
+        return found.undecided
 
 
-def _again(
-    room: Room,
-    best: _Best,
+def _search_in_float32(
+    workspace: Workspace,
+    nearest: _Nearest,
     rows: np.ndarray,
-    q: Rows,
+    queries: UnitRows,
     start: int,
-    r: Rows,
-    many: np.ndarray,
+    references: UnitRows,
+    undecided: np.ndarray,
     excluded: np.ndarray | None,
 ) -> None:
-    """Search the queries that had too many candidates in bfloat16 once more, in float32."""
-    if len(many):
-        q32, r32 = q.part(many).in_float32(), r.in_float32()
-        scores = room.multiply(q32, r32, None if excluded is None else excluded[many])
-        best.add(
-            rows[many], start, _candidates(scores.by_row(), q32, r32, len(best.indices[0]), best.floor(rows[many]))
-        )
+    """Search again, in float32, the queries that bfloat16 left undecided; `rows` are the numbers of all `queries`."""
+    if len(undecided):
+        rows, queries, references = rows[undecided], queries.part(undecided).in_float32(), references.in_float32()
+        scores = workspace.scores(queries, references, None if excluded is None else excluded[undecided]).of_queries()
+        nearest.add(rows, start, _candidates(scores, queries, references, workspace.k, nearest.kth(rows)))
 
 
 class _Found(NamedTuple):
-    """[(rows of the queries, their candidates' scores and columns, padded with -inf and -1)], the queries left out."""
+    """[(places of queries, their candidates' scores and columns, padded with -inf and -1)]; the queries left undecided."""
 
     neighbours: list[tuple[Any, Neighbours]]
-    many: np.ndarray
+    undecided: np.ndarray
 
 
-def _candidates(columns: torch.Tensor, q: Rows, r: Rows, k: int, floor: torch.Tensor) -> _Found:
-    """Score what may be among the k nearest of queries q in references r, by their coarse scores (n_query, tiles, group, LANES).
+def _candidates(scores: torch.Tensor, queries: UnitRows, references: UnitRows, k: int, kth: torch.Tensor) -> _Found:
+    """Score what may be among the k nearest references of each query, by their coarse scores (n_query, tiles, group, LANES).
 
-    Left out, in bfloat16 only, are queries with too many candidates. `floor` (n_query,) is the k-th best score so far.
+    Undecided, in bfloat16 only, are queries with too many candidates. `kth` (n_query,) is the k-th best score so far.
     """
     import torch
 
-    group = columns.shape[2]
+    group = scores.shape[2]
     # Reduced in the order in which the scores lie in memory, which is ten times as fast where they are cut by column.
-    maxima = columns.amax(2) if columns.stride(3) == 1 else columns.permute(1, 2, 3, 0).amax(1).permute(2, 0, 1)
-    error = 1.01 * (q.error + (1 + q.error) * r.error.max()) + q.unit.shape[1] * 2.0**-22 + 2.0**-20
-    if columns.device.type == "cuda":
+    maxima = scores.amax(2) if scores.stride(3) == 1 else scores.permute(1, 2, 3, 0).amax(1).permute(2, 0, 1)
+    dim_error = queries.unit.shape[1] * 2.0**-22 + 2.0**-20
+    error = 1.01 * (queries.error + (1 + queries.error) * references.error.max()) + dim_error
+    if scores.device.type == "cuda":
         error += 2.0**-9  # a float32 product may be computed in TF32 there, which rounds both operands to 2^-10
-    if len(r.unit) > TILE or floor.min() == -torch.inf:  # few references seldom raise the floor that many have set
-        floor = torch.maximum(_reached(maxima, k) - error, floor)
-    threshold = floor - error
-    threshold = threshold.to(columns).clamp(min=torch.finfo(columns.dtype).min)[:, None]
+    if len(references.unit) > TILE or kth.min() == -torch.inf:  # few references seldom raise what many have reached
+        kth = torch.maximum(_reached_by_k(maxima, k) - error, kth)
+    threshold = kth - error
+    threshold = threshold.to(scores).clamp(min=torch.finfo(scores.dtype).min)[:, None]
     close = maxima.flatten(1) >= threshold
     count = close.sum(1)
-    many = count > (4 * k + 64 if columns.dtype == torch.bfloat16 else len(r.unit))
-    busy = ((count > 0) & ~many).nonzero()[:, 0]
+    undecided = count > (4 * k + 64 if scores.dtype == torch.bfloat16 else len(references.unit))
+    busy = ((count > 0) & ~undecided).nonzero()[:, 0]
 
-    found: list[tuple[Any, Neighbours]] = []
+    neighbours: list[tuple[Any, Neighbours]] = []
     step = max(1, STEP // (int(count[busy].max()) * group + k)) if len(busy) else 1
-    for at in range(0, len(busy), step):
-        some = busy[at : at + step]
-        row, of = close[some].nonzero(as_tuple=True)
-        tile, lane = of // LANES, of % LANES
-        pair, member = (columns[some[row], tile, :, lane] >= threshold[some[row]]).nonzero(as_tuple=True)
+    for start in range(0, len(busy), step):
+        places = busy[start : start + step]
+        row, maximum = close[places].nonzero(as_tuple=True)
+        tile, lane = maximum // LANES, maximum % LANES
+        pair, member = (scores[places[row], tile, :, lane] >= threshold[places[row]]).nonzero(as_tuple=True)
         column = (tile[pair] * group + member) * LANES + lane[pair]
-        rows = some.cpu()
-        found.append((rows.numpy(), _score(q.unit[rows], r.unit, row[pair].cpu(), column.cpu())))
-    return _Found(found, many.nonzero()[:, 0].cpu().numpy())
+        places = places.cpu()
+        scored = _score(queries.unit[places], references.unit, row[pair].cpu(), column.cpu())
+        neighbours.append((places.numpy(), scored))
+    return _Found(neighbours, undecided.nonzero()[:, 0].cpu().numpy())
 
 
-def _reached(maxima: torch.Tensor, k: int) -> torch.Tensor:
+def _reached_by_k(maxima: torch.Tensor, k: int) -> torch.Tensor:
     """Return a number (n,) float32, on the CPU, that k coarse scores of each row reached before they were rounded."""
     import torch
 
@@ -228,21 +238,70 @@ def _reached(maxima: torch.Tensor, k: int) -> torch.Tensor:
     return (stored.float() + torch.nextafter(stored, stored.new_tensor(-torch.inf)).float()) / 2
 
 
-def _score(q: torch.Tensor, r: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> Neighbours:
-    """Return the scores of the pairs q[row], r[column] and their columns, a row for each of q, padded. `row` rises."""
+def _score(queries: torch.Tensor, references: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> Neighbours:
+    """Return the scores of the pairs queries[row], references[column] and their columns, a line per query, padded. `row` rises."""
     import torch
 
-    count = torch.bincount(row, minlength=len(q))
+    count = torch.bincount(row, minlength=len(queries))
     end = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    shape = len(queries), len(references)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that sparse matrices are in beta
-        pairs = torch.sparse_csr_tensor(end, column, torch.zeros(len(row)), (len(q), len(r)), check_invariants=False)
+        pairs = torch.sparse_csr_tensor(end, column, torch.zeros(len(row)), shape, check_invariants=False)
     slot = torch.arange(len(row)) - end[row]
-    similarities = torch.full((len(q), int(count.max())), -torch.inf)
+    similarities = torch.full((len(queries), int(count.max())), -torch.inf)
     columns = torch.full(similarities.shape, -1)
-    similarities[row, slot] = torch.sparse.sampled_addmm(pairs, q, r.T, beta=0).values()
+    similarities[row, slot] = torch.sparse.sampled_addmm(pairs, queries, references.T, beta=0).values()
     columns[row, slot] = column
     return similarities.numpy(), columns.numpy()
+
+
+def inverse_norms(vectors: Vectors) -> np.ndarray:
+    """Return (n,) float32: 1 / |row| of each row, which `search_one` takes."""
+    norms = [
+        np.linalg.norm(shard[part].astype(np.float64), axis=1)
+        for shard in shards_of(vectors, "reference")
+        for part in batches(len(shard), CHUNK)
+    ]
+    return (1 / np.concatenate(norms)).astype(np.float32)
+
+
+def search_one(
+    query: np.ndarray, reference: Vectors, k: int, inverse: np.ndarray, keep: np.ndarray | None = None
+) -> Neighbours:
+    """Return what `search` says for one query (1, dim), reading the references once and copying none of them.
+
+    `inverse` is inverse_norms(reference). Where `keep` (n_ref,) bool is given, only the rows where it is true are searched; a
+    result of fewer than k rows ends in similarity -inf and index -1.
+
+    A product of float32 rows with the query, divided by their norms, differs from the score by at most e = dim 2^-22 + 2^-20:
+    dim 2^-23 for the two sums (see above) and a few roundings. So every row within 2 e of the k-th best is a candidate, and
+    `search` scores those.
+    """
+    direction = unit(query)[0]
+    error = len(direction) * 2.0**-22 + 2.0**-20
+    best, start = np.full(k, -np.inf, np.float32), 0
+    candidates, coarse, rows = [], [], []
+    for shard in shards_of(reference, "reference"):
+        for part in batches(len(shard), CHUNK):
+            here = slice(start + part.start, start + part.stop)
+            block = shard[part]
+            scores = (block @ direction) * inverse[here]
+            if keep is not None:
+                scores[~keep[here]] = -np.inf
+            top = np.partition(scores, len(scores) - k)[-k:] if len(scores) > k else scores
+            best = np.sort(np.concatenate([best, top]))[-k:]
+            near = np.flatnonzero((scores >= best[0] - 2 * error) & (scores > -np.inf))
+            candidates.append(block[near])
+            coarse.append(scores[near])
+            rows.append(here.start + near)
+        start += len(shard)
+    kept = np.concatenate(coarse) >= best[0] - 2 * error
+    similarities, indices = np.full((1, k), -np.inf, np.float32), np.full((1, k), -1, np.int64)
+    if n := min(k, int(kept.sum())):
+        similarities[:, :n], places = search(query, np.concatenate(candidates)[kept], n)
+        indices[:, :n] = np.concatenate(rows)[kept][places]
+    return similarities, indices
 
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:

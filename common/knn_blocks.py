@@ -23,25 +23,31 @@ Vectors = np.ndarray | Sequence[np.ndarray]
 BLOCK_ROWS, BLOCK_FLOATS = 2**15, 2**25  # references (and queries) held in unit length at once: at most 128 MiB
 TILE = 1024  # queries multiplied with a block of references at once
 GROUP, LANES = 32, 64  # a group is up to GROUP columns, LANES apart because neighbouring rows are often alike
-LARGE = 10**9  # multiplications from which the measurement of `bfloat16_pays` pays
+LARGE = 10**9  # the smallest number of multiplications for which it is worth to time bfloat16
+CHUNK_FLOATS = (
+    2**21
+)  # numbers scaled to unit length at once: they stay in the processor's cache from one step to the next
 
 
-class Rows(NamedTuple):
+class UnitRows(NamedTuple):
     """Unit rows (n, dim) float32, the same in the coarse type and on the device, and |unit - coarse| (n,)."""
 
     unit: torch.Tensor
     coarse: torch.Tensor
     error: torch.Tensor
 
-    def part(self, rows: Any) -> Rows:
-        return Rows(self.unit[rows], self.coarse[rows], self.error[rows])
+    def part(self, rows: Any) -> UnitRows:
+        return UnitRows(self.unit[rows], self.coarse[rows], self.error[rows])
 
-    def in_float32(self) -> Rows:
-        return Rows(self.unit, self.unit, self.error * 0)
+    def in_float32(self) -> UnitRows:
+        return UnitRows(self.unit, self.unit, self.error * 0)
 
 
-class Room:
-    """The memory that a search takes, once for all of it, and the type in which it multiplies."""
+class Workspace:
+    """The memory of one search, taken once: a block of queries, a block of references, a table of their coarse scores.
+
+    Attributes: block_rows (rows of a block), queries and references (memory for one block each), k.
+    """
 
     def __init__(self, n_query: int, n_ref: int, dim: int, k: int, device: str) -> None:
         import torch
@@ -50,46 +56,47 @@ class Room:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         large = n_query >= 64 and n_query * n_ref * dim >= LARGE
         dtype = torch.bfloat16 if device == "cpu" and large and bfloat16_pays() else torch.float32
-        self.size, self.k = max(1, min(BLOCK_ROWS, BLOCK_FLOATS // dim)), k
-        self.spaces = tuple(_space(min(self.size, n), dim, dtype, device) for n in (n_query, n_ref))
-        self._scratch = torch.empty(0, device=device)
+        self.block_rows, self.k = max(1, min(BLOCK_ROWS, BLOCK_FLOATS // dim)), k
+        self.queries = empty_rows(min(self.block_rows, n_query), dim, dtype, device)
+        self.references = empty_rows(min(self.block_rows, n_ref), dim, dtype, device)
+        self._table = torch.empty(0, device=device)
 
-    def tiles(self, rows: Rows) -> Iterator[slice]:
-        """Yield the parts of a block that are multiplied at once."""
-        return (slice(at, at + TILE) for at in range(0, len(rows.unit), TILE))
+    def tiles(self, rows: UnitRows) -> Iterator[slice]:
+        """Yield the parts of a block of queries that are multiplied at once."""
+        return (slice(start, start + TILE) for start in range(0, len(rows.unit), TILE))
 
-    def multiply(self, q: Rows, r: Rows, excluded: np.ndarray | None) -> Scores:
-        """Return the coarse scores of q and r, valid until the next call.
+    def scores(self, queries: UnitRows, references: UnitRows, excluded: np.ndarray | None) -> CoarseScores:
+        """Return the coarse scores of queries and references, valid until the next call.
 
         -inf where `excluded`, (n_query, any number of first columns) bool.
         """
         import torch
 
-        shape = n_query, n_ref = len(q.unit), len(r.unit)
+        shape = n_query, n_ref = len(queries.unit), len(references.unit)
         height, width = (math.prod(groups_of(n, self.k)) for n in shape)
-        if len(self._scratch) < height * width:
-            self._scratch = torch.empty(height * width, device=self._scratch.device)
-        table = self._scratch.view(q.coarse.dtype)[: height * width].view(height, width)
-        multiply(q.coarse, r.coarse, table[:n_query, :n_ref])
+        if len(self._table) < height * width:
+            self._table = torch.empty(height * width, device=self._table.device)
+        table = self._table.view(queries.coarse.dtype)[: height * width].view(height, width)
+        multiply(queries.coarse, references.coarse, table[:n_query, :n_ref])
         table[n_query:], table[:, n_ref:] = -torch.inf, -torch.inf
         if excluded is not None:
             table[:n_query, : excluded.shape[1]].masked_fill_(torch.from_numpy(excluded).to(table.device), -torch.inf)
-        return Scores(table, shape, self.k)
+        return CoarseScores(table, shape, self.k)
 
 
-class Scores(NamedTuple):
+class CoarseScores(NamedTuple):
     """Coarse scores (height, width), of which (n_query, n_ref) count and the rest is -inf, cut into groups both ways."""
 
     table: torch.Tensor
     shape: tuple[int, int]
     k: int
 
-    def by_row(self) -> torch.Tensor:
+    def of_queries(self) -> torch.Tensor:
         """Return (n_query, tiles, group, LANES): for each query the references, in groups LANES apart."""
         n_query, n_ref = self.shape
         return self.table[:n_query].view(n_query, *groups_of(n_ref, self.k))
 
-    def by_column(self, start: int) -> torch.Tensor:
+    def of_references(self, start: int) -> torch.Tensor:
         """Return (n_ref - start, tiles, group, LANES): for each reference from `start` on the queries, copying nothing."""
         n_query, n_ref = self.shape
         return self.table.view(*groups_of(n_query, self.k), -1)[..., start:n_ref].permute(3, 0, 1, 2)
@@ -102,14 +109,15 @@ def groups_of(n: int, k: int) -> tuple[int, int, int]:
     return tiles, -(-n // (tiles * LANES)), LANES
 
 
-def multiply(q: torch.Tensor, r: torch.Tensor, out: torch.Tensor) -> None:
-    """Put q r^T into `out`."""
+def multiply(queries: torch.Tensor, references: torch.Tensor, out: torch.Tensor) -> None:
+    """Put queries references^T into `out`."""
     import torch
 
     if out.dtype == torch.float32 and out.device.type == "cpu":
-        np.matmul(q.numpy(), r.numpy().T, out=out.numpy())  # OpenBLAS: torch's own is half as fast on AMD
+        # OpenBLAS: torch's own product is half as fast on AMD.
+        np.matmul(queries.numpy(), references.numpy().T, out=out.numpy())
     else:
-        torch.mm(q, r.T, out=out)
+        torch.mm(queries, references.T, out=out)
 
 
 @functools.cache
@@ -118,11 +126,11 @@ def bfloat16_pays() -> bool:
     import torch
 
     def seconds(dtype: torch.dtype) -> float:
-        q, r, out = (torch.ones(shape, dtype=dtype) for shape in ((256, 256), (2048, 256), (256, 2048)))
+        queries, references, out = (torch.ones(shape, dtype=dtype) for shape in ((256, 256), (2048, 256), (256, 2048)))
         times = []
         for _ in range(4):
             start = time.perf_counter()
-            multiply(q, r, out)
+            multiply(queries, references, out)
             times.append(time.perf_counter() - start)
         return min(times[1:])
 
@@ -138,39 +146,52 @@ def shards_of(vectors: Vectors, name: str) -> list[np.ndarray]:
     return shards
 
 
-def _space(n: int, dim: int, dtype: torch.dtype, device: str) -> Rows:
+def empty_rows(n: int, dim: int, dtype: torch.dtype, device: str) -> UnitRows:
+    """Return memory for n rows whose coarse type is `dtype`; where that is float32 on the CPU, both are the same memory."""
     import torch
 
     unit = torch.empty(n, dim)
     coarse = unit if dtype == torch.float32 and device == "cpu" else torch.empty(n, dim, dtype=dtype, device=device)
-    return Rows(unit, coarse, torch.zeros(n))
+    return UnitRows(unit, coarse, torch.zeros(n))
 
 
-def fill(space: Rows, shards: list[np.ndarray], name: str, start: int, stop: int) -> Rows:
-    """Put rows `start` to `stop` of the shards into `space`, in unit length."""
+def load_rows(memory: UnitRows, shards: list[np.ndarray], name: str, start: int, stop: int) -> UnitRows:
+    """Put rows `start` to `stop` of the shards, scaled to unit length, into `memory`, and return the part of it they fill.
+
+    The shards' pages are given back. Raises ValueError for a row that is zero or not finite, counted as one of `name`.
+    """
     import torch
 
-    chunk, offset = max(1, 2**21 // space.unit.shape[1]), 0  # a chunk stays in the cache from one step to the next
+    chunk, offset = max(1, CHUNK_FLOATS // memory.unit.shape[1]), 0  # offset: of the shard's first row among all rows
     for shard in shards:
         last = min(stop - offset, len(shard))
-        for a in range(max(start - offset, 0), last, chunk):
-            b = min(a + chunk, last)
-            rows = torch.from_numpy(np.require(shard[a:b], np.float32, ["C", "W"]))  # torch can't take read-only arrays
-            norms = torch.linalg.vector_norm(rows, dim=1)
-            into = space.part(slice(offset + a - start, offset + b - start))
-            torch.div(rows, norms[:, None], out=into.unit)
-            odd = (~((norms > 1e-15) & (norms < 1e15))).nonzero()[
-                :, 0
-            ]  # squares beyond float32, or no direction at all
-            if len(odd):
-                norms = torch.linalg.vector_norm(rows[odd].double(), dim=1)
-                bad = odd[~(torch.isfinite(norms) & (norms > 0))]
-                if len(bad):
-                    raise ValueError(f"{name} row {offset + a + int(bad[0])} is zero or not finite: it has no cosine")
-                into.unit[odd] = (rows[odd].double() / norms[:, None]).float()
+        for first in range(max(start - offset, 0), last, chunk):
+            # A copy only where torch cannot take the array: read-only, of another type, or not contiguous.
+            rows = torch.from_numpy(np.require(shard[first : min(first + chunk, last)], np.float32, ["C", "W"]))
+            into = memory.part(slice(offset + first - start, offset + first - start + len(rows)))
+            zero = _scale_to_unit(rows, into.unit)
+            if zero is not None:
+                raise ValueError(f"{name} row {offset + first + zero} is zero or not finite: it has no cosine")
             if into.coarse.data_ptr() != into.unit.data_ptr():
                 into.coarse.copy_(into.unit)
                 into.error.copy_(torch.linalg.vector_norm(into.unit - into.coarse.cpu(), dim=1))
         release(shard)
         offset += len(shard)
-    return space.part(slice(0, stop - start))
+    return memory.part(slice(0, stop - start))
+
+
+def _scale_to_unit(rows: torch.Tensor, out: torch.Tensor) -> int | None:
+    """Write the rows (n, dim) float32, scaled to unit length, to `out`; return the first row that has no direction."""
+    import torch
+
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    torch.div(rows, norms[:, None], out=out)
+    extreme = (~((norms > 1e-15) & (norms < 1e15))).nonzero()[:, 0]  # squares beyond float32, or no direction at all
+    if not len(extreme):
+        return None
+    norms = torch.linalg.vector_norm(rows[extreme].double(), dim=1)
+    bad = extreme[~(torch.isfinite(norms) & (norms > 0))]
+    if len(bad):
+        return int(bad[0])
+    out[extreme] = (rows[extreme].double() / norms[:, None]).float()
+    return None

@@ -6,14 +6,15 @@ import contextlib
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import files
-from common.annotations import Object, Skipped
-from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest
-from common.messages import UserError
+from annotations.records import Object, Skipped
+from common import files, run_record
+from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
+from common.messages import UserError, warn
 from cropping.padding import Padding, Region, number_text
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
@@ -49,16 +50,28 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
     if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
         raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
     with files.locked(root / LOCK):
-        listed = _listed(root) if known else []
-        if overwrite or (known and not any((root / path).exists() for path in listed)):  # or nothing would be lost
-            _clear(root, listed if known else paths)
-        same = files.claim(root / RECORD, record, overwrite=False)
-        finished = same and (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
+        listed = _listed(root) if known else list(paths)
+        complete = partial(_is_complete, root)
+        finished = run_record.claim(
+            root / RECORD,
+            record,
+            overwrite=overwrite,
+            finished=complete,
+            begun=lambda: any((root / path).exists() for path in listed),
+            clear=partial(_clear, root, listed),
+            advice="name another --output_root, or give all annotation files of one folder to one command",
+        )
+        for sentence in changes(root) if finished else ():
+            warn(sentence)
         if not finished:
             files.sweep(root)
             files.write_text(root / PLAN, "\0".join(paths))
         yield finished
         (root / PLAN).unlink(missing_ok=True)
+
+
+def _is_complete(root: Path) -> bool:
+    return (root / MANIFEST).is_file() and all((root / path).is_file() for path in _listed(root))
 
 
 def _listed(root: Path) -> list[str]:
@@ -72,7 +85,7 @@ def _listed(root: Path) -> list[str]:
 
 
 def _clear(root: Path, paths: Sequence[str]) -> None:
-    """Remove these crops and the folders they leave empty. The list outlives a kill, the record goes last."""
+    """Remove these crops and the folders they leave empty. The list outlives a kill."""
     files.write_text(root / PLAN, "\0".join(paths))
     for name in (MANIFEST, SKIPPED):
         (root / name).unlink(missing_ok=True)
@@ -81,7 +94,6 @@ def _clear(root: Path, paths: Sequence[str]) -> None:
     for folder in sorted({above for path in paths for above in Path(path).parents[:-1]}, reverse=True):
         with contextlib.suppress(OSError):  # holds something else
             (root / folder).rmdir()
-    (root / RECORD).unlink(missing_ok=True)
 
 
 def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
@@ -91,25 +103,31 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     classes = [f"class_{level}" for level in range(levels)]
     header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
     header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
+    skipped = list(skipped)
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
-    _write_csv(root / SKIPPED, ["sample_id", "object_id", "reason"], lines)
-    _write_csv(root / MANIFEST, header, (row.fields(levels) for row in rows))
+    with files.whole(root / MANIFEST) as manifest, files.whole(root / SKIPPED) as no_crops:
+        _write_csv(no_crops, [field.name for field in fields(Skipped)], lines)
+        _write_csv(manifest, header, (row.fields(levels) for row in rows))
+        written = {
+            MANIFEST: {"rows": len(rows), "crc32": run_record.checksum(manifest)},
+            SKIPPED: {"rows": len(skipped), "crc32": run_record.checksum(no_crops)},
+        }
+        run_record.finish(root / RECORD, written)
 
 
 def read_skipped(root: Path) -> list[Skipped]:
     """Return the lines of skipped.csv, none where it is missing."""
     try:
-        with open(root / SKIPPED, encoding="utf-8", newline="") as file:
-            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) == 3]
+        with open(root / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) in (3, 5)]
     except FileNotFoundError:
         return []
+    except csv.Error as error:
+        raise UserError(f"{root / SKIPPED}: {error}; repair it, or run crop.py with --overwrite") from None
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with (
-        files.whole(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

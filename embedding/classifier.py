@@ -41,7 +41,7 @@ def load(
     spec: by default the embedded model with ImageNet's classes. weights: a file with all weights of a pretrained model. Raises
     UserError or UsageError.
     """
-    if spec is not None and (Path(spec) / checkpoint.ABOUT).is_file():
+    if spec is not None and (checkpoint.folder_and_code(spec)[0] / checkpoint.ABOUT).is_file():
         if weights is not None:
             raise UsageError(f"{spec} holds its own weights; leave --weights away")
         return load_classifier(spec, device=device, precision=precision)
@@ -55,10 +55,10 @@ def load_pretrained(
 
     Its confidences are as they come, temperature 1: the images that could calibrate them are not here.
     """
-    from backbones import classifiers
+    from backbones import models
     from embedding.embedder import Embedder
 
-    whole, classes = classifiers.build(spec, weights)
+    whole, classes = models.classifier(spec, weights)
     whole = dataclasses.replace(whole, preprocess=dataclasses.replace(whole.preprocess, resize_mode="model"))
     embedder = Embedder(whole, spec=spec, options={}, fingerprint="", device=device, precision=precision)
     if embedder.dim != len(classes):
@@ -70,7 +70,8 @@ def load_classifier(folder: Path | str, *, device: str = "auto", precision: str 
     """Return the classifier of a checkpoint. Raises UserError for one that has none, as those of --objective triplet."""
     from embedding.embedder import Embedder
 
-    folder = Path(folder)
+    spec = folder
+    folder, _ = checkpoint.folder_and_code(spec)
     about = checkpoint.describe(folder)
     classes = about["classes"]
     if about.get("objective") != "classifier" or not classes:
@@ -78,7 +79,7 @@ def load_classifier(folder: Path | str, *, device: str = "auto", precision: str 
             f"{folder} holds an embedding model, not a classifier: train one with --objective classifier, or classify by "
             "nearest neighbours"
         )
-    whole = checkpoint.classifier(folder)
+    whole = checkpoint.classifier(spec)
     # The architecture has pooled already, so that the embedder takes the logits as they come.
     embedder = Embedder(
         whole,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from backbones import checkpoint
 from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
 from backbones.models import build
 from backbones.weights import DEFAULT, RANDOM
@@ -191,6 +192,9 @@ def load(
     identified = fingerprint(backbone, options)
     if weights is not None:
         options["weights"] = RANDOM if weights == RANDOM else str(Path(weights).resolve())
+    folder, code = checkpoint.folder_and_code(spec)
+    if code:
+        spec = f"{folder.resolve()}={code}"
     kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
     spec = f"{kind}{Path(name).resolve()}" if Path(name).exists() and name != DEFAULT else spec
     return Embedder(backbone, spec=spec, options=options, fingerprint=identified, device=device, precision=precision)

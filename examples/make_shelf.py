@@ -121,8 +121,8 @@ def develop(scene: Array, phone: Phone, rng: np.random.Generator) -> Array:
     if rng.random() < 0.2:  # a hand that moved
         kernel, angle = np.zeros((7, 7), np.float32), rng.uniform(0, np.pi)
         reach = rng.uniform(0.6, 1.6) * np.array([np.cos(angle), np.sin(angle)])
-        ends = np.round([3 - reach, 3 + reach]).astype(int).tolist()
-        cv2.line(kernel, *ends, 1.0)
+        start, end = np.round([3 - reach, 3 + reach]).astype(int).tolist()
+        cv2.line(kernel, start, end, (1.0,))
         image = cv2.filter2D(image, -1, kernel / kernel.sum())
     image = 255 * (np.clip(image, 0, 255) / 255) ** rng.uniform(0.88, 1.12)
     image += rng.standard_normal(image.shape, np.float32) * phone.noise * (0.5 + np.sqrt(image / 255))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from common import blocks, messages
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
     import pyarrow as pa
 
     from common.embeddings import EmbeddingSet
@@ -43,22 +45,27 @@ def join(sets: Sequence[EmbeddingSet], path: Path, kinds: dict[str, str]) -> dic
     index = pd.MultiIndex.from_frame(table[keys].astype(object))
     if (twice := index.duplicated()).any():
         raise messages.UserError(f"{path} has two rows for {' '.join(index[twice.argmax()])}; keep one of them")
-    parts = []
-    for one in sets:
-        for part in blocks.batches(len(one), _BATCH):
-            values = {
-                "dataset_name": one.dataset,
-                "split": one.split,
-                "crop_id": one.crop_ids[part].tolist(),
-                "id": one.id,
-            }
-            frame = pd.DataFrame({name: values[name] for name in keys}, dtype=object)
-            parts.append(index.get_indexer(pd.MultiIndex.from_frame(frame)))
-    rows = np.concatenate(parts)
-    lost = len(index) - len(np.unique(rows[rows >= 0]))
-    if lost == len(index):
-        raise messages.UserError(f"{path}: none of its {lost:,} rows names a crop of these embeddings; check the file")
-    if lost:
-        messages.warn(f"{path}: {lost:,} of its {len(index):,} rows name no crop of these embeddings")
+    rows = np.concatenate([_rows_of(index, keys, embedding_set) for embedding_set in sets])
+    unused = len(index) - len(np.unique(rows[rows >= 0]))
+    if unused == len(index):
+        raise messages.UserError(
+            f"{path}: none of its {unused:,} rows names a crop of these embeddings; check the file"
+        )
+    if unused:
+        messages.warn(f"{path}: {unused:,} of its {len(index):,} rows name no crop of these embeddings")
     taken = columns.take(pa.array(rows, mask=rows < 0))
     return {name: taken[name].combine_chunks() for name in kinds}
+
+
+def _rows_of(index: pd.MultiIndex, keys: Sequence[str], embedding_set: EmbeddingSet) -> np.ndarray:
+    """Return for each row of the set the number of the table's row with the same keys, -1 where there is none."""
+    import numpy as np
+    import pandas as pd
+
+    same = {"dataset_name": embedding_set.dataset, "split": embedding_set.split, "id": embedding_set.id}
+    parts = []
+    for part in blocks.batches(len(embedding_set), _BATCH):
+        values = {**same, "crop_id": embedding_set.crop_ids[part].tolist()}
+        frame = pd.DataFrame({name: values[name] for name in keys}, dtype=object)
+        parts.append(index.get_indexer(pd.MultiIndex.from_frame(frame)))
+    return np.concatenate(parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import blocks, files, images, messages
 from common.blocks import release
+from common.embeddings import TEXTS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
 ROW_GROUP = 25_000  # rows; a reader holds a whole group, and a million embeddings in one cost it gigabytes
 GROUP_BYTES = 96 << 20  # vectors and pictures in a group: its memory does not grow with their size either
-ORDER = (  # of columns, by how their names start: what one looks at first, what is long last
+# Of columns, by how their names start: what one looks at first, what is long last.
+ORDER = (
     *("image", "class_", "predicted", "correct", "margin", "flip", "dataset_name", "split", "id", "padding"),
     *("sample_id", "crop_id", "projection_", "model", "source_file", "neighbors", "embedding"),
 )
 
 
-class Pictures:
+class ThumbnailColumn:
     """Makes the column `image`, and remembers which pictures could not be read."""
 
     def __init__(self, size: int) -> None:
@@ -36,9 +37,11 @@ class Pictures:
         """Return the JPEG thumbnails of these files with their paths, null where one cannot be read."""
         import pyarrow as pa
 
-        found = list(zip(paths, images.jpegs(paths, self.size), strict=True))
-        self.lost += [(path or "a row without a path", why) for path, why in found if isinstance(why, str)]
-        jpegs = pa.array([jpeg if isinstance(jpeg, bytes) else None for _, jpeg in found], pa.binary())
+        results = list(images.jpegs(paths, self.size))  # JPEG files, or reasons why there is none
+        for path, result in zip(paths, results, strict=True):
+            if isinstance(result, str):
+                self.lost.append((path or "a row without a path", result))
+        jpegs = pa.array([result if isinstance(result, bytes) else None for result in results], pa.binary())
         return pa.StructArray.from_arrays([jpegs, _text(list(paths))], ["bytes", "path"], mask=jpegs.is_null())
 
     def report(self, total: int) -> None:
@@ -56,7 +59,7 @@ def tables(
     more: dict[str, Any],
     *,
     data_root: Path | str | None = None,
-    pictures: Pictures | None = None,
+    thumbnails: ThumbnailColumn | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the sets' rows in order, a row group at a time, with the columns of docs/formats.md.
 
@@ -66,32 +69,45 @@ def tables(
     import numpy as np
     import pyarrow as pa
 
-    per_row = 4 * sets[0].dim + (pictures.size**2 // 2 if pictures else 0)  # bytes, about
-    rows = max(1, min(ROW_GROUP, GROUP_BYTES // per_row))
-    levels, start = max(one.labels.shape[1] for one in sets), 0
+    bytes_per_row = 4 * sets[0].dim + (thumbnails.size**2 // 2 if thumbnails else 0)  # about
+    rows = max(1, min(ROW_GROUP, GROUP_BYTES // bytes_per_row))
+    levels, start = max(embedding_set.labels.shape[1] for embedding_set in sets), 0
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), sets[0].dim)
-    for one in sets:
-        root = str(data_root or one.meta.get("data_root") or "")
-        fixed = {"dataset_name": one.dataset, "split": one.split, "id": one.id}
-        fixed |= {name: str(one.meta.get(name) or "") for name in ("padding", "model")}
-        for part in blocks.batches(len(one), rows):
-            n, here = part.stop - part.start, slice(start + part.start, start + part.stop)
-            paths = [os.path.join(root, path) if path else "" for path in one.paths[part].tolist()]
-            columns = {name: pa.repeat(pa.scalar(value or None, pa.string()), n) for name, value in fixed.items()}
-            columns |= {"sample_id": _text(one.sample_ids[part]), "crop_id": _text(one.crop_ids[part])}
+    for embedding_set in sets:
+        for part in blocks.batches(len(embedding_set), rows):
+            columns = _texts_of(embedding_set, part, levels)
+            root = str(data_root or embedding_set.meta.get("data_root") or "")
+            paths = [files.below(root, path) for path in embedding_set.paths[part].tolist()]
             columns["source_file"] = _text(paths)
-            if pictures:
-                columns["image"] = pictures.column(paths)
-            for level in range(levels):
-                known = level < one.labels.shape[1]
-                columns[f"class_{level}"] = _text(one.labels[part, level]) if known else pa.nulls(n, pa.string())
-            columns |= {name: whole[here] for name, whole in more.items()}
-            values = pa.array(np.array(one.vectors[part]).reshape(-1))  # a copy: the map's pages are given back below
-            columns["embedding"] = pa.FixedSizeListArray.from_arrays(values, type=vector)
+            if thumbnails:
+                columns["image"] = thumbnails.column(paths)
+            whole = slice(start + part.start, start + part.stop)  # among the rows of all sets
+            columns |= {name: values[whole] for name, values in more.items()}
+            numbers = pa.array(
+                np.array(embedding_set.vectors[part]).reshape(-1)
+            )  # a copy: the pages are given back below
+            columns["embedding"] = pa.FixedSizeListArray.from_arrays(numbers, type=vector)
             yield pa.table(columns)
-            for array in (*one.blocks, one.labels, one.crop_ids, one.sample_ids, one.paths):
+            texts = (getattr(embedding_set, name) for name in TEXTS)
+            for array in (*embedding_set.blocks, *texts):
                 release(array)
-        start += len(one)
+        start += len(embedding_set)
+
+
+def _texts_of(embedding_set: EmbeddingSet, part: slice, levels: int) -> dict[str, pa.Array]:
+    """Return the columns of texts of the rows `part`, with this many columns of classes."""
+    import pyarrow as pa
+
+    n, meta = part.stop - part.start, embedding_set.meta
+    same = {"dataset_name": embedding_set.dataset, "split": embedding_set.split, "id": embedding_set.id}
+    same |= {name: str(meta.get(name) or "") for name in ("padding", "model")}
+    columns = {name: pa.repeat(pa.scalar(value or None, pa.string()), n) for name, value in same.items()}
+    columns["sample_id"] = _text(embedding_set.sample_ids[part])
+    columns["crop_id"] = _text(embedding_set.crop_ids[part])
+    for level in range(levels):
+        known = level < embedding_set.labels.shape[1]
+        columns[f"class_{level}"] = _text(embedding_set.labels[part, level]) if known else pa.nulls(n, pa.string())
+    return columns
 
 
 def _text(values: Any) -> pa.Array:

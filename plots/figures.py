@@ -1,4 +1,4 @@
-"""What all pictures share: a page that becomes PNG and SVG without a window, colours, fonts that can draw any label.
+"""What all figures share: a page rendered to PNG and SVG without a display, colours, fonts that can draw any label.
 
 Colours are safe for colour-blind readers (Okabe & Ito 2008, continued by Tol's muted scheme) and never stand alone: labels are
 also numbered, roles have shapes, errors have rings.

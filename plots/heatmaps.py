@@ -1,4 +1,4 @@
-"""Heat maps: similarity between classes, accuracy of references against queries."""
+"""A heat map of the similarity between classes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,16 @@ def similarity_heatmap(path: Path | str, matrix: np.ndarray, labels: Sequence[st
         grid = figure.add_gridspec(1, 1 if few else 2, width_ratios=None if few else [side + widest + 1.0, 3.0])
         axes = figure.add_subplot(grid[0])
         axes.set_anchor("W")
-        _cells(axes, values, bar="mean cosine")
+        _cells(axes, values, "mean cosine")
         axes.set_aspect("equal")
         shown = [figures.short(clean(name), 30) for name in names[::every]]
-        places, size_of_names = (
-            np.arange(0, n, every) + 0.5,
-            float(np.clip(side * 72 * every / max(1, n) * 0.75, 4.5, 8.5)),
-        )
+        places = np.arange(0, n, every) + 0.5
+        size_of_names = float(np.clip(side * 72 * every / max(1, n) * 0.75, 4.5, 8.5))
         axes.set_yticks(places, shown, fontsize=size_of_names)
         axes.set_xticks(places if few else [], shown if few else [], rotation=90, fontsize=8.5)
         axes.tick_params(length=0 if every == 1 else 2)
         if few:
-            _annotate(axes, values, "{:.2f}")
+            _annotate(axes, values)
         else:
             thinned = "" if every == 1 else f"; 1 name in {every} is shown"
             axes.set_xlabel(f"{n:,} classes, in the order of the rows{thinned}", fontsize=8)
@@ -55,40 +53,24 @@ def _list_pairs(axes: Axes, pairs: list[tuple[float, str, str]], clean: Callable
     axes.text(0, -0.6, "Classes most alike", fontsize=8.5, va="center")
     for row, (value, first, second) in enumerate(pairs):
         axes.text(0, row + 0.5, f"{value:.2f}", fontsize=8, va="center", **figures.BOLD)
-        axes.text(
-            0.15,
-            row + 0.5,
-            f"{figures.short(clean(first), 38)}\n{figures.short(clean(second), 38)}",
-            fontsize=7,
-            va="center",
-        )
+        names = "\n".join(figures.short(clean(name), 38) for name in (first, second))
+        axes.text(0.15, row + 0.5, names, fontsize=7, va="center")
 
 
-def _cells(axes: Axes, values: np.ndarray, *, bar: str | None, percent: bool = False) -> None:
-    """Draw the cells, NaN grey; with a colour bar of this label unless it is None."""
+def _cells(axes: Axes, values: np.ndarray, bar: str) -> None:
+    """Draw the cells, NaN grey, with a colour bar of this label."""
     import seaborn
 
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    shape: dict[str, Any] = {"shrink": 0.5, "aspect": 25, "pad": 0.02, "label": bar}
-    shape |= {"format": lambda value, _: f"{value * 100:g}"} if percent else {}
-    seaborn.heatmap(
-        values,
-        ax=axes,
-        cmap=_light(),
-        vmin=low,
-        vmax=high,
-        cbar=bar is not None,
-        cbar_kws=shape if bar is not None else None,
-        xticklabels=False,
-        yticklabels=False,
-        rasterized=True,  # else an SVG of 500 classes has 250,000 shapes
-    )
+    shape = {"shrink": 0.5, "aspect": 25, "pad": 0.02, "label": bar}
+    look: dict[str, Any] = {"cmap": _light(), "vmin": low, "vmax": high, "cbar_kws": shape}
+    # Pixels, not shapes: else an SVG of 500 classes has 250,000 of them.
+    seaborn.heatmap(values, ax=axes, xticklabels=False, yticklabels=False, rasterized=True, **look)
     axes.set_facecolor("#EEEEEE")
-    if bar is not None:
-        scale = axes.collections[0].colorbar.ax  # type: ignore[union-attr]
-        scale.tick_params(labelsize=7, length=2)
-        scale.set_ylabel(bar, fontsize=8)
+    scale = axes.collections[0].colorbar.ax  # type: ignore[union-attr]
+    scale.tick_params(labelsize=7, length=2)
+    scale.set_ylabel(bar, fontsize=8)
 
 
 def _cluster_order(matrix: np.ndarray) -> np.ndarray:
@@ -109,57 +91,11 @@ def _most_alike(values: np.ndarray, names: list[str], count: int = 12) -> list[t
     return [(float(pairs[at]), names[rows[at]], names[columns[at]]) for at in best]
 
 
-def accuracy_matrix(
-    path: Path | str,
-    accuracy: np.ndarray,
-    reference_ids: Sequence[str],
-    query_ids: Sequence[str],
-    low: np.ndarray | None = None,
-    high: np.ndarray | None = None,
-    *,
-    title: str = "Accuracy@1, %",
-) -> None:
-    """Draw (n_reference, n_query) accuracies in 0..1, with the interval where `low` and `high` are given; NaN is not scored.
-
-    The best cell has a frame. Where there is no room for numbers, a colour bar stands for them.
-    """
-    from matplotlib.patches import Rectangle
-
-    values = np.asarray(accuracy, float)
-    n, m = values.shape
-    room = max(n, m) <= 16
-    cell = (0.85 if low is not None else 0.62) if room else float(np.clip(7 / max(n, m), 0.05, 0.4))
-    names = [[figures.short(str(name), 24) for name in ids] for ids in (reference_ids, query_ids)]
-    widest = [max(map(len, ids), default=1) * 0.085 for ids in names]
-    turned = widest[1] > cell
-    size = (m * cell + widest[0] + 0.7 + 0.8 * (not room), n * cell * 0.6 + (widest[1] if turned else 0.2) + 0.7)
-    with figures.page(path, size, title, [*map(str, reference_ids), *map(str, query_ids)]) as (figure, clean):
-        axes = figure.add_subplot()
-        _cells(axes, values, bar=None if room else "", percent=True)
-        for axis, ids in zip((axes.yaxis, axes.xaxis), names, strict=True):
-            every = -(-len(ids) // 45)
-            axis.set_ticks(np.arange(0, len(ids), every) + 0.5, [clean(name) for name in ids[::every]])
-        axes.tick_params(length=0, labelsize=9 if room else 6)
-        axes.tick_params(axis="x", rotation=90 if turned else 0)
-        axes.set(xlabel="query", ylabel="reference")
-        if np.isfinite(values).any():
-            row, column = map(int, np.unravel_index(np.nanargmax(values), values.shape))
-            axes.add_patch(Rectangle((column, row), 1, 1, fill=False, ec=figures.PALETTE[3], lw=2, clip_on=False))
-        if room:
-            _annotate(axes, values * 100, "{:.1f}", low, high)
-
-
-def _annotate(
-    axes: Axes, values: np.ndarray, form: str, low: np.ndarray | None = None, high: np.ndarray | None = None
-) -> None:
-    """Write the values, percent where an interval in 0..1 comes with them, into the cells of a heat map."""
+def _annotate(axes: Axes, values: np.ndarray) -> None:
+    """Write the values into the cells of a heat map."""
     for (row, column), value in np.ndenumerate(values):
-        text = form.format(value) if np.isfinite(value) else "–"
-        interval = low is not None and high is not None and np.isfinite(value)
-        axes.text(column + 0.5, row + 0.5 - 0.14 * interval, text, ha="center", va="center", fontsize=9)
-        if low is not None and high is not None and interval:
-            text = f"{low[row, column] * 100:.1f}–{high[row, column] * 100:.1f}"
-            axes.text(column + 0.5, row + 0.72, text, ha="center", va="center", fontsize=6.5)
+        text = f"{value:.2f}" if np.isfinite(value) else "–"
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=9)
 
 
 def _light() -> Any:

@@ -1,4 +1,4 @@
-"""Figures of evaluations, each written as PNG and SVG: maps, distributions, curves, and the heat maps of heatmaps.py."""
+"""Maps of embeddings and curves of trainings, each written as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from plots import figures
-from plots.heatmaps import accuracy_matrix, similarity_heatmap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-__all__ = ["accuracy_by_padding", "accuracy_matrix", "embedding_map", "similarity_distributions", "similarity_heatmap"]
 
 MARKERS = {"reference": "o", "query": "^"}
 
@@ -50,14 +47,10 @@ def embedding_map(
             axes = figure.add_subplot(1, len(sides), column)
             axes.set_title(f"{'xyz'[x]} and {'xyz'[y]}" if len(sides) > 1 else "")
             _scatter(axes, points[:, [x, y]], codes, colors, shown, roles, wrong)
-        entries = [
-            (
-                "o",
-                colors[code],
-                f"{place:>2}  {figures.short(clean(names[code]) or '(no label)', 38)}  {counts[code]:,}",
-            )
-            for place, code in enumerate(shown, 1)
-        ]
+        entries = []
+        for place, code in enumerate(shown, 1):
+            name = figures.short(clean(names[code]) or "(no label)", 38)
+            entries.append(("o", colors[code], f"{place:>2}  {name}  {counts[code]:,}"))
         if rest := len(names) - len(shown):
             entries.append(("o", figures.OTHER, f"OTHER: {rest:,} more  {counts.sum() - counts[shown].sum():,}"))
         if len(kinds := sorted(set(roles.tolist()), key=[*MARKERS, *roles].index)) > 1:
@@ -96,9 +89,9 @@ def _scatter(
     look |= {"marker": "o", "linewidths": 0.5, "alpha": 1}
     axes.scatter(points[wrong, 0], points[wrong, 1], s=size * 2, c="none", edgecolors=figures.INK, zorder=3, **look)
     for code in shown:
-        own = points[codes == code]
-        at = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
-        axes.text(float(at[0]), float(at[1]), "", ha="center", va="center", fontsize=8, zorder=5, **figures.BOLD)
+        of_label = points[codes == code]
+        x, y = of_label[np.linalg.norm(of_label - np.median(of_label, axis=0), axis=1).argmin()]
+        axes.text(float(x), float(y), "", ha="center", va="center", fontsize=8, zorder=5, **figures.BOLD)
 
 
 def _number(axes: Axes, colors: list[str], shown: list[int]) -> None:
@@ -109,69 +102,6 @@ def _number(axes: Axes, colors: list[str], shown: list[int]) -> None:
     for number, (text, place, code) in enumerate(zip(axes.texts, places, shown, strict=True), 1):
         text.set(text=str(number), position=axes.transData.inverted().transform(place))
         text.set_bbox({"boxstyle": "circle,pad=0.2", "fc": "white", "ec": colors[code], "lw": 1.5})
-
-
-def similarity_distributions(path: Path | str, within: np.ndarray, between: np.ndarray, *, title: str = "") -> None:
-    """Draw how the cosines of pairs within a class and between classes, (n,) each, are distributed."""
-    parts = {"between classes": np.asarray(between, float).ravel(), "within a class": np.asarray(within, float).ravel()}
-    both = np.concatenate(list(parts.values()))
-    edges = np.linspace(both.min(), both.max() + 1e-9, 61) if len(both) else np.linspace(-1, 1, 61)
-    with figures.page(path, (6.4, 3.6), title) as (figure, _):
-        axes = figure.add_subplot()
-        for (name, values), color in zip(parts.items(), (figures.PALETTE[1], figures.PALETTE[0]), strict=True):
-            share = np.histogram(values, edges)[0] / max(1, len(values))
-            middle = float(np.median(values)) if len(values) else float("nan")
-            axes.stairs(share, edges, color=color, fill=True, alpha=0.25)
-            text = f"{name}: median {middle:.3f}, {len(values):,} pairs" if len(values) else f"{name}: no pairs"
-            axes.stairs(share, edges, color=color, linewidth=1.4, label=text)
-            axes.axvline(middle, color=color, linewidth=1, linestyle=(0, (4, 2)))
-        axes.set(xlabel="cosine", yticks=[], ylim=(0, None))
-        axes.spines["left"].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-
-
-def accuracy_by_padding(
-    path: Path | str,
-    paddings: Sequence[str],
-    accuracy: np.ndarray,
-    names: Sequence[str],
-    low: np.ndarray | None = None,
-    high: np.ndarray | None = None,
-    *,
-    title: str = "",
-) -> None:
-    """Draw (n_line, n_padding) accuracies in 0..1 over the padding, a line for each of `names`, ribbons from `low` to `high`.
-
-    Paddings that are all numbers stand at their value, others at equal distance.
-    """
-    from matplotlib import colormaps
-
-    values = np.asarray(accuracy, float) * 100
-    try:
-        x, unit = np.array([float(padding) for padding in paddings]), "padding, %"
-    except ValueError:
-        x, unit = np.arange(len(paddings), dtype=float), "padding"
-    colors = colormaps["viridis"](np.linspace(0, 0.75, len(values)))  # the lines have an order, so have these
-    with figures.page(path, (6.6, 4.2), title, [*map(str, names), *map(str, paddings)]) as (figure, clean):
-        axes = figure.add_subplot()
-        for row, (line, color) in enumerate(zip(values, colors, strict=True)):
-            if low is not None and high is not None:
-                axes.fill_between(x, low[row] * 100, high[row] * 100, color=color, alpha=0.1, linewidth=0)
-            look = {"color": color, "marker": "os^Dv<>pP*"[row % 10], "markersize": 5, "markeredgecolor": "white"}
-            axes.plot(x, line, linewidth=1.6, **look)
-        axes.set_xticks(x, [clean(str(padding)) for padding in paddings])
-        axes.set(xlabel=unit, ylabel="Accuracy@1, %")
-        axes.grid(axis="y", color="#E8E8E8", linewidth=0.6)
-        figure.canvas.draw()
-        known = [row for row, line in enumerate(values) if np.isfinite(line).any()]
-        ends = np.array([[x[np.isfinite(line)][-1], line[np.isfinite(line)][-1]] for line in values[known]])
-        heights = axes.transData.transform(ends.reshape(-1, 2))[:, 1:]
-        heights = figures.apart(heights, 10 * figure.dpi / 72)
-        for row, height in zip(known, heights, strict=True):
-            name = figures.short(clean(str(names[row])), 24)
-            at = (x.max(), axes.transData.inverted().transform((0, height[0]))[1])
-            look = {"color": colors[row], "va": "center", "fontsize": 8, "annotation_clip": False}
-            axes.annotate(name, at, (8, 0), textcoords="offset points", **look)
 
 
 def training_curve(path: Path | str, rows: list[dict[str, float]], score: str, title: str) -> None:

@@ -42,9 +42,8 @@ def results(
                 _show(axes, shown, "#BBBBBB" if right is None else color, 0.8 if right is None else 2.2)
                 mark = "" if right is None else " ✓ right" if right else " ✗ wrong"
                 axes.set_title(f"{rank}{mark}", fontsize=8, color=color, loc="left", pad=3, **figures.BOLD)
-                axes.set_xlabel(
-                    f"{_label(clean, label or '(no label)')}\n{score} {value:.3f}", fontsize=7, loc="left", labelpad=3
-                )
+                caption = f"{_label(clean, label or '(no label)')}\n{score} {value:.3f}"
+                axes.set_xlabel(caption, fontsize=7, loc="left", labelpad=3)
 
 
 def labels(path: Path | str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], *, title: str = "") -> None:

@@ -126,10 +126,10 @@ def _umap(
     if neighbors is None or neighbors[0].shape[1] < k - 1:
         neighbors = nearest([rows], k - 1)
     indices, distances = (values[:, : k - 1] for values in neighbors)
-    indices = np.hstack([np.arange(n)[:, None], indices]).astype(
-        np.int32
-    )  # UMAP counts a row as its own first neighbour
+    # UMAP counts a row as its own first neighbour.
+    indices = np.hstack([np.arange(n)[:, None], indices]).astype(np.int32)
     distances = np.hstack([np.zeros((n, 1)), distances]).astype(np.float32)
+    # Without noise, an axis that the data do not fill would be divided by 0.
     noise = np.random.default_rng(seed).normal(0, 1e-3, start.shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a seed means one thread, and that no new points can be placed
@@ -137,8 +137,7 @@ def _umap(
             n_neighbors=k,
             n_components=dimensions,
             metric="cosine",
-            init=start * (10 / widest)
-            + noise,  # without noise, an axis that the data do not fill would be divided by 0
+            init=start * (10 / widest) + noise,
             random_state=seed,
             precomputed_knn=(indices, distances),
         )

@@ -21,6 +21,7 @@ import npz_to_tensorboard
 from common import embeddings
 from common.embeddings import EmbeddingSet
 from common.labels import stratified_sample
+from export import projector
 
 COLOURS = ((200, 40, 40), (40, 160, 60), (50, 60, 200))
 
@@ -192,10 +193,7 @@ def test_more_rows_than_allowed_are_sampled_and_said(tmp_path, capsys):
 
 
 def test_sprite_stays_within_8192_pixels():
-    assert (
-        npz_to_tensorboard.SPRITE_SIDE // math.ceil(math.sqrt(npz_to_tensorboard.MOST_POINTS))
-        >= npz_to_tensorboard.SMALLEST
-    )
+    assert projector.SPRITE_SIDE // math.ceil(math.sqrt(npz_to_tensorboard.MOST_POINTS)) >= projector.SMALLEST
 
 
 def test_missing_pictures_are_counted_and_none_are_asked_for(tmp_path, capsys):

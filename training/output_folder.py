@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import files
+from common import files, run_record
 from common.messages import UserError, note
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RECORD, STATE, LOCK = "train.json", ".training", ".lock"
 CURVE, SKIPPED = "training.csv", "skipped.csv"
-RESULTS = ("model.json", "model.safetensors", CURVE, "training.png", "training.svg", SKIPPED, RECORD)
+RESULTS = ("model.json", "model.safetensors", CURVE, "training.png", "training.svg", SKIPPED)
 
 
 def begin(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
@@ -30,20 +30,21 @@ def begin(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
         raise UserError(
             f"{folder} holds {present[0]}, which train.py has not made; name another --output, or add --overwrite"
         )
-    finished = "model.json" in present
-    try:
-        same = files.claim(path, record, overwrite=not finished and not state_file(folder).is_file())
-    except UserError:
-        if not overwrite:
-            raise
-        same = False
-    if overwrite and (finished or not same):  # an unfinished run with this record goes on
+
+    def clear() -> None:
         forget_state(folder)
         for name in RESULTS:
             (folder / name).unlink(missing_ok=True)
-        finished = same = files.claim(path, record, overwrite=False)
+
+    def finished() -> bool:
+        return (folder / "model.json").is_file()
+
+    def begun() -> bool:
+        return finished() or state_file(folder).is_file()
+
+    complete = run_record.claim(path, record, overwrite=overwrite, finished=finished, begun=begun, clear=clear)
     files.sweep(folder)
-    return same and finished
+    return complete
 
 
 def state_file(folder: Path) -> Path:
@@ -61,10 +62,10 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     import torch
 
     buffer = io.BytesIO()
-    torch.save(state, buffer)
-    files.write_bytes(
-        path, buffer.getbuffer()
-    )  # on a full disk it raises OSError; torch.save would raise a RuntimeError
+    torch.save(state, buffer)  # not into the file: on a full disk that would raise a RuntimeError
+    with files.whole(path) as temporary:
+        temporary.write_bytes(buffer.getvalue() + files.SEAL.encode())
+        files.seal(temporary)
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any] | None:
@@ -72,9 +73,19 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any] | None:
     import torch
 
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        files.check_seal(path)
+        return torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
     except FileNotFoundError:
         return None
-    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, pickle.UnpicklingError):
+    except (
+        UserError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        pickle.UnpicklingError,
+    ):
         note(f"{path} cannot be read: training starts anew")
         return None

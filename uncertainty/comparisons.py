@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from uncertainty import intervals, sign_flips
-from uncertainty.intervals import FEW_IMAGES, Floats
+from uncertainty.intervals import FEW_IMAGES, ROUNDING, Floats
 
 FLIPS = 10_000
+FEW_ERROR_PHOTOS = 5  # effective number of photos below which errors count as packed
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def paired_comparison(
     difference: ArrayLike,
     size: ArrayLike,
     *,
+    baseline: ArrayLike | None = None,
     chosen_from: Sequence[int] = (),
     level: float = 0.95,
     flips: int = FLIPS,
@@ -47,16 +49,27 @@ def paired_comparison(
     photo. `chosen_from`: the rows among which, with the baseline, the baseline was chosen for its accuracy on these same
     crops (see `corrected_p`); empty for a baseline named beforehand or chosen on validation data.
 
-    Sign flips find too much where one side's errors are packed into few photos and the other's are scattered: up to 32 % at
-    20 photos. The interval does not. So no p is below that of its interval: the `1 - level` at which the interval reaches 0.
+    Sign flips find too much where the errors of the better side are packed into few photos and the other's are scattered: up to
+    32 % at 20 photos. With `baseline`, its totals (n_photo,), such rows are known by their errors: where those of the better side
+    sit in fewer than FEW_ERROR_PHOTOS photos, p is at least the 1 - level at which the interval reaches 0, its gains and losses
+    taken for unlike.
     """
     totals, sizes = intervals.checked_differences(difference, size)
     low, high = intervals.difference_intervals(totals, sizes, level=level)
     p = corrected_p(totals, chosen_from=chosen_from, flips=flips, seed=seed)
-    for row in np.flatnonzero((p < 1 - level) & (low <= 0) & (high >= 0)):
-        p[row] = max(p[row], _interval_p(totals[row], sizes, level))
+    if baseline is not None:
+        few = error_photos(np.asarray(baseline) + np.maximum(totals, 0), sizes) < FEW_ERROR_PHOTOS
+        for row in np.flatnonzero(few & (p < 1 - level)):
+            p[row] = max(p[row], _interval_p(totals[row], sizes))
     n_images = int((sizes > 0).sum())
     return PairedComparison(totals.sum(axis=1) / sizes.sum(), low, high, p, n_images, n_images < FEW_IMAGES)
+
+
+def error_photos(correct: ArrayLike, size: ArrayLike) -> Floats:
+    """Return (n_combination,): in how many photos the errors sit, (sum e)^2 / sum e^2 (Kish 1965); 0 without errors."""
+    errors = np.asarray(size, dtype=float) - np.asarray(correct, dtype=float)
+    squares = (errors**2).sum(axis=-1)
+    return np.where(squares > ROUNDING, errors.sum(axis=-1) ** 2 / np.maximum(squares, ROUNDING), 0.0)
 
 
 def corrected_p(difference: ArrayLike, *, chosen_from: Sequence[int] = (), flips: int = FLIPS, seed: int = 0) -> Floats:
@@ -72,24 +85,7 @@ def corrected_p(difference: ArrayLike, *, chosen_from: Sequence[int] = (), flips
     out from the largest statistic against any of these. A higher one need not: the choice of baseline works against it.
     """
     d = sign_flips.rows(difference)
-    scale = sign_flips.inverse_norms(d)
-    observed = np.abs(d.sum(axis=1)) * scale
-    rivals = {row: sign_flips.inverse_norms(d - d[row]).astype(np.float32) for row in chosen_from}
-    factor = scale.astype(np.float32)
-
-    def statistics(sums: NDArray) -> NDArray:
-        return np.abs(sums) * factor
-
-    def among_rivals(sums: NDArray) -> NDArray:
-        largest = np.zeros(len(sums), np.float32)
-        for row, rival_scale in rivals.items():
-            gap = sums - sums[:, [row]]
-            np.abs(gap, out=gap)
-            gap *= rival_scale
-            np.maximum(largest, gap.max(axis=1), out=largest)
-        return largest
-
-    better, worse = sign_flips.step_down(d, observed, statistics, among_rivals if rivals else None, flips, seed)
+    better, worse = sign_flips.step_down(d, two_sided=True, rivals=chosen_from, flips=flips, seed=seed)
     return np.where(d.sum(axis=1) > 0, better, worse)
 
 
@@ -101,17 +97,13 @@ def one_sided_p(difference: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> 
     statistic; their p is 1. The least p answers "does any of them beat the baseline?". The baseline must be named beforehand.
     """
     d = sign_flips.rows(difference)
-    scale = sign_flips.inverse_norms(d)
-    observed = d.sum(axis=1) * scale
     n_photo = max(np.asarray(difference).shape[-1], 3)
-    t = sign_flips.student(observed, n_photo)
-    kept = np.flatnonzero((t >= -np.sqrt(2 * np.log(np.log(n_photo)))) & (scale > 0))
+    statistic = d.sum(axis=1) * sign_flips.inverse_norms(d)
+    kept = sign_flips.student(statistic, n_photo) >= -np.sqrt(2 * np.log(np.log(n_photo)))
+    kept &= d.any(axis=1)
     p = np.ones(len(d))
-    if kept.size:
-        factor = scale[kept].astype(np.float32)
-        p[kept] = sign_flips.step_down(
-            d[kept], observed[kept], lambda sums: sums * factor, None, flips, seed, mirrored=False
-        )[0]
+    if kept.any():
+        p[kept] = sign_flips.step_down(d[kept], two_sided=False, flips=flips, seed=seed)[0]
     return p
 
 
@@ -145,11 +137,11 @@ def mcnemar_p(rescued: int, broken: int) -> float:
     return min(1.0, 2 * float(bdtr(min(rescued, broken), rescued + broken, 0.5)))
 
 
-def _interval_p(difference: Floats, size: Floats, level: float) -> float:
-    """Return the least 1 - level at which the interval of `difference` (n_photo,) does not hold 0; it does at `level`."""
-    low, high = 1 - level, 1.0
+def _interval_p(difference: Floats, size: Floats) -> float:
+    """Return the least 1 - level at which the interval of `difference` (n_photo,), gains and losses unlike, does not hold 0."""
+    low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        (lower,), (upper,) = intervals.difference_intervals(difference[None], size, level=1 - middle)
+        (lower,), (upper,) = intervals.difference_intervals(difference[None], size, level=1 - middle, alike=False)
         low, high = (middle, high) if lower <= 0 <= upper else (low, middle)
     return high

@@ -13,16 +13,14 @@ from uncertainty.comparisons import FLIPS, corrected_p
 from uncertainty.intervals import Floats
 
 
-def smallest_p(difference: ArrayLike, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """Return the smallest corrected p that these data could give: had all photos of one row that differ agreed on the sign.
+def smallest_p(difference: ArrayLike, row: int = 0, *, flips: int = FLIPS, seed: int = 0) -> float:
+    """Return the smallest corrected p that `row` could have had: had all its photos that differ agreed on the sign.
 
-    A row with m photos that differ cannot go below 2^(1 - m), whatever their differences are: 0.0625 for five.
+    With m photos that differ it cannot go below 2^(1 - m), whatever the differences are: 0.0625 for five.
     """
-    d = sign_flips.rows(difference)
-    utmost = np.abs(d).sum(axis=1) * sign_flips.inverse_norms(d)
-    best = int(utmost.argmax())
-    d[best] = np.abs(d[best])
-    return float(corrected_p(d, flips=flips, seed=seed)[best])
+    d = intervals.without_rounding(np.atleast_2d(np.asarray(difference, dtype=float)))
+    d[row] = np.abs(d[row])
+    return float(corrected_p(d, flips=flips, seed=seed)[row])
 
 
 def packed_share(difference: ArrayLike) -> Floats:
@@ -41,22 +39,20 @@ def simultaneous_upper_limits(
 ) -> Floats:
     """Return (n_combination,): what no combination gains more than, all at once; the largest is "no combination gains more than".
 
-    The `level` quantile of the largest one-sided statistic over all rows, residuals flipped (Romano & Wolf 2005), is the
-    Student's t that a single row would need; each row gets the MOVER limit of that level (see `difference_intervals`).
+    The `level` quantile of the largest one-sided statistic over all rows, residuals flipped (Romano & Wolf 2005), is what a single
+    row, about normal under flips, must stay below; each row gets the MOVER limit of that level (see `difference_intervals`).
     """
-    from scipy.special import stdtr
+    from scipy.special import ndtr
 
     totals, sizes = intervals.checked_differences(difference, size)
     residual = totals - totals.sum(axis=1, keepdims=True) / sizes.sum() * sizes
     scale = sign_flips.inverse_norms(residual).astype(np.float32)
     columns = np.ascontiguousarray(residual.T, dtype=np.float32)
-    n_photo = int((sizes > 0).sum())
     largest = [
         ((signs @ columns) * scale).max(axis=1)
         for signs in sign_flips.sign_blocks(len(sizes), flips, max(residual.shape), False, seed)
     ]
-    critical = sign_flips.student(np.quantile(np.concatenate(largest), [level]), n_photo)
-    tail = min(float(stdtr(max(n_photo - 1, 1), -critical[0])), 1 - level)
+    tail = min(float(ndtr(-np.quantile(np.concatenate(largest), level))), 1 - level)
     return intervals.difference_intervals(totals, sizes, level=1 - 2 * tail)[1]
 
 

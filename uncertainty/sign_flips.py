@@ -6,7 +6,7 @@ the same for all rows; its denominator does not change under flips. Seeded, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,42 +32,50 @@ def inverse_norms(d: Floats) -> Floats:
 
 
 def step_down(
-    d: Floats,
-    observed: Floats,
-    statistics: Callable[[NDArray], NDArray],
-    floor: Callable[[NDArray], NDArray] | None,
-    flips: int,
-    seed: int,
-    *,
-    mirrored: bool = True,
+    d: Floats, *, two_sided: bool, rivals: Sequence[int] = (), flips: int, seed: int
 ) -> tuple[Floats, Floats]:
-    """Return step-down p (n_combination,) twice: among the rows, and among the rows and `floor`, the rivals.
+    """Return step-down p (n_combination,) twice: among the rows, and among the rows and all gaps between a row and a rival.
 
-    `statistics` and `floor` take sums (n_flip, n_combination) of flipped differences. `mirrored`: the statistic does not know a
-    study from its mirror image, so that half of the flips are enough.
+    Where all flips are at most `flips`, they are enumerated and p is exact, else p = (1 + flips that reach) / (1 + flips).
+    Two-sided, a study and its mirror image are one, so that half of the flips are enough.
     """
+    statistic = d.sum(axis=1) * inverse_norms(d)
+    observed = np.abs(statistic) if two_sided else statistic
     if not observed.any():
         return np.ones(len(d)), np.ones(len(d))
-    total = 2 ** (d.shape[1] - mirrored)
+    total = 2 ** (d.shape[1] - two_sided)
     exact = total <= flips
     order = np.argsort(observed, kind="stable")  # the least first: running maxima are over the rows that are left
     limits = observed[order] * (1 - np.sign(observed[order]) * 1e-5)  # ties that float32 pulled apart count as reached
-    columns = np.ascontiguousarray(d.T, dtype=np.float32)
+    unit = (d * inverse_norms(d)[:, None])[order].astype(np.float32)
+    raw = d.astype(np.float32)
+    scales = {row: inverse_norms(d - d[row]).astype(np.float32)[:, None] for row in rivals}
     reached = np.zeros((2, len(d)), np.int64)
     for signs in sign_blocks(d.shape[1], total if exact else flips, max(d.shape), exact, seed):
-        sums = signs @ columns
-        largest = np.maximum.accumulate(statistics(sums)[:, order], axis=1)
-        reached[0] += (largest >= limits).sum(axis=0)
-        if floor is not None:
-            np.maximum(largest, floor(sums)[:, None], out=largest)
-        reached[1] += (largest >= limits).sum(axis=0) if floor is not None else 0
-    if floor is None:
-        reached[1] = reached[0]
+        largest = unit @ signs.T
+        if two_sided:
+            np.abs(largest, out=largest)
+        np.maximum.accumulate(largest, axis=0, out=largest)
+        reached[0] += np.count_nonzero(largest >= limits[:, None], axis=1)
+        if scales:
+            np.maximum(largest, _largest_gap(raw @ signs.T, scales), out=largest)
+            reached[1] += np.count_nonzero(largest >= limits[:, None], axis=1)
     share = reached / total if exact else (1 + reached) / (1 + flips)
     share = np.maximum.accumulate(share[:, ::-1], axis=1)[:, ::-1]
     p = np.ones((2, len(d)))
     p[:, order] = np.where(limits == 0, 1.0, share)
-    return p[0], p[1]
+    return p[0], p[1] if scales else p[0]
+
+
+def _largest_gap(sums: NDArray, scales: Mapping[int, NDArray]) -> NDArray:
+    """Return (n_flip,): the largest statistic of any row against any rival, from sums (n_combination, n_flip)."""
+    largest = np.zeros(sums.shape[1], np.float32)
+    for row, scale in scales.items():
+        gap = sums - sums[row]
+        np.abs(gap, out=gap)
+        gap *= scale
+        np.maximum(largest, gap.max(axis=0), out=largest)
+    return largest
 
 
 def sign_blocks(n_photo: int, total: int, width: int, exact: bool, seed: int) -> Iterator[NDArray[np.float32]]:

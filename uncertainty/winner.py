@@ -77,7 +77,7 @@ def rank_intervals(
     totals, sizes = checked_totals(correct, size)
     ranks, best = [], np.zeros(len(totals))
     for drawn in _draws(totals.shape[1], resamples, len(totals), seed):
-        rank = rankdata(-_accuracies(totals, sizes, drawn).round(12), method="min", axis=1).astype(np.int32)
+        rank = rankdata(-_accuracies(totals, sizes, drawn).round(9), method="min", axis=1).astype(np.int32)
         first = rank == 1
         best += (first / first.sum(axis=1, keepdims=True)).sum(axis=0)
         ranks.append(rank)

@@ -138,7 +138,7 @@ class Sheet:
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, ink: Array, turn: float = 0, arc: Any = (0, 2)) -> None:
         """Fill an ellipse turned by `turn` radians, or the part of it between two angles in units of pi."""
-        angles = np.linspace(*arc, 60) * np.pi
+        angles = np.linspace(arc[0], arc[1], 60) * np.pi
         spoke = np.stack([rx * np.cos(angles), ry * np.sin(angles)], 1)
         self.polygon((x, y) + spoke @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]], ink)
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import classify
-from backbones import classifiers
+from backbones import models
 from common import images
 from common.messages import UserError
 from embedding.classifier import load
@@ -94,7 +94,7 @@ def vit(folder, kind):
 def test_hugging_face_folder_with_names_of_classes(photo, tmp_path, capsys, prefix):
     module = vit(tmp_path / "vit", "ViTForImageClassification")
     spec = f"{prefix}{tmp_path / 'vit'}"
-    backbone, names = classifiers.build(spec)
+    backbone, names = models.classifier(spec)
     assert names == ["soup", "nuts", "tea", "coffee"]
     wanted = expected(lambda x: module(pixel_values=x).logits, backbone.preprocess, names, photo)
     same(labels(capsys, "--image", photo, "--model", spec, "--top_k", 3), wanted)
@@ -119,7 +119,7 @@ def test_timm_folder(photo, tmp_path, capsys, described):
     if described:
         pretrained |= {"label_names": ["a", "b", "c"], "label_descriptions": {"a": "apple", "b": "bread"}}
     (folder / "config.json").write_text(json.dumps(config | {"pretrained_cfg": pretrained}))
-    backbone, names = classifiers.build(str(folder))
+    backbone, names = models.classifier(str(folder))
     assert names == (["apple", "bread", "c"] if described else ["class 0", "class 1", "class 2"])
     assert (backbone.preprocess.height, backbone.preprocess.mean) == (96, (0.5,) * 3)
     found = labels(capsys, "--image", photo, "--model", folder, "--top_k", 3)
@@ -136,4 +136,4 @@ def test_models_without_names_of_classes_say_so(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.pt").write_bytes(b"")
     with pytest.raises(UserError, match="does not say what its classes are"):
-        classifiers.build(spec)
+        models.classifier(spec)

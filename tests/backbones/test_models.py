@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from backbones import architectures, models, weights
+from backbones import models, programs, weights
 from backbones.preprocess import Preprocess, resize
 from common.messages import UsageError, UserError
 from embedding import precision
@@ -452,7 +452,7 @@ def test_checkpoint_folder(tmp_path, projection):
 def test_checkpoint_errors(tmp_path):
     make_checkpoint(tmp_path / "c", False)
     (tmp_path / "c" / "model.json").write_text("{}")
-    with pytest.raises(UserError, match=r"model\.json is no checkpoint's description"):
+    with pytest.raises(UserError, match=r"model\.json has no field spec"):
         load_model(tmp_path / "c")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="neither a checkpoint"):
@@ -599,4 +599,4 @@ def test_compiled_results_equal_eager_ones(factory):
 def test_programs_are_told_by_their_content(tmp_path):
     (tmp_path / "x.pt").write_bytes(b"PK\x03\x04 broken")
     with pytest.raises(UserError, match=r"x\.pt is no TorchScript or torch\.export program"):
-        architectures.load_program(tmp_path / "x.pt", None)
+        programs.load_program(tmp_path / "x.pt", None)

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from common import knn
-from common import knn_blocks as coarse_scores
+from common import knn, knn_blocks
 from common.blocks import Blocks
 
 
@@ -54,10 +53,10 @@ def check(query, reference, k, found, allowed=None):
 @pytest.fixture(params=["float32", "bfloat16"])
 def coarse(request, monkeypatch):
     """Both coarse types, whatever this processor is good at, in blocks small enough for several."""
-    monkeypatch.setattr(coarse_scores, "LARGE", 0)
-    monkeypatch.setattr(coarse_scores, "bfloat16_pays", lambda: request.param == "bfloat16")
-    monkeypatch.setattr(coarse_scores, "BLOCK_ROWS", 700)
-    monkeypatch.setattr(coarse_scores, "TILE", 128)
+    monkeypatch.setattr(knn_blocks, "LARGE", 0)
+    monkeypatch.setattr(knn_blocks, "bfloat16_pays", lambda: request.param == "bfloat16")
+    monkeypatch.setattr(knn_blocks, "BLOCK_ROWS", 700)
+    monkeypatch.setattr(knn_blocks, "TILE", 128)
     return request.param
 
 
@@ -155,11 +154,13 @@ def test_rounding_that_conspires_against_the_nearest(coarse):
 
 @pytest.mark.parametrize("excluding", [False, True])
 def test_scores_too_close_for_bfloat16_are_searched_again_in_float32(monkeypatch, excluding):
-    monkeypatch.setattr(coarse_scores, "LARGE", 0)
-    monkeypatch.setattr(coarse_scores, "bfloat16_pays", lambda: True)
+    monkeypatch.setattr(knn_blocks, "LARGE", 0)
+    monkeypatch.setattr(knn_blocks, "bfloat16_pays", lambda: True)
     again = []
-    in_float32 = coarse_scores.Rows.in_float32
-    monkeypatch.setattr(coarse_scores.Rows, "in_float32", lambda rows: again.append(len(rows.unit)) or in_float32(rows))
+    in_float32 = knn_blocks.UnitRows.in_float32
+    monkeypatch.setattr(
+        knn_blocks.UnitRows, "in_float32", lambda rows: again.append(len(rows.unit)) or in_float32(rows)
+    )
     rng = np.random.default_rng(0)
     query, reference = rng.standard_normal((100, 32)), rng.standard_normal((9000, 32))
     reference[:6000] = reference[0] + 1e-3 * reference[:6000]  # so alike that bfloat16 can't tell
@@ -182,7 +183,7 @@ def test_the_bound_of_the_docstring_holds(dim, skew, seed):
     rng = np.random.default_rng(seed)
     rows = (rng.standard_normal((60, dim)) + skew).astype(np.float32)
     rows[-1] = rows[0]
-    block = coarse_scores.fill(coarse_scores._space(60, dim, torch.bfloat16, "cpu"), [rows], "row", 0, 60)
+    block = knn_blocks.load_rows(knn_blocks.empty_rows(60, dim, torch.bfloat16, "cpu"), [rows], "row", 0, 60)
     error = block.error + (1 + block.error) * block.error.max() + dim * 2.0**-22 + 2.0**-20
     difference = np.abs((block.coarse.double() @ block.coarse.double().T).numpy() - cosines(rows, rows))
     assert (difference <= error.double().numpy()[:, None]).all()

@@ -133,7 +133,7 @@ def test_the_heat_map_puts_like_classes_side_by_side(tmp_path):
     same = np.equal.outer([name[0] for name in names], [name[0] for name in names])
     matrix = np.where(same, 0.75, 0.25) + 0.01 * np.arange(6)[:, None] * np.arange(6) / 36
     np.fill_diagonal(matrix, [np.nan, *[0.875] * 5])
-    maps.similarity_heatmap(tmp_path / "heat.png", matrix, names, title="six classes")
+    heatmaps.similarity_heatmap(tmp_path / "heat.png", matrix, names, title="six classes")
     text = words(tmp_path / "heat.svg")
     rows = [word for word in text if word in names][6:]
     assert {name[0] for name in rows[:3]} in ({"a"}, {"b"})
@@ -148,7 +148,7 @@ def test_five_hundred_classes_are_thinned_and_the_most_alike_listed(tmp_path):
     matrix = (matrix + matrix.T) / 2
     matrix[17, 401] = matrix[401, 17] = 0.93
     names = [f"class_{n:03d}" for n in range(500)]
-    maps.similarity_heatmap(tmp_path / "heat.png", matrix, names)
+    heatmaps.similarity_heatmap(tmp_path / "heat.png", matrix, names)
     text = words(tmp_path / "heat.svg")
     assert "500 classes, in the order of the rows; 1 name in 9 is shown" in text
     assert "0.93" in text
@@ -156,37 +156,6 @@ def test_five_hundred_classes_are_thinned_and_the_most_alike_listed(tmp_path):
     assert "class_017" in pair
     assert "class_401" in pair
     assert 50 <= len([word for word in text if re.fullmatch(r"class_\d+", word)]) <= 60 + 24
-
-
-def test_the_accuracy_matrix_shows_numbers_intervals_and_gaps(tmp_path):
-    accuracy = np.array([[0.8421, 0.5], [np.nan, 0.75]])
-    maps.accuracy_matrix(tmp_path / "a.png", accuracy, ["0", "10"], ["0", "w5h3"], accuracy - 0.04, accuracy + 0.03)
-    text = words(tmp_path / "a.svg")
-    assert {"84.2", "80.2–87.2", "50.0", "75.0", "–", "w5h3", "reference", "query"} <= set(text)
-    assert near(pixels(tmp_path / "a.png"), figures.PALETTE[3]) > 200  # the frame of the best
-    maps.accuracy_matrix(
-        tmp_path / "b.png", np.full((41, 41), 0.5), list(map(str, range(41))), list(map(str, range(41)))
-    )
-    assert "50.0" not in words(tmp_path / "b.svg")
-
-
-def test_curves_stand_at_their_padding_and_have_their_name_at_the_end(tmp_path):
-    accuracy = np.array([[0.5, 0.6, 0.7], [0.55, 0.65, np.nan], [np.nan] * 3])
-    names = ["reference 0", "reference 40", "none"]
-    maps.accuracy_by_padding(tmp_path / "a.png", ["0", "7.5", "40"], accuracy, names, accuracy - 0.1, accuracy + 0.1)
-    text = words(tmp_path / "a.svg")
-    assert {"0", "7.5", "40", "padding, %", "reference 0", "reference 40"} <= set(text)
-    assert "none" not in text
-    maps.accuracy_by_padding(tmp_path / "b.png", ["0", "w5h3"], accuracy[:1, :2], ["reference 0"])
-    assert "padding" in words(tmp_path / "b.svg")
-
-
-def test_distributions_name_their_medians(tmp_path):
-    maps.similarity_distributions(tmp_path / "a.png", np.array([0.5, 0.75, 1.0]), np.array([0.0, 0.25]))
-    text = words(tmp_path / "a.svg")
-    assert {"within a class: median 0.750, 3 pairs", "between classes: median 0.125, 2 pairs"} <= set(text)
-    maps.similarity_distributions(tmp_path / "b.png", np.array([]), np.array([0.5]))
-    assert "within a class: no pairs" in words(tmp_path / "b.svg")
 
 
 def test_the_colour_scale_can_carry_black_numbers():

@@ -1,0 +1,326 @@
+"""Both JSON forms to records: nothing lost, nothing believed that is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annotations.formats import parse
+from annotations.records import Box, Object, Skipped
+from common.messages import UserError
+
+
+def sku(**objects) -> dict:
+    return {"photo": objects}
+
+
+def item(points=None, **keys) -> dict:
+    return {
+        "points": points or {"top_left": [1, 2], "bottom_right": [11, 22]},
+        "sku_id": "A",
+        "split_id": "test",
+        **keys,
+    }
+
+
+def coco(annotations, images=None, categories=None) -> dict:
+    images = images or [{"id": 7, "file_name": "shelf/photo.JPG", "width": 640, "height": 480}]
+    return {"images": images, "annotations": annotations, "categories": categories or [{"id": 1, "name": "A"}]}
+
+
+def read(content, name="annotations.json", **options) -> list:
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return parse(data, name, **options)
+
+
+def reason(content) -> str:
+    (only,) = read(content)
+    assert isinstance(only, Skipped)
+    return only.reason
+
+
+def test_sku_object():
+    (only,) = read(sku(k=item({"top_left": [1.5, 2], "bottom_right": ["11", "22.25"]})))
+    assert only == Object(
+        "photo", "photo", "k", "test", ("A",), Box(1.5, 2, 11, 22.25, 9.5, 20.25), None, "annotations.json"
+    )
+    assert only.crop_id == "photo_k"
+
+
+def test_sku_points_as_json_text_and_numbers_as_ids():
+    (only,) = read(sku(k=item('{"top_left": [1, 2], "bottom_right": [3, 4]}', sku_id=17, split_id=1.0)))
+    assert only.box == Box(1, 2, 3, 4, 2, 2)
+    assert (only.classes, only.split) == (("17",), "1")
+
+
+def test_coco_object_and_labels():
+    categories = [
+        {"id": 1, "name": "vanilla", "supercategory": "brand"},
+        {"id": 2, "name": "same", "supercategory": "same"},
+        {"id": "3", "name": "x", "supercategory": "y", "classes": ["a", "b", "c"]},
+        {"id": 4, "name": "alone", "supercategory": ""},
+    ]
+    rows = [{"id": i, "image_id": 7, "category_id": i, "bbox": [1, 2, 10.5, 20]} for i in range(1, 5)]
+    found = read(coco(rows, categories=categories), "instances_val2017.json")
+    assert [row.classes for row in found] == [("brand", "vanilla"), ("same",), ("a", "b", "c"), ("alone",)]
+    first = found[0]
+    assert first.box == Box(1, 2, 11.5, 22, 10.5, 20)
+    assert (first.image, first.sample_id, first.crop_id) == ("shelf/photo.JPG", "shelf/photo", "shelf/photo_1")
+    assert (first.split, first.declared) == ("val", (640, 480))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train.json", "train"),
+        ("VALID.json", "valid"),
+        ("my-validation_2.json", "validation"),
+        ("latest.json", "all"),
+        ("instances_train2017.json", "train"),
+        ("dev_boxes.json", "dev"),
+        ("testing.json", "testing"),
+        ("a/test/boxes.json", "test"),
+        ("val2017/annotations/boxes.json", "val"),
+        ("latest/contest/boxes.json", "all"),
+    ],
+)
+def test_split_from_the_file_name(name, split):
+    row = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1]}
+    assert read(coco([row]), name)[0].split == split
+    assert read(coco([row]), name, split="mine")[0].split == "mine"
+
+
+def test_split_names_rename_what_the_annotations_say():
+    found = read(sku(a=item(split_id=1), b=item(split_id="2"), c=item(split_id=None)), split_names={"1": "train"})
+    assert [row.split for row in found] == ["train", "2", "all"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (item(points="{not json"), "bad points"),
+        (item(points='{"top_left": [1, 2], "top_left": [1, 3], "bottom_right": [5, 5]}'), "bad points"),
+        (item(points=[1, 2, 3, 4]), "bad points"),
+        (item({"top_left": [1, 2, 3], "bottom_right": [4, 5]}), "bad points"),
+        (item({"top_left": [True, False], "bottom_right": [4, 5]}), "bad points"),
+        (item({"top_left": [1, 2]}), "bad points"),
+        (item({"top_left": [10**400, 2], "bottom_right": [4, 5]}), "bad points"),
+        ({"sku_id": "A"}, "no points"),
+        (item({"top_left": ["nan", 0], "bottom_right": [4, 5]}), "box not finite"),
+        (item({"top_left": [-1e308, 0], "bottom_right": [1e308, 5]}), "box not finite"),
+        (item({"top_left": [9, 9], "bottom_right": [1, 1]}), "inverted box"),
+        (item({"top_left": [1, 1], "bottom_right": [1, 9]}), "empty box"),
+        (item(sku_id=None), "no sku_id"),
+        (item(sku_id=" "), "empty sku_id"),
+        (item(sku_id=[]), "bad sku_id"),
+        (item(classes=[]), "bad classes"),
+        (item(classes=["a", None]), "no classes"),
+        ([1, 2], "annotation is not an object"),
+    ],
+)
+def test_a_bad_object_is_skipped_with_its_reason_and_the_good_one_stays(wrong, why):
+    bad, good = read(sku(bad=wrong, good=item()))
+    assert (bad.sample_id, bad.object_id, bad.file) == ("photo", "bad", "annotations.json")
+    assert re.match(rf"{why}(: |$)", bad.reason)
+    assert isinstance(good, Object)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"image_id": 99}, "unknown image_id: 99"),
+        ({"image_id": None}, "no image_id"),
+        ({"category_id": 42}, "unknown category_id"),
+        ({"bbox": "1,2,x,4"}, 'bad bbox: ["1", "2", "x", "4"]'),
+        ({"bbox": [1, 2, -3, 4]}, "inverted box"),
+        ({"bbox": [1, 2, 0, 4]}, "empty box"),
+        ({"bbox": None}, "no bbox"),
+        ({"iscrowd": 1}, "crowd region"),
+        ({"id": [1]}, "bad id: [1]"),
+    ],
+)
+def test_a_bad_coco_annotation_is_skipped_with_its_reason(change, why):
+    assert reason(coco([{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], **change}])).startswith(why)
+
+
+def test_two_images_of_one_id_are_ambiguous_unless_they_agree():
+    row = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    image = {"id": 7, "file_name": "a.jpg", "width": 9, "height": 9}
+    assert reason(coco([row], images=[image, {**image, "file_name": "b.jpg"}])).startswith("ambiguous image_id: 7")
+    assert isinstance(read(coco([row], images=[image, {**image, "license": 3}]))[0], Object)
+
+
+def test_keys_given_twice_lose_nothing_quietly():
+    text = '{"p": {"1": %s, "1": %s}, "p": {"2": %s, "1": %s}}' % ((json.dumps(item()),) * 4)
+    found = read(text.encode())
+    assert [(row.object_id, isinstance(row, Object)) for row in found] == [
+        ("1", True),
+        ("1", False),
+        ("2", True),
+        ("1", False),
+    ]
+    assert found[1].reason == "object id given twice: p_1"
+    twice = '{"p": {"1": {"sku_id": "A", "sku_id": "B", "points": {"top_left": [0, 0], "bottom_right": [1, 1]}}}}'
+    assert reason(twice.encode()) == "sku_id given twice"
+    with pytest.raises(UserError, match="'annotations' twice"):
+        read(b'{"images": [], "categories": [], "annotations": [], "annotations": []}')
+
+
+def test_an_image_entry_that_is_no_object_is_a_row():
+    assert read({"list": [item()], "null": None, **sku(k=item())})[:2] == [
+        Skipped("list", "", "image entry is not an object"),
+        Skipped("null", "", "image entry is not an object"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        ('{\n"p": "Käse"}'.encode("latin1"), "line 2: byte 0xe4 is not UTF-8"),
+        (b'{"p":\n {"1": ', "line 2, column 8: not valid JSON"),
+        (b"[1, 2, 3]", "a list of 3.*neither SKU JSON"),
+        (b'{"version": "5.0", "flags": {}}', "its keys are version, flags.*neither SKU JSON"),
+        (b'{"annotations": []}', "no list 'images'"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' * 50_000, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "annotations.json"),
+        (b"[" + b"[]," * 1_000_000 + b"1]", "a list of 1,000,001"),
+    ],
+)
+def test_a_file_of_neither_form_is_one_sentence(data, message):
+    with pytest.raises(UserError, match="(?s)" + message) as caught:
+        read(data)
+    assert str(caught.value).startswith("annotations.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_byte_order_mark_and_utf_16_are_read():
+    text = json.dumps(sku(k=item(sku_id="Käse")), ensure_ascii=False)
+    for encoding in ("utf-8-sig", "utf-16"):
+        assert read(text.encode(encoding))[0].classes == ("Käse",)
+
+
+def test_broken_files(study_data):
+    counts = {}
+    for path in sorted((study_data / "broken").glob("*.json")):
+        try:
+            found = parse(path.read_bytes(), path)
+        except UserError as error:
+            counts[path.stem] = path.name in str(error)
+        else:
+            counts[path.stem] = (len(found), sum(isinstance(row, Object) for row in found))
+    assert counts.pop("annotations_sku") == (38, 29)
+    assert counts.pop("coco") == (9, 2)
+    assert counts.pop("nan_box") == (1, 0)
+    assert counts == dict.fromkeys(("empty", "latin1", "not_a_dict", "truncated"), True)
+
+
+def test_sku_and_coco_say_the_same(study_data):
+    for name in ("cards", "bccd"):
+        folder = study_data / name
+        by_sku = {row.crop_id: row for row in parse((folder / "annotations_sku.json").read_bytes(), "x.json")}
+        for split in ("train", "val", "test"):
+            for row in parse((folder / f"{split}.json").read_bytes(), f"{split}.json"):
+                twin = by_sku.pop(row.crop_id)
+                assert (twin.box, twin.split, twin.classes[-1]) == (row.box, row.split, row.classes[-1])
+        assert not by_sku
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["points", "top_left", "bottom_right", "sku_id", "split_id", "classes", "id", "bbox", "a", ""]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(values, values, values)
+def test_any_json_gives_records_or_one_sentence(one, two, three):
+    rows = [{"id": one, "image_id": 7, "category_id": 1, "bbox": two}, three]
+    for content in (one, {"p": {"1": one, "2": item()}, "q": two}, coco(rows), coco(one, two, three)):
+        try:
+            found = read(json.dumps(content).encode())
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert all(isinstance(row, (Object, Skipped)) for row in found)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.data())
+def test_damaged_bytes_give_records_or_one_sentence(data):
+    text = bytearray(json.dumps(sku(a=item(), b=item('{"top_left": [1, 2], "bottom_right": [3, 4]}'))).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        found = read(bytes(text))
+    except UserError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert all(isinstance(row, (Object, Skipped)) for row in found)
+
+
+def test_coco_as_tools_write_it():
+    """Ids of MongoDB, texts for numbers and flags, a box as text and as object, no box, no id, repeated categories."""
+    images = [
+        {"id": {"$oid": "f1"}, "file_name": "a.jpg", "width": "9", "height": "9"},
+        {"id": 0, "file_name": "a.jpg", "width": 9, "height": 9},  # the same photo under a second id
+    ]
+    categories = [{"id": 0, "name": "x"}, {"id": 0, "name": "x", "supercategory": "y"}, {"id": "0.5", "name": "z"}]
+    shapes = [
+        {"image_id": "f1", "bbox": "1, 2 3;4", "iscrowd": "False"},
+        {"image_id": {"$oid": "f1"}, "bbox": {"x1": 1, "y1": 2, "x2": "4", "y2": 6}, "iscrowd": ""},
+        {"image_id": 0.0, "bbox": {"x": 1, "y": 2, "width": 3, "height": 4}, "iscrowd": "0.0"},
+        {"image_id": 0, "bbox": [0, 0, 0, 0], "segmentation": [[1, 2, 4, 2, 4, 6, 1, 6]]},
+        {"image_id": 0, "segmentation": [[1, 2], [4, 2], [4, 6]], "iscrowd": None},
+    ]
+    found = read(coco([{**shape, "category_id": 0} for shape in shapes], images, categories))
+    assert [row.box for row in found] == [Box(1, 2, 4, 6, 3, 4)] * 5
+    assert [row.crop_id for row in found] == [f"a_row{number}" for number in range(1, 6)]
+    assert {row.classes for row in found} == {("y", "x")}
+    assert {row.declared for row in found} == {(9, 9)}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"iscrowd": "perhaps"}, 'bad iscrowd: "perhaps"'),
+        ({"iscrowd": "TRUE"}, "crowd region"),
+        ({"bbox": [1, 2, "3,5", 4]}, 'bad bbox: [1, 2, "3,5", 4]'),
+        ({"bbox": {"x": 1, "y": 2}}, 'bad bbox: {"x": 1, "y": 2}'),
+        ({"bbox": {"x": 1, "y": 2, "w": None, "h": 1}}, "no bbox.w"),
+        ({"bbox": None, "segmentation": [[1, 2, 3]]}, "bad segmentation: a polygon of 3 numbers"),
+        ({"bbox": None, "segmentation": {"counts": 5, "size": [1, 1]}}, "bad segmentation.counts: 5"),
+        ({"bbox": None, "segmentation": []}, "no bbox, empty segmentation"),
+        ({"category_id": "1_0"}, "unknown category_id: 1_0"),
+    ],
+)
+def test_a_reason_names_the_field_and_its_value(change, why):
+    assert reason(coco([{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], **change}])) == why
+
+
+def test_memory_is_bounded_by_what_a_file_would_need(monkeypatch):
+    from annotations import contents
+
+    data = b'{"a": [' + b"[]," * 1000 + b"1]}"
+    monkeypatch.setattr(contents, "memory", lambda: 50_000)
+    with pytest.raises(UserError, match="would need about 0 GiB of memory"):
+        read(data)
+    monkeypatch.setattr(contents, "memory", lambda: 200_000)
+    with pytest.raises(UserError, match="its keys are a"):
+        read(data)

@@ -1,0 +1,105 @@
+"""The numbers behind a verdict, and the table of paddings: found where there is something, quiet where there is nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import make_evaluator, study
+from builders import totals as total_of
+
+from combinations.comparison import compare, single_pairs
+from combinations.evidence import evidence
+from combinations.paddings import padding_rows, paddings_across
+from combinations.search import enumerate_combinations
+from evaluation.records import Combination
+from uncertainty import comparisons, intervals
+
+
+def totals(goals, n_photo=60, seed=0):
+    """Combinations that agree on most crops: right where a shared draw, or rarely an own one, is below the goal."""
+    rng = np.random.default_rng(seed)
+    size = rng.integers(1, 12, n_photo)
+    image = np.repeat(np.arange(n_photo), size)
+    own = rng.random((len(goals), len(image))) < 0.05
+    draws = np.where(own, rng.random((len(goals), len(image))), rng.random(len(image)))
+    right = draws < np.array(goals)[:, None]
+    return np.stack([np.bincount(image, row, minlength=n_photo) for row in right]), size
+
+
+def found(goals, *, named, seed=0):
+    right, size = totals(goals, seed=seed)
+    ranked = np.argsort(-right.sum(axis=1), kind="stable").tolist()
+    return evidence(
+        right, np.tile(size, (len(goals), 1)), right, size, ranked=ranked, baseline=0, pairs=[0, 1, 2], named=named
+    )
+
+
+def test_a_better_combination_and_a_better_pair_are_found():
+    better = found([0.7, 0.6, 0.7, *[0.5] * 20, 0.85], named=True)
+    assert better.combination_p < 0.05
+    assert better.pair_p > 0.05
+    assert better.most_gained > 0.10
+    assert better.winner.row == 0  # of the ranked: the first
+    assert better.ranks.best[0] > 0.99
+    assert better.winner.accuracy == pytest.approx(0.85, abs=0.05)
+    assert found([0.7, 0.6, 0.85, *[0.5] * 20], named=True).pair_p < 0.05
+    assert np.isnan(found([0.7, 0.6, 0.85, *[0.5] * 20], named=False).pair_p)
+
+
+def test_where_nothing_is_better_nothing_is_found_and_the_limit_says_what_is_not_excluded():
+    seen = [found([0.8] * 12, named=True, seed=seed) for seed in range(40)]
+    assert np.mean([one.combination_p <= 0.05 for one in seen]) <= 0.1
+    assert np.mean([one.pair_p <= 0.05 for one in seen]) <= 0.125
+    assert np.mean([one.most_gained >= 0 for one in seen]) >= 0.9
+    assert all(one.photos_needed > 60 for one in seen)
+
+
+def test_a_comparison_carries_its_evidence():
+    evaluator = make_evaluator(study(1, split="train"), study(2, split="test"))
+    asked = enumerate_combinations(list(evaluator.coded.references), list(evaluator.coded.queries), 1, 2, "crossed")
+    pairs = single_pairs(evaluator)
+    scored = {asked[at]: tally for at, tally in evaluator.tallies(asked)}
+    comparison = compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs)
+    assert 0 < comparison.evidence.combination_p <= 1
+    assert np.isnan(comparison.evidence.pair_p)  # the baseline was chosen on these queries
+    assert comparison.evidence.winner.accuracy < comparison.results[0].score
+    total = total_of(evaluator, asked[0])
+    alone = compare(evaluator, {asked[0]: total}, (asked[0], total))
+    assert np.isnan(alone.evidence.smallest_p)
+
+
+def test_padding_rows_compare_each_with_the_least():
+    sides = study(1, split="train")[::-1], study(2, split="test", missing=[("10", 3)])[::-1]
+    evaluator = make_evaluator(*sides)
+    rows = padding_rows(evaluator)
+    assert [row.id for row in rows] == ["0", "10", "20"]
+    assert np.isnan([rows[0].difference, rows[0].p]).all()
+    right = []
+    for identity in ("0", "10", "20"):
+        decisions = evaluator.decide(Combination((identity,), (identity,)))
+        kept = evaluator.coded.matched[decisions.crop] & (decisions.voted == decisions.label)
+        right.append(np.bincount(decisions.image[kept], minlength=len(evaluator.coded.images)))
+        interval = intervals.accuracy_interval(
+            np.bincount(decisions.image, decisions.voted == decisions.label), np.bincount(decisions.image)
+        )
+        row = rows[len(right) - 1]
+        assert (row.accuracy, row.low, row.high) == (interval.accuracy, interval.low, interval.high)
+    paired = comparisons.paired_comparison(
+        np.array(right[1:]) - right[0], evaluator.coded.matched_sizes, baseline=right[0]
+    )
+    assert [row.p for row in rows[1:]] == paired.p.tolist()
+    assert [row.difference_high for row in rows[1:]] == paired.high.tolist()
+    assert padding_rows(make_evaluator(sides[0][:1], sides[1][1:])) == []
+
+
+def test_paddings_across_data_sets_pool_what_each_shows():
+    evaluators = {
+        str(seed): make_evaluator(study(seed, split="train"), study(seed + 50, split="test")) for seed in range(4)
+    }
+    pooled = paddings_across(evaluators)
+    assert list(pooled) == ["10", "20"]
+    gaps = [padding_rows(one)[1].difference for one in evaluators.values()]
+    assert min(gaps) <= pooled["10"].mean <= max(gaps)
+    assert pooled["10"].n_datasets == 4
+    assert pooled["10"].new_low <= pooled["10"].low <= pooled["10"].mean <= pooled["10"].high <= pooled["10"].new_high
+    assert paddings_across({}) == {}
