@@ -13,17 +13,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from annotations import formats
+from annotations.fields import BOX_FORMATS, BOX_UNITS
+from annotations.formats import Source
+from annotations.options import Options
+from annotations.records import Skipped
 from common import cli, crops, images, messages
-from common.annotations import Object, Skipped, parse
-from cropping import crops_folder, cutter, resizing
+from cropping import box_check, crops_folder, cutter, resizing
+from cropping.cutouts import CUTOUTS
 from cropping.cutter import Crop, Style
-from cropping.image_folder import ImageFolder
+from cropping.image_folder import RULES, ImageFolder
 from cropping.padding import Padding
 
 Outcomes = Generator[tuple[cutter.Image, cutter.Size | str, Counter[Path]], None, None]
@@ -43,15 +49,60 @@ def choose_paddings(
     return {Path(output_root.replace("{padding}", str(padding))): padding for padding in paddings}
 
 
-def read_objects(paths: Sequence[Path], split: str | None, renamed: Sequence[str]) -> list[Object | Skipped]:
-    """Return the objects of all annotation files; `renamed` has OLD=NEW names of splits."""
+def reading_options(
+    split: str | None, renamed: Sequence[str], box_format: str | None, box_units: str | None, *, outlines: bool
+) -> Options:
+    """Return how annotations are to be read; `renamed` has OLD=NEW names of splits."""
     names = dict(pair.split("=", 1) for pair in renamed if "=" in pair.strip("="))
     if len(names) < len(renamed):
         raise messages.UsageError("--split_names takes OLD=NEW, each OLD once, as in 1=train 2=test")
-    objects: list[Object | Skipped] = []
+    return Options(split, names, box_format, box_units, outlines)
+
+
+def read_annotations(paths: Sequence[Path], options: Options, forced: str | None) -> list[Source]:
+    """Return what all annotation files say, and tell what was concluded; `forced` is their format."""
+    sources: list[Source] = []
     for path in paths:
-        objects += parse(path.read_bytes(), path, split=split, split_names=names)
-    return objects
+        found, passed = formats.read(path, options, forced=forced)
+        sources += found
+        if passed:
+            shown = ", ".join(passed[:5]) + f" and {len(passed) - 5} more" * (len(passed) > 5)
+            messages.note(f"{path}: {messages.count(len(passed), 'file')} without annotations passed over ({shown})")
+    for line in formats.summary(sources, options):
+        messages.note(line)
+    return sources
+
+
+def choose_image_folder(folder: Path | None, annotations: Sequence[Path]) -> Path:
+    """Return the folder of images: the one that is named, else the one that holds all annotation files."""
+    if folder is None:
+        folders = [path if path.is_dir() else path.parent for path in annotations]
+        folder = folders[0] if len({*folders}) == 1 else Path(os.path.commonpath([path.absolute() for path in folders]))
+        if len({*folders}) > 1 and folder == Path(folder.anchor):
+            raise messages.UsageError("the annotations share no folder; name that of the images with --image_folder")
+        if folder.name.lower() in ("annotations", "labels"):  # the images lie beside this folder
+            folder = folder.parent
+    if not folder.is_dir():
+        raise messages.UserError(f"{folder}: no such folder; name the folder of images with --image_folder")
+    return folder
+
+
+def plan(sources: Sequence[Source], folder: Path, style: Style, choice: box_check.Choice) -> list[Crop | Skipped]:
+    """Return what becomes of every object, with boxes in pixels that were judged file by file."""
+    items = [item for source in sources for item in source.items]
+    planned = cutter.plan(items, ImageFolder(folder), style.image_format)
+    headers = box_check.read_headers(planned, folder)
+    settled: list[Crop | Skipped] = []
+    for source in sources:
+        own = planned[len(settled) : len(settled) + len(source.items)]
+        own, warnings = box_check.settle(own, headers, choice, source=source.path, box_format=source.box_format)
+        settled += own
+        for warning in warnings:
+            messages.warn(warning)
+    bare = sum(isinstance(crop, Crop) and not crop.item.outline for crop in settled)
+    if style.cutout == "mask" and bare:
+        messages.warn(f"{messages.count(bare, 'object')} without an outline; their whole boxes are cut")
+    return settled
 
 
 def cut(results: Outcomes, total: int) -> tuple[dict[cutter.Image, cutter.Size | str], Counter[Path]]:
@@ -78,32 +129,53 @@ def report(root: Path, n_written: int, n_there: int, skipped: Sequence[Skipped])
     text = f"{messages.count(n_written, 'crop')} written" if n_written or not n_there else "nothing to do"
     text += f" ({n_there - n_written:,} there already)" if n_there > n_written else ""
     text += f", {len(skipped):,} skipped"
-    return text + (
-        f" ({messages.tally(item.reason for item in skipped)}), see {root / crops.SKIPPED}" if skipped else ""
-    )
+    kinds = messages.tally(item.reason.partition(":")[0] for item in skipped)
+    return text + (f" ({kinds}), see {root / crops.SKIPPED}" if skipped else "")
+
+
+def how_found(planned: Sequence[Crop | Skipped]) -> str:
+    """Return how many images were found by which rule; "" where all lie where the annotations say."""
+    rules = {crop.file: crop.rule for crop in planned if isinstance(crop, Crop)}
+    counts = Counter(rules.values())
+    if not rules or counts[RULES[0]] == len(rules):
+        return ""
+    return "images found: " + ", ".join(f"{counts[rule]:,} {rule}" for rule in RULES if counts[rule])
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
     px = cli.whole(1, 16384)
-    add("--json_path", metavar="FILE", type=Path, nargs="+", required=True, help="SKU JSON or COCO JSON")
-    add("--image_folder", metavar="DIR", type=Path, required=True, help="where the images are")
+    text = "annotations in any format of docs/inputs.md, or the folder of an export"
+    add("--json_path", metavar="PATH", type=Path, nargs="+", required=True, help=text)
+    text = "where the images are (default: the folder that holds the annotations)"
+    add("--image_folder", metavar="DIR", type=Path, help=text)
+    text = "format of the annotations (default: recognised by content)"
+    add("--annotation_format", choices=formats.NAMES, help=text)
+    text = "meaning of a box's four bare numbers (default: as the format says)"
+    add("--box_format", choices=BOX_FORMATS, help=text)
+    add("--box_units", choices=BOX_UNITS, help="units of the boxes (default: as the format says)")
+    text = "scale boxes from the declared size to the size of the photo"
+    add("--rescale", action="store_true", help=text)
     add("--output_root", metavar="DIR", required=True, help="crops folder to write; {padding} becomes the padding")
     text = "percent of the box added on each side (default: 10, or 0 with --w_pad or --h_pad)"
     add("--padding_percent", metavar="P", type=cli.number(0, 1000), nargs="+", help=text)
     add("--w_pad", metavar="PX", type=cli.whole(0, 16384), default=0, help="pixels added left and right instead")
     add("--h_pad", metavar="PX", type=cli.whole(0, 16384), default=0, help="pixels added above and below instead")
+    text = "cut the whole box, or fill what is outside the object's polygon or mask with --fill"
+    add("--cutout", choices=CUTOUTS, default="box", help=text)
     text = "squash the crop, letterbox it, or leave it as large as it is"
     add("--post_padding_method", choices=resizing.RESIZERS, default="resize", help=text)
     add("--target_w", metavar="PX", type=px, default=224, help="width of a crop")
     add("--target_h", metavar="PX", type=px, default=224, help="height of a crop")
     add("--fill", choices=resizing.COLORS, default="white", help="colour around a letterboxed crop")
+    text = "colour behind what is transparent in an image"
+    add("--background", choices=resizing.COLORS, default="white", help=text)
     text = "where the padding leaves the image, clip it or fill the rest"
     add("--border", choices=resizing.BORDERS, default="clip", help=text)
-    text = "turn images as EXIF says; auto: where that fits the declared size"
+    text = "turn images as EXIF says; auto: where that fits the declared size and the boxes"
     add("--exif", choices=images.EXIF_MODES, default="auto", help=text)
-    text = "split of objects that name none (default: from the JSON file's name, else all)"
+    text = "split of objects that name none (default: from the file's name or folder, else all)"
     add("--split", metavar="NAME", help=text)
     add("--split_names", metavar="OLD=NEW", nargs="+", default=[], help="rename splits, as in 1=train 2=test")
     add("--image_format", choices=("jpg", "png"), default="jpg", help="file format of the crops")
@@ -121,12 +193,16 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     roots = choose_paddings(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
-    objects = read_objects(args.json_path, args.split, args.split_names)
-    if not args.image_folder.is_dir():
-        raise messages.UserError(f"{args.image_folder}: no such folder; name the folder of images with --image_folder")
-    planned = cutter.plan(objects, ImageFolder(args.image_folder), style.image_format)
+    outlines = args.cutout == "mask"
+    options = reading_options(args.split, args.split_names, args.box_format, args.box_units, outlines=outlines)
+    sources = read_annotations(args.json_path, options, args.annotation_format)
+    folder = choose_image_folder(args.image_folder, args.json_path)
+    confirmed = args.exif != "auto" or args.rescale or bool(args.box_format or args.box_units)
+    planned = plan(sources, folder, style, box_check.Choice(args.exif, args.rescale, confirmed))
     paths = [crop.path for crop in planned if isinstance(crop, Crop)]
-    record = {**asdict(style), **cutter.fingerprints(planned, args.image_folder)}
+    record = {**asdict(style), **cutter.fingerprints(planned, folder)}
+    if style.background == "white":
+        del record["background"]  # folders made before there was the option go on
     skipped: dict[Path, list[Skipped]] = {}
     written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:
@@ -143,13 +219,15 @@ def run(args: argparse.Namespace) -> None:
                 from ray_cluster import connection, tasks
 
                 cluster = stack.enter_context(connection.connected(args.cluster))
-                results = tasks.cut_all(cluster, planned, args.image_folder, todo, style)
+                results = tasks.cut_all(cluster, planned, folder, todo, style)
             else:
-                results = cutter.cut_all(planned, args.image_folder, todo, style, args.workers)
+                results = cutter.cut_all(planned, folder, todo, style, args.workers)
             outcomes, written = cut(results, total=len(cutter.by_image(planned)))
         for root, padding in todo.items():
             rows, skipped[root] = cutter.settle(planned, outcomes, padding, style)
             crops_folder.write(root, rows, skipped[root])
+    if rules := how_found(planned):
+        print(rules)
     for root in roots:
         line = report(root, written[root], len(planned) - len(skipped[root]), skipped[root])
         print(f"{root}: {line}" if len(roots) > 1 else line)

@@ -106,6 +106,33 @@ def accuracy(studies: int) -> None:
     )
 
 
+def crowded_chance(
+    rng: np.random.Generator, size: np.ndarray, p: float, correlation: float, strength: float
+) -> np.ndarray:
+    """Return each photo's chance: its logit correlates by -strength with the logarithm of its size."""
+    centre, deviation = logistic_normal(p, correlation)
+    luck = np.sqrt(1 - strength**2) * rng.normal(size=size.shape) - strength * (np.log(size) - np.log(10) + 0.5)
+    return expit(centre + deviation * luck)
+
+
+def crowded(studies: int) -> None:
+    """Intervals of an accuracy where photos with more crops are harder: a photo's logit falls with the logarithm of its size."""
+    rows = []
+    for strength, n, p, correlation in _grid((0.3, 0.7), (20, 40, 100), (0.5, 0.8, 0.95), (0.1, 0.3)):
+        rng = np.random.default_rng([n, int(100 * p), int(10 * correlation), int(10 * strength)])
+        long = sizes(rng, "log-normal", (1, 300_000))
+        truth = float((long * crowded_chance(rng, long, p, correlation, strength)).sum() / long.sum())
+        size = sizes(rng, "log-normal", (studies, n))
+        correct = rng.binomial(size.astype(int), crowded_chance(rng, size, p, correlation, strength)).astype(float)
+        cell = {"correlation with size": strength, "photos": n}
+        methods = {"new": intervals.accuracy_intervals, "old": plain.former_accuracy}
+        rows += [cell | {"method": name} | covered(method(correct, size), truth) for name, method in methods.items()]
+    show(
+        "Accuracy intervals where crowded photos are harder",
+        _summary(pd.DataFrame(rows), ["correlation with size", "method"]),
+    )
+
+
 def difference(studies: int) -> None:
     """Intervals of a difference: shares of crops rescued and broken, each correlated within a photo."""
     methods = {
@@ -146,11 +173,11 @@ def packed(studies: int) -> None:
         rng = np.random.default_rng([int(100 * p), int(10 * correlation), n])
         size = sizes(rng, "equal", (studies, n))
         side = counts(rng, size, p, correlation) if correlation < 1 else size * (rng.random(size.shape) < p)
-        change = side - counts(rng, size, p, 0)
-        old = [comparisons.sign_flip_p(one, flips=999, seed=number) for number, one in enumerate(change)]
+        other = counts(rng, size, p, 0)
+        old = [comparisons.sign_flip_p(one, flips=999, seed=number) for number, one in enumerate(side - other)]
         new = [
-            comparisons.paired_comparison(one[None], size[0], flips=999, seed=number).p[0]
-            for number, one in enumerate(change)
+            comparisons.paired_comparison((a - b)[None], size[0], baseline=b, flips=999, seed=number).p[0]
+            for number, (a, b) in enumerate(zip(side, other, strict=True))
         ]
         cell = {"accuracy": p, "correlation": correlation, "photos": n}
         tests = (("old, sign flips", old), ("new, and the interval", new))
@@ -331,6 +358,7 @@ def show(title: str, table: pd.DataFrame) -> None:
 
 PARTS: dict[str, Callable[[int], None]] = {
     "accuracy": accuracy,
+    "crowded": crowded,
     "difference": difference,
     "packed": packed,
     "power": power,

@@ -21,8 +21,9 @@ from combinations import comparison
 from combinations.search import enumerate_combinations
 from common import knn
 from common.embeddings import EmbeddingSet
+from evaluation.codes import code_sets
 from evaluation.evaluator import Evaluator
-from evaluation.records import Combination
+from evaluation.records import Combination, Rule
 
 IDS = ("0", "5", "10", "20", "30", "40")
 
@@ -68,15 +69,15 @@ def main() -> None:
         return float((names[found] == np.tile(labels["q"], len(one.query_ids))).mean())
 
     def ours() -> list[float]:
-        evaluator = Evaluator(references, queries)
+        evaluator = Evaluator(code_sets(references, queries), Rule(fusion="stack"))
         tallies = dict(evaluator.tallies(everything))
         return [tallies[at].accuracy for at in range(len(everything))]
 
     def ours_with_statistics() -> None:
-        evaluator = Evaluator(references, queries)
-        scored = [(everything[at], tally) for at, tally in evaluator.tallies(everything)]
+        evaluator = Evaluator(code_sets(references, queries), Rule(fusion="stack"))
+        scored = {everything[at]: tally for at, tally in evaluator.tallies(everything)}
         pairs = comparison.single_pairs(evaluator)
-        comparison.compare(evaluator, scored, pairs[0][0], rivals=pairs)
+        comparison.compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs)
 
     accuracy = ours()
     unlike = [at for at in chosen if abs(accuracy[at] - with_faiss(everything[at])) > 1e-12]

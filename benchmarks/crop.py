@@ -27,8 +27,9 @@ import cv2
 import numpy as np
 
 import crop
+from annotations.formats import parse
+from annotations.records import Object
 from common import images
-from common.annotations import Object, parse
 from cropping import resizing
 from cropping.padding import Padding, place
 

@@ -28,8 +28,9 @@ sys.path.append(str(ROOT / "benchmarks"))
 import bench
 import numpy as np
 
+from annotations.formats import parse
+from annotations.records import Object
 from combinations.search import enumerate_combinations
-from common.annotations import Object, parse
 
 PADDINGS = ("0", "5", "10", "20", "40")
 CORES = len(os.sched_getaffinity(0))

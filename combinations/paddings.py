@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from combinations.comparison import same_id_pairs
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Tally
 from uncertainty import comparisons, intervals
@@ -36,18 +37,17 @@ class PaddingRow:
 
 def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PaddingRow]:
     """Return one row an ID that has references and queries, the least padding first: numbers rising, else in the order given."""
-    ids = [one for one in evaluator.queries if one in evaluator.references]
-    ids = sorted((one for one in ids if evaluator.valid(Combination((one,), (one,)))), key=_number)
+    ids = sorted(same_id_pairs(evaluator), key=_number)
     if not ids:
         return []
     tallied = _tallies(evaluator, ids)
     right, sizes = (np.stack(found) for found in zip(*((t.image_right[1], t.image_size) for t in tallied), strict=True))
     low, high = intervals.accuracy_intervals(right, sizes)
     gaps = np.full((len(ids), 4), np.nan)
-    size = evaluator.matched_sizes()
+    size = evaluator.coded.matched_sizes
     if size.any() and len(ids) > 1:
         matched = np.stack([tally.matched_right for tally in tallied])
-        paired = comparisons.paired_comparison(matched[1:] - matched[0], size, seed=seed)
+        paired = comparisons.paired_comparison(matched[1:] - matched[0], size, baseline=matched[0], seed=seed)
         gaps[1:] = np.stack([paired.difference, paired.low, paired.high, paired.p], axis=1)
     shares = [tally.vote_accuracy for tally in tallied]
     return [
@@ -79,7 +79,7 @@ def paddings_across(evaluators: Mapping[str, Evaluator], *, seed: int = 0) -> di
     shared = [identity for identity in tables[0] if all(identity in table for table in tables)] if tables else []
     found: dict[str, list[tuple[float, float]]] = {identity: [] for identity in shared[1:]}
     for one in evaluators.values():
-        size = one.matched_sizes()
+        size = one.coded.matched_sizes
         if not size.any() or len(shared) < 2:
             continue
         totals = np.stack([tally.matched_right for tally in _tallies(one, shared)])

@@ -11,30 +11,32 @@ from pathlib import Path
 from combinations.comparison import Comparison, Result
 from common import files
 from common.messages import UserError
-from evaluation.evaluator import Evaluator
+from evaluation.codes import CodedSets
 from evaluation.fusion import DECISION
+from evaluation.records import Rule
+from uncertainty.intervals import FEW_IMAGES
 
 
-def block(evaluator: Evaluator, result: Result, comparison: Comparison, *, title: str, scored_on: str) -> str:
+def block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison, *, title: str, scored_on: str) -> str:
     """Return the block of one combination; its first three lines keep the form that older tools read."""
     combination = result.combination
     baseline = comparison.baseline.combination
-    references = [Path(evaluator.references[r].source).name for r in combination.reference_ids]
-    queries = [Path(evaluator.queries[q].source).name for q in combination.query_ids]
-    few = ", few images" if result.n_images < 20 else ""
+    references = [Path(coded.references[r].source).name for r in combination.reference_ids]
+    queries = [Path(coded.queries[q].source).name for q in combination.query_ids]
+    few = ", few images" if result.n_images < FEW_IMAGES else ""
     rows = {
         "Reference npz files": f"({', '.join(references)})",
         "Query npz files": f"({', '.join(queries)})",
         "Accuracy@1": f"{result.accuracy_at_1:.4f}",
-        **({f"Accuracy@{evaluator.k}": f"{result.score:.4f}"} if evaluator.k > 1 else {}),
+        **({f"Accuracy@{rule.k}": f"{result.score:.4f}"} if rule.k > 1 else {}),
         "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} images{few})",
         "Dataset": title,
-        "Fusion": evaluator.mode,
-        "k": f"{evaluator.k}",
+        "Fusion": rule.fusion,
+        "k": f"{rule.k}",
         "Reference IDs": ", ".join(combination.reference_ids),
         "Query IDs": ", ".join(combination.query_ids),
         "Matched": "yes" if combination.matched else "no",
-        "Decisions": f"{result.n_queries} ({DECISION[evaluator.mode]}s)",
+        "Decisions": f"{result.n_queries} ({DECISION[rule.fusion]}s)",
         "Decisions of a label without references": f"{result.n_unknown}",
         "Accuracy over the others": _share(result.accuracy_answerable),
         "Macro-F1": _share(result.macro_f1),
@@ -77,18 +79,18 @@ def append(path: Path, blocks: Iterable[str]) -> None:
             files.write_bytes(path, old + new)
 
 
-def write_csv(path: Path, comparisons: Iterable[tuple[str, Evaluator, Comparison]], *, title: str) -> None:
-    """Write one row per combination of this run, replacing the file: `comparisons` are (scored_on, evaluator, comparison)."""
+def write_csv(path: Path, rule: Rule, comparisons: Iterable[tuple[str, Comparison]], *, title: str) -> None:
+    """Write one row per combination of this run, replacing the file: `comparisons` are (scored_on, comparison)."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = None
-    for scored_on, evaluator, comparison in comparisons:
+    for scored_on, comparison in comparisons:
         for rank, result in enumerate(comparison.results, 1):
             row = _row(result) | {
                 "rank": rank,
                 "matched": result.combination.matched,
-                "fusion": evaluator.mode,
-                "k": evaluator.k,
+                "fusion": rule.fusion,
+                "k": rule.k,
                 "dataset": title,
                 "baseline": str(comparison.baseline.combination),
                 "scored_on": scored_on,

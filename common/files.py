@@ -225,7 +225,7 @@ def below(root: Path | str, name: str) -> str:
     folder, last = os.path.split(path)
     top = _resolved(str(root) or ".")
     inside = _resolved(folder or ".")
-    if last in ("", ".", "..") or os.path.islink(path):
+    if last in ("", ".", "..") or os.path.islink(as_stored(path) if "\\x" in name else path):
         inside = os.path.realpath(path)
     return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
 
@@ -331,3 +331,25 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
                     path.unlink(missing_ok=True)
     except Timeout:
         raise UserError(f"{path.parent}: another run is writing here; wait for it, or name another output") from None
+
+
+def text_of_name(name: str) -> str:
+    """Return a file's name as text that every format holds: bytes that are no UTF-8 become `\\xe9`; see `name_of_text`.
+
+    The one place where names enter is where a folder is listed. A name that holds such an escape itself has its backslash escaped,
+    so that no two names become one text.
+    """
+    if name.isascii() and "\\" not in name:
+        return name
+    name = re.sub(r"\\(?=x5c|x[89a-f][0-9a-f])", r"\\x5c", name)
+    return "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in name)
+
+
+def name_of_text(text: str) -> str:
+    """Return the file's name that `text_of_name` made the text of."""
+    return re.sub(r"\\x(5c|[89a-f][0-9a-f])", lambda found: os.fsdecode(bytes([int(found[1], 16)])), text)
+
+
+def as_stored(path: Path | str) -> Path:
+    """Return the file that a path names, which may hold texts of `text_of_name`."""
+    return Path(path) if os.path.lexists(path) else Path(name_of_text(str(path)))

@@ -16,10 +16,15 @@ T = TypeVar("T")
 _quiet = _verbose = False
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _stopped_by: list[int] = []  # signals that have asked this run to end
+_told: set[str] = set()  # what warn_once has said in this run
 
 
 class Unusable(Exception):
     """An object that gives no crop; the message is the short reason for skipped.csv."""
+
+
+class ImageError(Unusable):
+    """An image file that cannot be used; the message is the short reason for skipped.csv."""
 
 
 class UserError(Exception):
@@ -61,6 +66,7 @@ def set_quiet(quiet: bool) -> None:
     """Silence notes and progress bars, or let them be heard again; warnings are always printed."""
     global _quiet
     _quiet = quiet
+    _told.clear()
 
 
 def set_verbose(verbose: bool) -> None:
@@ -93,6 +99,13 @@ def detail(message: str) -> None:
 def warn(message: str) -> None:
     """Say on stderr what the user must know even with --quiet."""
     sys.stderr.write(f"warning: {message}\n")
+
+
+def warn_once(key: str, message: str) -> None:
+    """Warn of the first of many alike in a run; `key` says what is alike."""
+    if key not in _told:
+        _told.add(key)
+        warn(message)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -55,6 +55,7 @@ def claim(
     finished: Callable[[], bool],
     begun: Callable[[], bool],
     clear: Callable[[], None],
+    advice: str = "name another output",
 ) -> bool:
     """Make the output whose record file is `path` this run's, and return whether an earlier run has finished it.
 
@@ -81,7 +82,7 @@ def claim(
     if old not in (None, _REMOVED) and not same and not overwrite and begun():
         raise UserError(
             f"{path.parent} was made with other options or input ({differences(old or {}, record)}); "
-            "add --overwrite, or name another output"
+            f"{advice}, or add --overwrite, which removes it"
         )
     if old is not None or overwrite:
         write_json(path, _REMOVED)

@@ -6,13 +6,13 @@ import contextlib
 import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from annotations.records import Object, Skipped
 from common import files, run_record
-from common.annotations import Object, Skipped
 from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
 from common.messages import UserError, warn
 from cropping.padding import Padding, Region, number_text
@@ -59,6 +59,7 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
             finished=complete,
             begun=lambda: any((root / path).exists() for path in listed),
             clear=partial(_clear, root, listed),
+            advice="name another --output_root, or give all annotation files of one folder to one command",
         )
         for sentence in changes(root) if finished else ():
             warn(sentence)
@@ -105,7 +106,7 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     skipped = list(skipped)
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
     with files.whole(root / MANIFEST) as manifest, files.whole(root / SKIPPED) as no_crops:
-        _write_csv(no_crops, ["sample_id", "object_id", "reason"], lines)
+        _write_csv(no_crops, [field.name for field in fields(Skipped)], lines)
         _write_csv(manifest, header, (row.fields(levels) for row in rows))
         both = {MANIFEST: (manifest, rows), SKIPPED: (no_crops, skipped)}
         facts = {name: {"rows": len(of), "crc32": run_record.checksum(path)} for name, (path, of) in both.items()}
@@ -116,7 +117,7 @@ def read_skipped(root: Path) -> list[Skipped]:
     """Return the lines of skipped.csv, none where it is missing."""
     try:
         with open(root / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) == 3]
+            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) in (3, 5)]
     except FileNotFoundError:
         return []
     except csv.Error as error:

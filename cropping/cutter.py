@@ -6,16 +6,16 @@ import hashlib
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from annotations.records import Object, Skipped
 from common import crops, files, images
-from common.annotations import Object, Skipped
 from common.messages import Unusable, UserError
-from cropping import crops_folder, resizing
-from cropping.image_folder import ImageFolder
+from cropping import crops_folder, cutouts, resizing
+from cropping.image_folder import Found, ImageFolder, is_plain
 from cropping.padding import Padding, Region, place
 
 Size = tuple[int, int]  # (width, height) in pixels
@@ -27,12 +27,14 @@ _JPEG_LIMIT = 65_500  # pixels a side, of libjpeg
 class Style:
     """How crops are made, the same at every padding; the fields are named like the options of crop.py."""
 
+    cutout: str = "box"
     post_padding_method: str = "resize"
     target_w: int = 224
     target_h: int = 224
     fill: str = "white"
     border: str = "clip"
     exif: str = "auto"
+    background: str = "white"
     image_format: str = "jpg"
     jpeg_quality: int = 95
     max_pixels: int = images.MAX_PIXELS
@@ -45,6 +47,7 @@ class Crop:
     item: Object
     file: str
     path: str
+    rule: str = ""  # by which the file was found
 
     @property
     def image(self) -> Image:
@@ -66,16 +69,19 @@ def plan(found: Sequence[Object | Skipped], folder: ImageFolder, image_format: s
     """
     planned: list[Crop | Skipped] = []
     taken: dict[str, Object] = {}
-    for item in found:
-        if isinstance(item, Skipped):
-            planned.append(item)
+    besides = {
+        source: _below(source, folder.folder) for source in {item.source for item in found if isinstance(item, Object)}
+    }
+    for located in _with_unique_samples([_locate(item, folder, besides) for item in found]):
+        if isinstance(located, Skipped):
+            planned.append(located)
             continue
+        item, image = located
         try:
             split, label = safe_name(item.split, "split"), safe_name(item.classes[-1], "label")
             name = safe_name(item.crop_id, "id", f".{image_format}")
-            crop = Crop(item, folder.find(item.image), f"{split}/{label}/{name}")
         except Unusable as error:
-            planned.append(Skipped(item.sample_id, item.object_id, str(error)))
+            planned.append(Skipped(item.sample_id, item.object_id, str(error), item.source))
             continue
         other = taken.setdefault(name, item)
         if other is not item:
@@ -83,8 +89,45 @@ def plan(found: Sequence[Object | Skipped], folder: ImageFolder, image_format: s
                 f"object {other.object_id!r} of image {other.sample_id!r} in {other.source} and object {item.object_id!r} "
                 f"of image {item.sample_id!r} in {item.source} would both be {name}; rename one of them"
             )
-        planned.append(crop)
+        planned.append(Crop(item, image.file, f"{split}/{label}/{name}", image.rule))
     return planned
+
+
+def _below(source: str, folder: Path) -> str:
+    """Return the annotation file's folder relative to the image folder, "" where it is not inside."""
+    below = os.path.relpath(os.path.dirname(source) or ".", folder)
+    return "" if below == "." or below.startswith("..") else below
+
+
+def _locate(item: Object | Skipped, folder: ImageFolder, besides: Mapping[str, str]) -> tuple[Object, Found] | Skipped:
+    """Return the object with its image file. An id that is an address gives way to the file's path without its ending."""
+    if isinstance(item, Skipped):
+        return item
+    try:
+        image = folder.find(item.image, beside=besides[item.source], split=item.split)
+    except Unusable as error:
+        return Skipped(item.sample_id, item.object_id, str(error), item.source)
+    if item.sample_id != item.image and not is_plain(item.sample_id.replace("\\", "/")):
+        item = replace(item, sample_id=os.path.splitext(image.file)[0])
+    return item, image
+
+
+def _with_unique_samples(located: Sequence[tuple[Object, Found] | Skipped]) -> Iterator[tuple[Object, Found] | Skipped]:
+    """Yield the objects; where one sample id means several files, as `1` in train/ and in val/, it becomes the file's path.
+
+    The path goes without its ending, unless that is all in which the files differ.
+    """
+    files: dict[str, set[str]] = {}
+    for pair in located:
+        if not isinstance(pair, Skipped):
+            files.setdefault(pair[0].sample_id, set()).add(pair[1].file)
+    for pair in located:
+        if not isinstance(pair, Skipped) and len(same := files[pair[0].sample_id]) > 1:
+            item, image = pair
+            stems = {os.path.splitext(file)[0] for file in same}
+            sample_id = os.path.splitext(image.file)[0] if len(stems) == len(same) else image.file
+            pair = replace(item, sample_id=sample_id), image
+        yield pair
 
 
 def fingerprints(planned: Sequence[Crop | Skipped], folder: Path) -> dict[str, str]:
@@ -124,7 +167,8 @@ def cut_image(
     an image whose crops are all there is not decoded. Raises ImageError when the image cannot be used.
     """
     declared = batch[0].item.declared
-    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared)
+    background = resizing.COLORS[style.background]
+    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared, background=background)
     image = None
     written: Counter[Path] = Counter()
     for root, padding in roots.items():
@@ -138,6 +182,8 @@ def cut_image(
                 continue
             image = encoded.decode() if image is None else image
             cut = resizing.cut(image, region, border=style.border)
+            if style.cutout == "mask" and crop.item.outline:
+                cut = cutouts.fill_outside(cut, region, crop.item.outline, resizing.COLORS[style.fill])
             cut = resizing.RESIZERS[style.post_padding_method](cut, (style.target_w, style.target_h), style.fill)
             files.write_bytes(target, images.encode(cut, style.image_format, style.jpeg_quality), sync=False)
             written[root] += 1
@@ -211,5 +257,5 @@ def settle(
                 raise Unusable(size)
             rows.append(crops_folder.Row(crop.path, crop.item, crop.region(padding, size, style), padding))
         except Unusable as error:
-            skipped.append(Skipped(crop.item.sample_id, crop.item.object_id, str(error)))
+            skipped.append(Skipped(crop.item.sample_id, crop.item.object_id, str(error), crop.item.source))
     return rows, skipped

@@ -1,39 +1,89 @@
-"""The folder of source images, searched by image id."""
+"""The folder of source images, searched by the names that annotations give them."""
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote
 
+from common.crops import RECORD
 from common.images import EXTENSIONS, ImageError
-from common.messages import UserError
+
+RULES = (
+    "by their paths",
+    "beside their annotation file",
+    "by the end of their paths",
+    "by their names",
+    "by their names with another ending",
+)
+_EXACT, _BESIDE, _END, _NAME, _STEM = RULES
+_SEARCHES = 200  # missing images whose nearest name is looked for; each takes milliseconds
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image file, relative to the folder, and the one of RULES that found it."""
+
+    file: str
+    rule: str
 
 
 class ImageFolder:
-    """Finds the file of an image id: `<id>` with any image extension in any case, or the id as the file's own name."""
+    """Finds image files: by the path as given, decoded, shortened from the left, then by the name alone if it is unique."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self._listed: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
+        self._found: dict[tuple[str, str, str], Found | ImageError] = {}
+        self._tree: tuple[dict[str, list[str]], dict[str, list[str]]] | None = None
+        self._searches = 0
 
-    def find(self, image_id: str) -> str:
-        """Return the file's path relative to the folder.
+    def find(self, image_id: str, *, beside: str = "", split: str = "") -> Found:
+        """Return the file of an image id: a name with or without the ending of an image.
 
-        Raises ImageError when there is none or the id leads out of the folder, UserError naming both when there are two.
+        `beside` is the annotation file's folder relative to this one, and `split` chooses among files of one name the one in
+        a folder called so. Raises ImageError when there is none or several; a file outside the folder is never found.
         """
-        slashes = image_id.replace("\\", "/")  # annotations made on Windows
+        key = (image_id, beside, split)
+        if key not in self._found:
+            try:
+                self._found[key] = self._find(*key)
+            except ImageError as error:
+                self._found[key] = error
+        found = self._found[key]
+        if isinstance(found, ImageError):
+            raise ImageError(*found.args)
+        return found
+
+    def _find(self, image_id: str, beside: str, split: str) -> Found:
         if not image_id.strip():
             raise ImageError("empty image id")
-        if "\0" in image_id or image_id.startswith("/") or ".." in slashes.split("/"):
-            raise ImageError("image id leads out of the folder")
-        found = self._files(image_id) or self._files(slashes)
-        if not found:
-            raise ImageError("image missing")
-        if len(found) > 1:
-            both = " and ".join(str(self.folder / file) for file in found[:2])
-            raise UserError(f"{both} are both image {image_id!r}; rename or remove one of them")
-        return found[0]
+        if "\0" in image_id:
+            raise ImageError(f"unsafe image id: {image_id!r}")
+        if is_plain(image_id.replace("\\", "/")):
+            for name in dict.fromkeys((image_id, image_id.replace("\\", "/"))):
+                if files := self._files(name):
+                    return Found(_only(files), _EXACT)
+                if beside and (files := self._files(f"{beside}/{name}")):
+                    return Found(_only(files), _BESIDE)
+        paths = list(_addresses(image_id))
+        for path in paths:
+            parts = path.split("/")
+            for start in range(len(parts) - 1):
+                ending = "/".join(parts[start:])
+                if files := self._files(ending) or (self._files(f"{beside}/{ending}") if beside else []):
+                    return Found(_only(files), _END)
+        for table, rule in zip(self._trees(), (_NAME, _STEM), strict=True):
+            for path in paths:
+                name = path.rpartition("/")[2]
+                if files := table.get(_plain(name if rule == _NAME else _stem(name)), []):
+                    return Found(_only(_narrowed(files, path, beside, split)), rule if _is_image(name) else _NAME)
+        raise ImageError("image missing" + self._nearest(paths[-1] if paths else image_id))
 
     def _files(self, image_id: str) -> list[str]:
         below, _, name = image_id.rpartition("/")
@@ -51,14 +101,100 @@ class ImageFolder:
             names = {entry.name for entry in os.scandir(self.folder / below) if entry.is_file()}
         for name in sorted(names):
             if _is_image(name):
-                for key in (_key(name), _plain(os.path.splitext(name)[0])):
+                for key in (_key(name), _plain(_stem(name))):
                     by_key.setdefault(key, []).append(name)
         self._listed[below] = names, by_key
         return names, by_key
 
+    def _trees(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Return every file below the folder by its name, and every image by its name without ending."""
+        if self._tree is None:
+            by_name: dict[str, list[str]] = {}
+            by_stem: dict[str, list[str]] = {}
+            for path in sorted(self._walk("", frozenset())):
+                name = path.rpartition("/")[2]
+                by_name.setdefault(_plain(name), []).append(path)
+                if _is_image(name):
+                    by_stem.setdefault(_plain(_stem(name)), []).append(path)
+            self._tree = by_name, by_stem
+        return self._tree
+
+    def _walk(self, below: str, above: frozenset[str]) -> Iterator[str]:
+        real = os.path.realpath(self.folder / below)
+        if real in above:  # a link that leads back up
+            return
+        with os.scandir(self.folder / below) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        if below and any(entry.name == RECORD for entry in listed):  # crops, not photos
+            return
+        for entry in listed:
+            if entry.is_dir() and not entry.name.startswith("."):
+                yield from self._walk(f"{below}{entry.name}/", above | {real})
+            elif entry.is_file() and not entry.name.startswith("."):
+                yield below + entry.name
+
+    def _nearest(self, path: str) -> str:
+        """Return the most similar name of an image in the folder, as the end of a reason; "" where none is similar."""
+        self._searches += 1
+        name = path.rpartition("/")[2]
+        if self._searches > _SEARCHES or not name:
+            return ""
+        names = [key for key in self._trees()[0] if _is_image(key) and abs(len(key) - len(name)) <= 8]
+        folded = {key.lower(): key for key in names[:20_000]}
+        nearest = difflib.get_close_matches(_plain(name).lower(), folded, n=1)
+        return f": the nearest name is {self._trees()[0][folded[nearest[0]]][0]}" if nearest else ""
+
+
+def is_plain(image_id: str) -> bool:
+    """Return whether an id is a path below a folder as it stands: no address, no absolute path, nothing that leads up."""
+    return not (image_id.startswith("/") or ".." in image_id.split("/") or re.match(r"[A-Za-z][\w+.-]*:/", image_id))
+
+
+def _addresses(image_id: str) -> Iterator[str]:
+    """Yield the relative paths that an id may mean: as it stands, decoded, as a URL, as what a URL's query names."""
+    for text in dict.fromkeys((image_id, unquote(image_id), unquote(unquote(image_id)))):
+        path, mark, query = text.replace("\\", "/").partition("?")
+        values = [value for _, value in parse_qsl(query) if _is_image(value) or "/" in value]
+        for address in (*values, path, f"{path}?{query}" * bool(mark), path.partition("#")[0]):
+            parts: list[str] = []
+            for part in re.sub(r"^[A-Za-z][\w+.-]*:(//[^/]*(?=/))?", "", address.replace("\\", "/")).split("/"):
+                if part == ".." and parts:
+                    parts.pop()
+                elif part not in ("", ".", ".."):
+                    parts.append(part)
+            if parts and "\0" not in address:
+                yield "/".join(parts)
+
+
+def _narrowed(files: list[str], path: str, beside: str, split: str) -> list[str]:
+    """Return those of several files that share the most folders with `path`, then those in the split's folder or beside."""
+    folders = path.split("/")[:-1]
+    for start in range(len(folders)):
+        ending = "/" + "/".join(folders[start:])
+        if ended := [file for file in files if f"/{file.rpartition('/')[0]}".endswith(ending)]:
+            files = ended
+            break
+    if len(files) > 1:
+        of_split = re.compile(re.escape(split.lower()) + r"[\W_]?\d*") if split else re.compile("(?!)")
+        near = [file for file in files if any(map(of_split.fullmatch, file.lower().split("/")[:-1]))]
+        files = near or [file for file in files if beside and file.startswith(f"{beside}/")] or files
+    return files
+
+
+def _only(files: list[str]) -> str:
+    if len(files) > 1:
+        raise ImageError(
+            f"image ambiguous: {' and '.join(files[:2])}" + f" and {len(files) - 2} more" * (len(files) > 2)
+        )
+    return files[0]
+
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0] if _is_image(name) else name
 
 
 def _key(name: str) -> str:

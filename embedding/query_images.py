@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbones.preprocess import RESIZE_MODES
+from common import crops
 from common.cli import cores
-from common.images import EXTENSIONS
 from common.messages import UserError, progress, warn
 from common.run_record import TEXT, check_fields, one_of, optional
 
@@ -31,14 +30,9 @@ def find(paths: Sequence[Path | str]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [
-                Path(folder, name)
-                for folder, folders, names in sorted(os.walk(path))
-                for name in sorted(names)
-                if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-            ]
+            inside = [path / name for name in crops.image_files(path)]
             if not inside:
-                raise UserError(f"{path}: no images in this folder; they end in {' '.join(EXTENSIONS)}")
+                raise UserError(f"{path}: no images in this folder; check the path")
             found |= dict.fromkeys(inside)
         elif path.exists():
             found[path] = None

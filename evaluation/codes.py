@@ -1,8 +1,11 @@
-"""Whether embedding sets can be compared, and the codes by which their labels and crops are."""
+"""Embedding sets as int codes: whether they can be compared, and the labels, crops and source images of their rows."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,26 +13,129 @@ from common.embedding_sets import pieces, require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
 from evaluation import fusion
+from evaluation.records import Rule
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Of the rows of one set, (n,) int64 each: codes of the label, the crop and the source image.
+
+    A reference's crop or image is -1 where no query has it: it matters only where a query has the same.
+    """
+
+    label: np.ndarray
+    crop: np.ndarray
+    image: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class CodedSets:
+    """References and queries, embedding sets by ID, with the codes of their rows by the same IDs.
+
+    classes (n_class,), crops (n_crop,) and images (n_image,): the sorted texts that the codes stand for. crop_label and crop_image
+    (n_crop,): codes of each crop. matched (n_crop,) bool: whether every query set holds the crop, once.
+    without_samples: the files of sets in which a row does not name its source image.
+    """
+
+    references: dict[str, EmbeddingSet]
+    queries: dict[str, EmbeddingSet]
+    reference_codes: dict[str, Codes]
+    query_codes: dict[str, Codes]
+    classes: np.ndarray
+    crops: np.ndarray
+    images: np.ndarray
+    crop_label: np.ndarray
+    crop_image: np.ndarray
+    matched: np.ndarray
+    without_samples: list[str]
+
+    @cached_property
+    def starts(self) -> dict[str, int]:
+        """Where each reference set's rows begin when the rows of all are counted one after the other."""
+        sizes = [len(reference) for reference in self.references.values()]
+        return dict(zip(self.references, np.cumsum([0, *sizes]).tolist(), strict=False))
+
+    @cached_property
+    def neighbour_label(self) -> np.ndarray:
+        """Label codes of the rows of all references; the last entry, which row -1 picks, is -1: no neighbour, no label."""
+        return np.concatenate([*(codes.label for codes in self.reference_codes.values()), [-1]])
+
+    @cached_property
+    def matched_sizes(self) -> np.ndarray:
+        """(n_image,) float64: the crops of each image that every query set holds."""
+        return np.bincount(self.crop_image[self.matched], minlength=len(self.images)).astype(float)
+
+    @cached_property
+    def shared_images(self) -> int:
+        """Number of source images with crops on both sides: leakage, unless the same sample is left out."""
+        reference, query = (
+            np.concatenate([codes.image for codes in side.values()])
+            for side in (self.reference_codes, self.query_codes)
+        )
+        return len(np.intersect1d(reference[reference >= 0], query))
+
+    @cached_property
+    def unmatched_views(self) -> int:
+        """Number of rows of the queries whose crop is not in every query set."""
+        return sum(int((~self.matched[codes.crop]).sum()) for codes in self.query_codes.values())
+
+
+def code_sets(
+    references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], label_level: int | None = None
+) -> CodedSets:
+    """Code the labels at `label_level` (None: the deepest), crops and images of labelled sets with distinct IDs a side.
+
+    Raises UserError for a set without that level.
+    """
+    everything = [*references, *queries]
+    n_reference = len(references)
+    classes, labels = code(label_names(everything, label_level))
+    crops, query_crops = code(crop_names(queries, "query"))
+    images, query_images = code(image_names(queries, "query"))
+    reference_crops = look_up(crops, crop_names(references, "reference"))
+    reference_images = look_up(images, image_names(references, "reference"))
+    reference_codes = map(Codes, labels[:n_reference], reference_crops, reference_images)
+    query_codes = list(map(Codes, labels[n_reference:], query_crops, query_images))
+    rows_of = np.bincount(np.concatenate(query_crops), minlength=len(crops))
+    sets_of = np.bincount(np.concatenate([np.unique(crop) for crop in query_crops]), minlength=len(crops))
+    crop_image, crop_label = np.zeros((2, len(crops)), np.int64)
+    for codes in query_codes:
+        crop_image[codes.crop], crop_label[codes.crop] = codes.image, codes.label
+    reference_ids, query_ids = ([embedding_set.id for embedding_set in side] for side in (references, queries))
+    return CodedSets(
+        references=dict(zip(reference_ids, references, strict=True)),
+        queries=dict(zip(query_ids, queries, strict=True)),
+        reference_codes=dict(zip(reference_ids, reference_codes, strict=True)),
+        query_codes=dict(zip(query_ids, query_codes, strict=True)),
+        classes=classes,
+        crops=crops,
+        images=images,
+        crop_label=crop_label,
+        crop_image=crop_image,
+        matched=(rows_of == len(queries)) & (sets_of == len(queries)),
+        without_samples=without_samples(everything),
+    )
 
 
 def code(columns: Iterable[Iterable[np.ndarray]]) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the sorted distinct texts and, per column, the int64 code of each entry. A column comes in pieces."""
     parts = [[np.unique(piece, return_inverse=True) for piece in column] for column in columns]
-    values = np.unique(np.concatenate([own for column in parts for own, _ in column]))
-    return values, [
-        np.concatenate([np.searchsorted(values, own)[at.ravel()] for own, at in column]) for column in parts
+    texts = np.unique(np.concatenate([distinct for column in parts for distinct, _ in column]))
+    return texts, [
+        np.concatenate([np.searchsorted(texts, distinct)[inverse.ravel()] for distinct, inverse in column])
+        for column in parts
     ]
 
 
-def look_up(values: np.ndarray, columns: Iterable[Iterable[np.ndarray]]) -> list[np.ndarray]:
-    """Return per column the int64 code of each entry among the sorted distinct texts `values`; -1 where it is none of them."""
-    return [np.concatenate([_codes(values, piece) for piece in column]) for column in columns]
+def look_up(texts: np.ndarray, columns: Iterable[Iterable[np.ndarray]]) -> list[np.ndarray]:
+    """Return per column the int64 code of each entry among the sorted distinct `texts`; -1 where it is none of them."""
+    return [np.concatenate([_codes_among(texts, piece) for piece in column]) for column in columns]
 
 
-def _codes(values: np.ndarray, piece: np.ndarray) -> np.ndarray:
-    own, inverse = np.unique(piece, return_inverse=True)
-    at = np.minimum(np.searchsorted(values, own), len(values) - 1)
-    return np.where(values[at] == own, at, -1)[inverse.ravel()]
+def _codes_among(texts: np.ndarray, piece: np.ndarray) -> np.ndarray:
+    distinct, inverse = np.unique(piece, return_inverse=True)
+    place = np.minimum(np.searchsorted(texts, distinct), len(texts) - 1)
+    return np.where(texts[place] == distinct, place, -1)[inverse.ravel()]
 
 
 def crop_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
@@ -37,13 +143,13 @@ def crop_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndar
 
     Then rows of the same number are the same crop if all sets are of one length, which is how older files are laid out.
     """
-    aligned = len({len(one) for one in sets}) == 1
-    return [_crop_names(one, f"{side} {'' if aligned else one.id} row ") for one in sets]
+    aligned = len({len(embedding_set) for embedding_set in sets}) == 1
+    return [_crop_names(embedding_set, f"{side} {'' if aligned else embedding_set.id} row ") for embedding_set in sets]
 
 
-def _crop_names(one: EmbeddingSet, prefix: str) -> Iterator[np.ndarray]:
+def _crop_names(embedding_set: EmbeddingSet, prefix: str) -> Iterator[np.ndarray]:
     start = 0
-    for piece in pieces(one):
+    for piece in pieces(embedding_set):
         key, stop = fusion.crop_keys(piece), start + len(piece)
         missing = key == ""
         yield np.where(missing, np.char.add(prefix, np.arange(start, stop).astype(str)), key) if missing.any() else key
@@ -55,11 +161,11 @@ def image_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.nda
 
     Without the source image a crop is its own cluster; the prefix keeps it apart from images of the same name.
     """
-    return [_image_names(one, crops) for one, crops in zip(sets, crop_names(sets, side), strict=True)]
+    return [_image_names(*both) for both in zip(sets, crop_names(sets, side), strict=True)]
 
 
-def _image_names(one: EmbeddingSet, crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    for piece, crop in zip(pieces(one), crops, strict=True):
+def _image_names(embedding_set: EmbeddingSet, crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for piece, crop in zip(pieces(embedding_set), crops, strict=True):
         key = fusion.sample_keys(piece)
         missing = key == ""
         yield np.where(missing, np.char.add("crop ", crop), key) if missing.any() else key
@@ -67,30 +173,60 @@ def _image_names(one: EmbeddingSet, crops: Iterable[np.ndarray]) -> Iterator[np.
 
 def label_names(sets: Sequence[EmbeddingSet], level: int | None) -> list[Iterator[np.ndarray]]:
     """Return per set, in pieces, the labels at this level."""
-    return [(piece.label(level) for piece in pieces(one)) for one in sets]
+    return [(piece.label(level) for piece in pieces(embedding_set)) for embedding_set in sets]
 
 
 def without_samples(sets: Sequence[EmbeddingSet]) -> list[str]:
     """Return the files of sets in which a row does not name its source image."""
-    return [one.source for one in sets if any((piece.sample_ids == "").any() for piece in pieces(one))]
+    return [
+        embedding_set.source
+        for embedding_set in sets
+        if any((piece.sample_ids == "").any() for piece in pieces(embedding_set))
+    ]
 
 
-def check(references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], mode: str, k: int) -> None:
-    """Raise UserError unless the sets can be compared in this fusion mode: one model, one dimension, at least k references each."""
-    if mode in ("stack", "mean"):
+def check(coded: CodedSets, rule: Rule) -> None:
+    """Raise UserError unless the sets can be compared by this rule: one model, one dimension, at least k references each."""
+    references, queries = coded.references.values(), coded.queries.values()
+    if rule.fusion in ("stack", "mean"):
         require_one_model([*references, *queries], what="extract them with one model, or use --fusion concat or vote")
     else:
-        for query in queries:
-            for reference in references:
-                same = query.fingerprint == reference.fingerprint or "" in (query.fingerprint, reference.fingerprint)
-                if (query.id == reference.id or (mode == "vote" and same)) and query.dim != reference.dim:
-                    raise UserError(
-                        f"{query.source} has {query.dim} dimensions, {reference.source} {reference.dim}; compare sets of one model"
-                    )
-                if mode == "concat" and query.id == reference.id and not same:
-                    raise UserError(
-                        f"{query.source} and {reference.source} have one ID and different models; name them apart: id=path"
-                    )
-    for one in references:
-        if k > len(one):
-            raise UserError(f"--k {k} is larger than the {len(one)} references of {one.source}; choose a smaller --k")
+        for query, reference in itertools.product(queries, references):
+            _check_pair(query, reference, rule.fusion)
+    for reference in references:
+        if rule.k > len(reference):
+            raise UserError(
+                f"--k {rule.k} is larger than the {len(reference)} references of {reference.source}; choose a smaller --k"
+            )
+
+
+def _check_pair(query: EmbeddingSet, reference: EmbeddingSet, fusion_mode: str) -> None:
+    same_model = query.fingerprint == reference.fingerprint or "" in (query.fingerprint, reference.fingerprint)
+    compared = query.id == reference.id or (fusion_mode == "vote" and same_model)
+    if compared and query.dim != reference.dim:
+        raise UserError(
+            f"{query.source} has {query.dim} dimensions, {reference.source} {reference.dim}; compare sets of one model"
+        )
+    if fusion_mode == "concat" and query.id == reference.id and not same_model:
+        raise UserError(
+            f"{query.source} and {reference.source} have one ID and different models; name them apart: id=path"
+        )
+
+
+def remarks(coded: CodedSets, rule: Rule) -> list[str]:
+    """Return one sentence for each thing about the sets that bears on how far the numbers can be trusted."""
+    sentences = []
+    everything = [*coded.references.values(), *coded.queries.values()]
+    unknown = [embedding_set.source for embedding_set in everything if not embedding_set.fingerprint]
+    if unknown:
+        sentences.append(
+            f"{len(unknown)} files do not say which model made them ({unknown[0]} …); they are compared unchecked"
+        )
+    if coded.without_samples:
+        sentences.append("no sample_ids: every crop counts as an image of its own, intervals may be too narrow")
+    if rule.exclude == "none" and coded.shared_images:
+        sentences.append(
+            f"{coded.shared_images:,} source images have crops among references and queries: leakage; "
+            "add --exclude_same_sample, or split by image"
+        )
+    return sentences

@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from common.embeddings import EmbeddingSet
-from evaluation.codes import code, image_names, label_names
-from evaluation.evaluator import Evaluator
-from evaluation.records import Combination
+from evaluation.codes import CodedSets, code, code_sets, image_names
+from evaluation.evaluator import Evaluator, tally
+from evaluation.records import Combination, Rule
 from uncertainty import references as uncertain
 from uncertainty.intervals import AccuracyInterval
 
 
 def reference_interval(
-    references: Sequence[EmbeddingSet],
-    queries: Sequence[EmbeddingSet],
+    coded: CodedSets,
+    rule: Rule,
     combination: Combination,
     *,
+    label_level: int | None = None,
     halvings: int = uncertain.HALVINGS,
     seed: int = 0,
-    **options: Any,
 ) -> tuple[AccuracyInterval, float] | None:
     """Return the interval for new references and new queries, and the references' standard deviation; None for too few to halve.
 
-    Each half holds the same photos at every ID. `options` are the Evaluator's. Costs two searches of the combination a halving;
-    see uncertainty.references.new_reference_interval for the method.
+    Each half holds the same photos at every ID. Costs two searches of the combination a halving; see
+    uncertainty.references.new_reference_interval for the method. `label_level` is that of the coded sets.
     """
-    asked = [one for one in references if one.id in combination.reference_ids]
-    scored = [one for one in queries if one.id in combination.query_ids]
-    _, photos = code(image_names(asked, "reference"))
-    _, labels = code(label_names(asked, options.get("label_level")))
-    photo = np.concatenate(photos)
-    if len(np.unique(photo)) < 4 or min(map(len, asked)) < 4 * options.get("k", 1):
+    references = [coded.references[r] for r in combination.reference_ids]
+    queries = [coded.queries[q] for q in combination.query_ids]
+    photo = np.concatenate(code(image_names(references, "reference"))[1])
+    label = np.concatenate([coded.reference_codes[r].label for r in combination.reference_ids])
+    if len(np.unique(photo)) < 4 or min(map(len, references)) < 4 * rule.k:
         return None
-    ends = np.cumsum([len(one) for one in asked])[:-1]
+    ends = np.cumsum([len(reference) for reference in references])[:-1]
 
     def totals(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = [one.take(np.flatnonzero(part)) for one, part in zip(asked, np.split(kept, ends), strict=True)]
-        evaluator = Evaluator(parts, scored, **options)
-        tally = evaluator.tally(evaluator.decide(combination), combination.reference_ids)
-        return tally.image_right[1], tally.image_size
+        halves = [
+            reference.take(np.flatnonzero(part))
+            for reference, part in zip(references, np.split(kept, ends), strict=True)
+        ]
+        evaluator = Evaluator(code_sets(halves, queries, label_level), rule)
+        total = tally(evaluator.coded, evaluator.decide(combination), combination.reference_ids)
+        return total.image_right[1], total.image_size
 
     right, size = totals(np.ones(len(photo), bool))
-    found = uncertain.halves(photo, np.concatenate(labels), halvings, seed)
-    halved = np.stack([[totals(half)[0], totals(~half)[0]] for half in found])
+    masks = uncertain.halves(photo, label, halvings, seed)
+    halved = np.stack([[totals(half)[0], totals(~half)[0]] for half in masks])
     return uncertain.new_reference_interval(right, size, halved)

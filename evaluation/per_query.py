@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.blocks import Blocks
-from evaluation import metrics
+from common.embeddings import EmbeddingSet
+from evaluation import fusion, metrics
+from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, Task
-from evaluation.records import Combination
+from evaluation.records import Combination, Decisions, Rule
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from evaluation.evaluator import Evaluator
-    from evaluation.records import Combination
 
 _BYTES = 1 << 28  # of neighbour lists held at a time
 
@@ -29,21 +29,25 @@ def retrieval(evaluator: Evaluator, combination: Combination) -> tuple[np.ndarra
 
 
 def _retrieval(evaluator: Evaluator, task: Task) -> np.ndarray:
-    sizes = np.bincount(task.reference_label, minlength=len(evaluator.classes))[task.query_label]
-    if evaluator.exclude != "none":
+    sizes = np.bincount(task.reference_label, minlength=len(evaluator.coded.classes))[task.query_label]
+    if evaluator.rule.exclude != "none":
         sizes = sizes - _left_out(task)
     depth = max(1, int(sizes.max(initial=1)))
     step = max(1, _BYTES // (16 * depth))
     scores = []
-    for at in range(0, len(task.query_label), step):
-        part = slice(at, at + step)
-        some = replace(
-            task, query=task.query[part], query_label=task.query_label[part], query_group=task.query_group[part]
-        )
-        rows = evaluator.search(some, depth)[1]
-        relevant = (task.reference_label[rows] == some.query_label[:, None]) & (rows >= 0)
-        scores.append(np.stack(metrics.average_precision_at_r(relevant, sizes[part])))
+    for start in range(0, len(task.query_label), step):
+        rows = np.arange(start, min(start + step, len(task.query_label)))
+        part = _queries(task, rows)
+        neighbours = evaluator.search(part, depth)[1]
+        relevant = (task.reference_label[neighbours] == part.query_label[:, None]) & (neighbours >= 0)
+        scores.append(np.stack(metrics.average_precision_at_r(relevant, sizes[rows])))
     return np.concatenate(scores, axis=1)
+
+
+def _queries(task: Task, rows: np.ndarray) -> Task:
+    """Return the task with these queries only."""
+    names = ("query", "query_label", "query_group", "query_image")
+    return replace(task, **{name: getattr(task, name)[rows] for name in names})
 
 
 def _left_out(task: Task) -> np.ndarray:
@@ -56,97 +60,109 @@ def _left_out(task: Task) -> np.ndarray:
     return np.bincount(codes[n:], minlength=codes.max() + 1)[codes[:n]]
 
 
-def margins(evaluator: Evaluator, combination: Combination) -> np.ndarray:
-    """Return (n,) float32: cosine of the nearest reference of the right label minus that of the nearest of any other label.
+def margins(evaluator: Evaluator, combination: Combination, chosen: np.ndarray | None = None) -> np.ndarray:
+    """Return float32: cosine of the nearest reference of the right label minus that of the nearest of any other label.
 
-    Positive where the nearest neighbour is right; NaN where one of the two does not exist. One row a decision under `stack`,
-    `mean` and `concat`; under `vote` one row a view, query set after query set.
+    One row a decision of the combination, or of the `chosen` ones by index; under `vote` the mean over the views of the crop.
+    Positive where the nearest neighbour is right; NaN where one of the two does not exist.
     """
-    return np.concatenate([_margins(evaluator, task) for task in evaluator.tasks(combination)])
+    tasks = evaluator.tasks(combination)
+    if evaluator.rule.fusion == "vote":
+        crops = fusion.common_crops([evaluator.coded.queries[q] for q in combination.query_ids])
+        crops = crops if chosen is None else crops[:, chosen]
+        return np.mean(
+            [_margins(evaluator, _queries(task, rows)) for task, rows in zip(tasks, crops, strict=True)], axis=0
+        )
+    if chosen is None:
+        return np.concatenate([_margins(evaluator, task) for task in tasks])
+    result, start = np.empty(len(chosen), np.float32), 0
+    for task in tasks:
+        here = (chosen >= start) & (chosen < start + len(task.query_label))
+        if here.any():
+            result[here] = _margins(evaluator, _queries(task, chosen[here] - start))
+        start += len(task.query_label)
+    return result
 
 
 def _margins(evaluator: Evaluator, task: Task) -> np.ndarray:
     right = np.full(len(task.query_label), np.nan, np.float32)
     other = np.full(len(task.query_label), -np.inf, np.float32)
-    matrix = Blocks(task.reference)  # takes a class's rows without a copy of all
-    for code in np.unique(task.reference_label):
-        mine = np.flatnonzero(task.reference_label == code)
-        some = replace(
+    vectors = Blocks(task.reference)  # takes a class's rows without a copy of all
+    for label in np.unique(task.reference_label):
+        members = np.flatnonzero(task.reference_label == label)
+        of_label = replace(
             task,
-            reference=[matrix[mine]],
-            reference_label=task.reference_label[mine],
-            reference_group=task.reference_group[mine],
+            reference=[vectors[members]],
+            reference_label=task.reference_label[members],
+            reference_group=task.reference_group[members],
         )
-        similarity = evaluator.search(some, 1)[0][:, 0]
-        same = task.query_label == code
+        similarity = evaluator.search(of_label, 1)[0][:, 0]
+        same = task.query_label == label
         right[same] = similarity[same]
         other[~same] = np.maximum(other[~same], similarity[~same])
     margin = right - other
     return np.where(np.isfinite(margin), margin, np.nan).astype(np.float32)
 
 
-def prediction_table(evaluator: Evaluator, combination: Combination) -> pd.DataFrame:
-    """Return the decisions of one combination as a table.
+def prediction_table(evaluator: Evaluator, decided: Mapping[Combination, Decisions]) -> pd.DataFrame:
+    """Return the decisions of the combinations as one table, a row a decision.
 
     Columns: dataset_name, split, id, crop_id, sample_id, path, label, predicted ('' for none), correct, similarity (cosine of the
-    nearest reference), margin (of `ranking.margins`, averaged over the views of a vote), reference_ids, query_ids, nearest_id,
-    nearest_crop_id, nearest_path. `id` is the query set's; under vote, mean and concat the merged IDs joined by `+`.
+    nearest reference), margin (see `margins`), reference_ids, query_ids, nearest_id, nearest_crop_id, nearest_path. `id` is the
+    query set's; under vote, mean and concat the merged IDs joined by `+`.
     """
     import pandas as pd
 
-    decisions = evaluator.decide(combination)
-    query_names, reference_names = list(evaluator.queries), list(evaluator.references)
-    sets = [evaluator.queries[name] for name in query_names]
-    near = decisions.neighbours[:, 0]
-    starts = np.cumsum([0, *(len(evaluator.references[name]) for name in reference_names)])
-    owner = np.searchsorted(starts, near, side="right") - 1
-
-    def of_query(field: str) -> np.ndarray:
-        out = np.full(len(decisions), "", dtype=object)
-        for view in np.unique(decisions.view):
-            here = decisions.view == view
-            out[here] = getattr(sets[view], field)[decisions.row[here]]
-        return out
-
-    def of_nearest(field: str) -> np.ndarray:
-        out = np.full(len(decisions), "", dtype=object)
-        for number in np.unique(owner[near >= 0]):
-            here = (owner == number) & (near >= 0)
-            out[here] = getattr(evaluator.references[reference_names[number]], field)[near[here] - starts[number]]
-        return out
-
-    ids = "+".join(combination.query_ids)
-    first = sets[decisions.view[0]]
-    labels = np.append(evaluator.classes.astype(object), "")
-    return pd.DataFrame(
-        {
-            "dataset_name": first.dataset,
-            "split": first.split,
-            "id": np.array(query_names, object)[decisions.view] if evaluator.mode == "stack" else ids,
-            "crop_id": of_query("crop_ids"),
-            "sample_id": of_query("sample_ids"),
-            "path": of_query("paths"),
-            "label": labels[decisions.label],
-            "predicted": labels[decisions.voted],
-            "correct": decisions.voted == decisions.label,
-            "similarity": decisions.similarities[:, 0],
-            "margin": _decision_margins(evaluator, combination, decisions.row),
-            "reference_ids": "+".join(combination.reference_ids),
-            "query_ids": ids,
-            "nearest_id": np.where(near >= 0, np.array(reference_names, object)[np.maximum(owner, 0)], ""),
-            "nearest_crop_id": of_nearest("crop_ids"),
-            "nearest_path": of_nearest("paths"),
-        }
-    )
+    tables = [
+        pd.DataFrame(_columns(evaluator.coded, evaluator.rule, combination, decisions, margins(evaluator, combination)))
+        for combination, decisions in decided.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
-def _decision_margins(evaluator: Evaluator, combination: Combination, rows: np.ndarray) -> np.ndarray:
-    per_view = margins(evaluator, combination)
-    if evaluator.mode != "vote":
-        return per_view
-    from evaluation import fusion
+def _columns(
+    coded: CodedSets, rule: Rule, combination: Combination, decisions: Decisions, margin: np.ndarray
+) -> dict[str, object]:
+    queries = list(coded.queries.values())
+    first_query = queries[decisions.view[0]]
+    query_ids = "+".join(combination.query_ids)
+    labels = np.append(coded.classes.astype(object), "")
+    return {
+        "dataset_name": first_query.dataset,
+        "split": first_query.split,
+        "id": np.array(list(coded.queries), object)[decisions.view] if rule.fusion == "stack" else query_ids,
+        **{name: _texts(queries, field, decisions.view, decisions.row) for name, field in _TEXTS.items()},
+        "label": labels[decisions.label],
+        "predicted": labels[decisions.voted],
+        "correct": decisions.right,
+        "similarity": decisions.similarities[:, 0],
+        "margin": margin,
+        "reference_ids": "+".join(combination.reference_ids),
+        "query_ids": query_ids,
+        **_nearest_columns(coded, decisions.neighbours[:, 0]),
+    }
 
-    sets = [evaluator.queries[q] for q in combination.query_ids]
-    parts = np.split(per_view, np.cumsum([len(one) for one in sets])[:-1])
-    matched = fusion.common_crops(sets)
-    return np.mean([part[row] for part, row in zip(parts, matched, strict=True)], axis=0)
+
+_TEXTS = {"crop_id": "crop_ids", "sample_id": "sample_ids", "path": "paths"}  # of a table: field of an embedding set
+
+
+def _nearest_columns(coded: CodedSets, nearest: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the ID, crop ID and path of each nearest reference, a row counted over all; '' for -1."""
+    starts = np.array(list(coded.starts.values()))
+    owner = np.where(nearest >= 0, np.searchsorted(starts, nearest, side="right") - 1, -1)
+    rows = nearest - starts[owner]
+    references = list(coded.references.values())
+    return {
+        "nearest_id": np.array([*coded.references, ""], object)[owner],
+        "nearest_crop_id": _texts(references, "crop_ids", owner, rows),
+        "nearest_path": _texts(references, "paths", owner, rows),
+    }
+
+
+def _texts(sets: list[EmbeddingSet], field: str, owner: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return (n,) str: `field` of row `rows[i]` of set `owner[i]`; '' where the owner is -1."""
+    texts = np.full(len(rows), "", dtype=object)
+    for number in np.unique(owner[owner >= 0]):
+        here = owner == number
+        texts[here] = getattr(sets[number], field)[rows[here]]
+    return texts

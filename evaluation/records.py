@@ -1,4 +1,4 @@
-"""A combination of sets, its decisions, their totals per image and class, and what a decision costs."""
+"""A combination of sets, the rule by which it is decided, its decisions, their totals, and what a decision costs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ from evaluation import metrics
 
 
 @dataclass(frozen=True)
+class Rule:
+    """How a decision is made.
+
+    fusion: how sets are merged, see `fusion.DECISION`. k neighbours vote, with vote_weights uniform or similarity. exclude, what is
+    no neighbour of a query: none, self (its own crop, at any ID), or sample (every crop of its source image).
+    """
+
+    fusion: str = "stack"
+    k: int = 1
+    vote_weights: str = "uniform"
+    exclude: str = "none"
+
+
+@dataclass(frozen=True, eq=False)
 class Decisions:
     """One row per decision, a view under `stack`, else a crop; arrays (n,) unless said otherwise.
 
-    view: index of the query set a row comes from; row: its row there. crop, image, label: int codes of the Evaluator.
+    view: index of the query set a row comes from; row: its row there. crop, image, label: codes of `CodedSets`.
     nearest: label of the nearest neighbour; voted: label that the k neighbours vote for; -1 is none. similarities (n, depth)
     float32 and neighbours (n, depth) int64, rows of the references in the order of their sets, -1 where there are fewer.
     """
@@ -30,6 +44,11 @@ class Decisions:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def right(self) -> np.ndarray:
+        """(n,) bool: whether the vote gives the right label."""
+        return self.voted == self.label
 
 
 @dataclass(frozen=True)

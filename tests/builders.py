@@ -10,6 +10,9 @@ import faiss
 import numpy as np
 
 from common.embeddings import EmbeddingSet
+from evaluation.codes import code_sets
+from evaluation.evaluator import Evaluator, tally
+from evaluation.records import Combination, Rule, Tally
 
 IDS = ("0", "10", "20")
 
@@ -59,6 +62,14 @@ def study(
         drop = [j for i, j in missing if i == identity]
         sets.append(one.take(np.setdiff1d(np.arange(n), drop)))
     return sets
+
+
+def make_evaluator(references, queries, **rule) -> Evaluator:
+    return Evaluator(code_sets(references, queries), Rule(**rule))
+
+
+def totals(evaluator: Evaluator, combination: Combination) -> Tally:
+    return tally(evaluator.coded, evaluator.decide(combination), combination.reference_ids)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ import pytest
 # What each room may import, beside itself. A new capability gets a room and one line here and in docs/code.md.
 ROOMS = {
     "common": set(),
-    "cropping": {"common"},
+    "annotations": {"common"},
+    "cropping": {"common", "annotations"},
     "backbones": {"common"},
     "uncertainty": set(),
     "evaluation": {"common", "uncertainty"},
@@ -22,12 +23,14 @@ ROOMS = {
     "export": {"common"},
     "embedding": {"common", "backbones"},
     "combinations": {"common", "evaluation", "uncertainty"},
+    "report": {"common", "evaluation", "uncertainty", "combinations"},
+    "terminal": {"common", "evaluation", "uncertainty", "combinations"},
     "retrieval": {"common", "evaluation", "uncertainty"},
     "training": {"common", "backbones", "evaluation", "uncertainty"},
     "viewer": {"common", "plots", "embedding"},
-    "ray_cluster": {"common", "cropping", "embedding"},
+    "ray_cluster": {"common", "annotations", "cropping", "embedding"},
 }
-CROWDED = {"common": 14}  # modules in a room, at most; 8 where nothing is said
+CROWDED = {"common": 14, "annotations": 20}  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
@@ -141,8 +144,7 @@ def test_what_stands_in_common_is_shared_by_three_rooms_or_scripts(root):
     for user, found in above.items():
         for module in found & users.keys():
             mark(module, user)
-    few = {module: sorted(by) for module, by in users.items() if len(by) < 3}
-    assert few.keys() <= {"common.annotations"}  # parsing annotations belongs here by the project's card
+    assert {module: sorted(by) for module, by in users.items() if len(by) < 3} == {}
 
 
 def nesting(node: ast.AST, depth: int = 0) -> int:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from uncertainty import intervals, sign_flips
-from uncertainty.intervals import FEW_IMAGES, Floats
+from uncertainty.intervals import FEW_IMAGES, ROUNDING, Floats
 
 FLIPS = 10_000
+FEW_ERROR_PHOTOS = 5  # effective number of photos below which errors count as packed
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def paired_comparison(
     difference: ArrayLike,
     size: ArrayLike,
     *,
+    baseline: ArrayLike | None = None,
     chosen_from: Sequence[int] = (),
     level: float = 0.95,
     flips: int = FLIPS,
@@ -47,16 +49,27 @@ def paired_comparison(
     photo. `chosen_from`: the rows among which, with the baseline, the baseline was chosen for its accuracy on these same
     crops (see `corrected_p`); empty for a baseline named beforehand or chosen on validation data.
 
-    Sign flips find too much where one side's errors are packed into few photos and the other's are scattered: up to 32 % at
-    20 photos. The interval does not. So no p is below that of its interval: the `1 - level` at which the interval reaches 0.
+    Sign flips find too much where the errors of the better side are packed into few photos and the other's are scattered: up to
+    32 % at 20 photos. With `baseline`, its totals (n_photo,), such rows are known by their errors: where those of the better side
+    sit in fewer than FEW_ERROR_PHOTOS photos, p is at least the 1 - level at which the interval reaches 0, its gains and losses
+    taken for unlike.
     """
     totals, sizes = intervals.checked_differences(difference, size)
     low, high = intervals.difference_intervals(totals, sizes, level=level)
     p = corrected_p(totals, chosen_from=chosen_from, flips=flips, seed=seed)
-    for row in np.flatnonzero((p < 1 - level) & (low <= 0) & (high >= 0)):
-        p[row] = max(p[row], _interval_p(totals[row], sizes, level))
+    if baseline is not None:
+        few = error_photos(np.asarray(baseline) + np.maximum(totals, 0), sizes) < FEW_ERROR_PHOTOS
+        for row in np.flatnonzero(few & (p < 1 - level)):
+            p[row] = max(p[row], _interval_p(totals[row], sizes))
     n_images = int((sizes > 0).sum())
     return PairedComparison(totals.sum(axis=1) / sizes.sum(), low, high, p, n_images, n_images < FEW_IMAGES)
+
+
+def error_photos(correct: ArrayLike, size: ArrayLike) -> Floats:
+    """Return (n_combination,): in how many photos the errors sit, (sum e)^2 / sum e^2 (Kish 1965); 0 without errors."""
+    errors = np.asarray(size, dtype=float) - np.asarray(correct, dtype=float)
+    squares = (errors**2).sum(axis=-1)
+    return np.where(squares > ROUNDING, errors.sum(axis=-1) ** 2 / np.maximum(squares, ROUNDING), 0.0)
 
 
 def corrected_p(difference: ArrayLike, *, chosen_from: Sequence[int] = (), flips: int = FLIPS, seed: int = 0) -> Floats:
@@ -124,11 +137,11 @@ def mcnemar_p(rescued: int, broken: int) -> float:
     return min(1.0, 2 * float(bdtr(min(rescued, broken), rescued + broken, 0.5)))
 
 
-def _interval_p(difference: Floats, size: Floats, level: float) -> float:
-    """Return the least 1 - level at which the interval of `difference` (n_photo,) does not hold 0; it does at `level`."""
-    low, high = 1 - level, 1.0
+def _interval_p(difference: Floats, size: Floats) -> float:
+    """Return the least 1 - level at which the interval of `difference` (n_photo,), gains and losses unlike, does not hold 0."""
+    low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        (lower,), (upper,) = intervals.difference_intervals(difference[None], size, level=1 - middle)
+        (lower,), (upper,) = intervals.difference_intervals(difference[None], size, level=1 - middle, alike=False)
         low, high = (middle, high) if lower <= 0 <= upper else (low, middle)
     return high

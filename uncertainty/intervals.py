@@ -64,7 +64,9 @@ def accuracy_intervals(correct: ArrayLike, size: ArrayLike, *, level: float = 0.
     return limits[0], limits[1]
 
 
-def difference_intervals(difference: ArrayLike, size: ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:
+def difference_intervals(
+    difference: ArrayLike, size: ArrayLike, *, level: float = 0.95, alike: bool = True
+) -> tuple[Floats, Floats]:
     """Return the limits (low, high), each (n_combination,) in [-1, 1], of differences in accuracy, one at a time.
 
     `difference` (n_combination, n_photo) holds differences of totals, `size` (n_photo,) the crops they are over.
@@ -72,40 +74,39 @@ def difference_intervals(difference: ArrayLike, size: ArrayLike, *, level: float
     The difference is the share gained in photos that improve minus the share lost in photos that get worse. Each share gets its
     Korn-Graubard limits, and MOVER (method of variance estimates recovery: Zou & Donner 2008, Statistics in Medicine 27, with
     the correlation of Zou 2007, Psychological Methods 12) combines the distances to them. Unlike a bootstrap or t interval,
-    it does not collapse where hardly a crop changes sides, or where all that change sides sit in a few photos.
+    it does not collapse where hardly a crop changes sides, or where all that change sides sit in a few photos. `alike`: gains
+    and losses clump within photos to the same degree, so that they share one design effect.
     """
     totals, sizes = checked_differences(difference, size)
     low, high = np.full((2, len(totals)), [[-1.0], [1.0]])
     if (sizes > 0).sum() < 2:
         return low, high
     for rows in _row_blocks(totals):
-        gained, lost = np.maximum(totals[rows], 0), np.maximum(-totals[rows], 0)
-        (gain, gain_low, gain_high), (loss, loss_low, loss_high) = (_share(one, sizes, level) for one in (gained, lost))
-        gained, lost = (one - one.sum(axis=1, keepdims=True) / sizes.sum() * sizes for one in (gained, lost))
-        scale = np.sqrt(np.einsum("ij,ij->i", gained, gained) * np.einsum("ij,ij->i", lost, lost))
-        correlation = np.einsum("ij,ij->i", gained, lost) / np.where(scale > 0, scale, 1)
-        low[rows] = gain - loss - _recovered(gain - gain_low, loss_high - loss, correlation)
-        high[rows] = gain - loss + _recovered(gain_high - gain, loss - loss_low, correlation)
+        parts = np.stack([np.maximum(totals[rows], 0), np.maximum(-totals[rows], 0)])
+        share = parts.sum(axis=2) / sizes.sum()
+        effective = effective_size(parts, np.broadcast_to(sizes, parts.shape), level, alike=alike)
+        below, above = np.abs(np.stack(clopper_pearson(share, effective, level)) - share)
+        residual = parts - share[:, :, None] * sizes
+        scale = np.sqrt((residual**2).sum(axis=2).prod(axis=0))
+        correlation = residual.prod(axis=0).sum(axis=1) / np.where(scale > 0, scale, 1)
+        low[rows] = share[0] - share[1] - _recovered(below[0], above[1], correlation)
+        high[rows] = share[0] - share[1] + _recovered(above[0], below[1], correlation)
     return np.maximum(low, -1.0), np.minimum(high, 1.0)
-
-
-def _share(part: Floats, sizes: Floats, level: float) -> tuple[Floats, Floats, Floats]:
-    share = part.sum(axis=1) / sizes.sum()
-    effective = effective_size(part, np.broadcast_to(sizes, part.shape), level)
-    return share, *clopper_pearson(share, effective, level)
 
 
 def _recovered(one: Floats, other: Floats, correlation: Floats) -> Floats:
     return np.sqrt(np.maximum(one**2 + other**2 - 2 * correlation * one * other, 0))
 
 
-def effective_size(correct: Floats, size: Floats, level: float = 0.95) -> Floats:
-    """Return (n_combination,): the number of independent crops that would tell as much; 0 for a single photo.
+def effective_size(correct: Floats, size: Floats, level: float = 0.95, *, alike: bool = False) -> Floats:
+    """Return (…, n_combination): the number of independent crops that would tell as much; 0 for a single photo.
 
-    `correct` and `size` are (n_combination, n_photo). Crops over the design effect, t-adjusted as by Korn & Graubard. The design
-    effect is the variance of the ratio sum(correct) / sum(size) over that of as many independent crops. The variance is CR2
-    (Bell & McCaffrey 2002, Survey Methodology 28): a photo's squared residual is divided by 1 - its share of the crops, without
-    which one photo that holds half of them hides the error it makes. At equal sizes that is the usual n / (n - 1).
+    `correct` and `size` are (…, n_combination, n_photo). `alike`: the rows along the first axis share one design effect.
+
+    Crops over the design effect, t-adjusted as by Korn & Graubard. The design effect is the variance of the ratio sum(correct) /
+    sum(size) over that of as many independent crops. The variance is CR2 (Bell & McCaffrey 2002, Survey Methodology 28): a
+    photo's squared residual is divided by 1 - its share of the crops, without which one photo that holds half of them hides
+    the error it makes. At equal sizes that is the usual n / (n - 1).
 
     The estimate is useless where few photos hold all errors, so it is shrunk towards a prior: the design effect of these
     sizes at a correlation of PRIOR_CORRELATION within a photo (a model for the design effect: Franco et al. 2019, J. Surv. Stat.
@@ -115,18 +116,21 @@ def effective_size(correct: Floats, size: Floats, level: float = 0.95) -> Floats
     """
     from scipy.special import stdtrit
 
-    n_photo, n_crop = (size > 0).sum(axis=1), size.sum(axis=1)
+    n_photo, n_crop = (size > 0).sum(axis=-1), size.sum(axis=-1)
     tail = (1 - level) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        accuracy = correct.sum(axis=1) / n_crop
+        accuracy = correct.sum(axis=-1) / n_crop
         crop_variance = accuracy * (1 - accuracy)
-        prior = 1 + PRIOR_CORRELATION * (np.einsum("ij,ij->i", size, size) / n_crop - 1)
-        variance = ratio_variance(correct - accuracy[:, None] * size, size)
+        prior = 1 + PRIOR_CORRELATION * (np.einsum("...j,...j->...", size, size) / n_crop - 1)
+        variance = ratio_variance(correct - accuracy[..., None] * size, size)
         observed = np.where(crop_variance > 0, (n_crop - 1) * variance / crop_variance, 0)
         evidence = n_photo * crop_variance
         for _ in range(3):
-            design_effect = (evidence * observed + PRIOR_WEIGHT * prior) / (evidence + PRIOR_WEIGHT)
-            used, evidence = evidence, np.maximum(evidence, n_crop * crop_variance / np.maximum(design_effect, 1))
+            seen, used = evidence * observed, evidence
+            if alike:
+                seen, used = seen.sum(axis=0), used.sum(axis=0)
+            design_effect = (seen + PRIOR_WEIGHT * prior) / (used + PRIOR_WEIGHT)
+            evidence = np.maximum(evidence, n_crop * crop_variance / np.maximum(design_effect, 1))
         freedom = np.minimum((n_photo - 1) * (1 + PRIOR_WEIGHT / used), n_crop - 1)
         effective = n_crop / design_effect * (stdtrit(n_crop - 1, tail) / stdtrit(freedom, tail)) ** 2
     return np.where((n_photo > 1) & np.isfinite(effective), effective, 0.0)

@@ -39,22 +39,20 @@ def simultaneous_upper_limits(
 ) -> Floats:
     """Return (n_combination,): what no combination gains more than, all at once; the largest is "no combination gains more than".
 
-    The `level` quantile of the largest one-sided statistic over all rows, residuals flipped (Romano & Wolf 2005), is the
-    Student's t that a single row would need; each row gets the MOVER limit of that level (see `difference_intervals`).
+    The `level` quantile of the largest one-sided statistic over all rows, residuals flipped (Romano & Wolf 2005), is what a single
+    row, about normal under flips, must stay below; each row gets the MOVER limit of that level (see `difference_intervals`).
     """
-    from scipy.special import stdtr
+    from scipy.special import ndtr
 
     totals, sizes = intervals.checked_differences(difference, size)
     residual = totals - totals.sum(axis=1, keepdims=True) / sizes.sum() * sizes
     scale = sign_flips.inverse_norms(residual).astype(np.float32)
     columns = np.ascontiguousarray(residual.T, dtype=np.float32)
-    n_photo = int((sizes > 0).sum())
     largest = [
         ((signs @ columns) * scale).max(axis=1)
         for signs in sign_flips.sign_blocks(len(sizes), flips, max(residual.shape), False, seed)
     ]
-    critical = sign_flips.student(np.quantile(np.concatenate(largest), [level]), n_photo)
-    tail = min(float(stdtr(max(n_photo - 1, 1), -critical[0])), 1 - level)
+    tail = min(float(ndtr(-np.quantile(np.concatenate(largest), level))), 1 - level)
     return intervals.difference_intervals(totals, sizes, level=1 - 2 * tail)[1]
 
 

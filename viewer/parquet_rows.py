@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common import files
 from common.images import kind_of
 from common.labels import natural
 from common.messages import UserError
@@ -290,7 +291,7 @@ class Points:
         try:
             if not isinstance(path, str):
                 return None
-            status = os.stat(path)
+            status = os.stat(files.as_stored(path))
             if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES:
                 return None
             return images.encode(images.thumbnail(path, size), "jpg", 85)

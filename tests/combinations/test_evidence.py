@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import study
+from builders import make_evaluator, study
+from builders import totals as total_of
 
 from combinations.comparison import compare, single_pairs
 from combinations.evidence import evidence
 from combinations.paddings import padding_rows, paddings_across
 from combinations.search import enumerate_combinations
-from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
 from uncertainty import comparisons, intervals
 
@@ -55,42 +55,47 @@ def test_where_nothing_is_better_nothing_is_found_and_the_limit_says_what_is_not
 
 
 def test_a_comparison_carries_its_evidence():
-    evaluator = Evaluator(study(1, split="train"), study(2, split="test"))
-    asked = enumerate_combinations(list(evaluator.references), list(evaluator.queries), 1, 2, "crossed")
+    evaluator = make_evaluator(study(1, split="train"), study(2, split="test"))
+    asked = enumerate_combinations(list(evaluator.coded.references), list(evaluator.coded.queries), 1, 2, "crossed")
     pairs = single_pairs(evaluator)
-    scored = [(asked[at], tally) for at, tally in evaluator.tallies(asked)]
-    comparison = compare(evaluator, scored, pairs[0][0], rivals=pairs)
+    scored = {asked[at]: tally for at, tally in evaluator.tallies(asked)}
+    comparison = compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs)
     assert 0 < comparison.evidence.combination_p <= 1
     assert np.isnan(comparison.evidence.pair_p)  # the baseline was chosen on these queries
     assert comparison.evidence.winner.accuracy < comparison.results[0].score
-    alone = compare(evaluator, [(asked[0], dict(scored)[asked[0]])], asked[0])
+    total = total_of(evaluator, asked[0])
+    alone = compare(evaluator, {asked[0]: total}, (asked[0], total))
     assert np.isnan(alone.evidence.smallest_p)
 
 
 def test_padding_rows_compare_each_with_the_least():
     sides = study(1, split="train")[::-1], study(2, split="test", missing=[("10", 3)])[::-1]
-    evaluator = Evaluator(*sides)
+    evaluator = make_evaluator(*sides)
     rows = padding_rows(evaluator)
     assert [row.id for row in rows] == ["0", "10", "20"]
     assert np.isnan([rows[0].difference, rows[0].p]).all()
     right = []
     for identity in ("0", "10", "20"):
         decisions = evaluator.decide(Combination((identity,), (identity,)))
-        kept = evaluator.matched[decisions.crop] & (decisions.voted == decisions.label)
-        right.append(np.bincount(decisions.image[kept], minlength=len(evaluator.images)))
+        kept = evaluator.coded.matched[decisions.crop] & (decisions.voted == decisions.label)
+        right.append(np.bincount(decisions.image[kept], minlength=len(evaluator.coded.images)))
         interval = intervals.accuracy_interval(
             np.bincount(decisions.image, decisions.voted == decisions.label), np.bincount(decisions.image)
         )
         row = rows[len(right) - 1]
         assert (row.accuracy, row.low, row.high) == (interval.accuracy, interval.low, interval.high)
-    paired = comparisons.paired_comparison(np.array(right[1:]) - right[0], evaluator.matched_sizes())
+    paired = comparisons.paired_comparison(
+        np.array(right[1:]) - right[0], evaluator.coded.matched_sizes, baseline=right[0]
+    )
     assert [row.p for row in rows[1:]] == paired.p.tolist()
     assert [row.difference_high for row in rows[1:]] == paired.high.tolist()
-    assert padding_rows(Evaluator(sides[0][:1], sides[1][1:])) == []
+    assert padding_rows(make_evaluator(sides[0][:1], sides[1][1:])) == []
 
 
 def test_paddings_across_data_sets_pool_what_each_shows():
-    evaluators = {str(seed): Evaluator(study(seed, split="train"), study(seed + 50, split="test")) for seed in range(4)}
+    evaluators = {
+        str(seed): make_evaluator(study(seed, split="train"), study(seed + 50, split="test")) for seed in range(4)
+    }
     pooled = paddings_across(evaluators)
     assert list(pooled) == ["10", "20"]
     gaps = [padding_rows(one)[1].difference for one in evaluators.values()]

@@ -17,7 +17,8 @@ from builders import make, pickled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common import annotations, embeddings, npz
+from annotations import formats as annotations
+from common import embeddings, npz
 from common.messages import UserError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))

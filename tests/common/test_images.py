@@ -123,7 +123,7 @@ def test_what_is_no_image_says_why(tmp_path, content, why):
 
 
 def test_a_bomb_is_not_decoded(study_data, monkeypatch):
-    monkeypatch.setattr(images, "_pixels", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "plain_pixels", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ImageError, match="above --max_pixels"):
         images.decode(study_data / "broken" / "images" / "bomb.png")
 

@@ -11,8 +11,9 @@ from builders import make
 from common import embedding_sets, embeddings
 from common.embedding_sets import Joined
 from common.embeddings import EmbeddingSet
+from evaluation.codes import code_sets
 from evaluation.evaluator import Evaluator
-from evaluation.records import Combination
+from evaluation.records import Combination, Rule
 
 COLUMNS = embeddings.TEXTS
 
@@ -63,14 +64,14 @@ def test_what_a_combination_scores_does_not_depend_on_files_or_pieces(exclude, m
     references = [make(300, seed=1, id=one, split="train") for one in ("0", "10")]
     queries = [make(200, seed=2, id=one, split="train") for one in ("0", "10")]  # the crops of the first 200 references
     choice = Combination(("0", "10"), ("10", "0"))
-    plain = Evaluator(references, queries, exclude=exclude, k=3)
+    plain = Evaluator(code_sets(references, queries), Rule(exclude=exclude, k=3))
     monkeypatch.setattr(embedding_sets, "PIECE", 17)
     cuts = [[cut(one, 50, 120) for one in side] for side in (references, queries)]
-    pieced = Evaluator(*cuts, exclude=exclude, k=3)
+    pieced = Evaluator(code_sets(*cuts), Rule(exclude=exclude, k=3))
     for side in cuts:
         assert not any(set(COLUMNS) & set(vars(one)) for one in side)  # no column was joined for it
-    assert pieced.classes.tolist() == plain.classes.tolist()
-    assert pieced.shared_images == plain.shared_images > 0
+    assert pieced.coded.classes.tolist() == plain.coded.classes.tolist()
+    assert pieced.coded.shared_images == plain.coded.shared_images > 0
     first, second = plain.decide(choice), pieced.decide(choice)
     for name in first.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from builders import IDS, brute, make, nearest_by_faiss, study
+from builders import IDS, brute, make, make_evaluator, nearest_by_faiss, study, totals
 from sklearn.neighbors import KNeighborsClassifier
 
 from combinations.search import enumerate_combinations, greedy
@@ -14,9 +14,9 @@ from common import knn
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
 from evaluation import fusion, per_query
-from evaluation.evaluator import Evaluator, remarks
+from evaluation.codes import code_sets, remarks
 from evaluation.metrics import RECALL_AT
-from evaluation.records import Combination
+from evaluation.records import Combination, Rule
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def sides():
 @pytest.mark.parametrize("mode", ["stack", "vote", "mean", "concat"])
 def test_every_combination_equals_brute_force(sides, mode):
     references, queries = sides
-    evaluator = Evaluator(references, queries, mode=mode)
+    evaluator = make_evaluator(references, queries, fusion=mode)
     pairing = "matched" if mode == "concat" else "crossed"
     combinations = enumerate_combinations(IDS, IDS, 1, 3, pairing)
     assert len(combinations) == (7 if mode == "concat" else 49)
@@ -42,8 +42,8 @@ def test_every_combination_equals_brute_force(sides, mode):
 @pytest.mark.parametrize(("k", "weights"), [(3, "uniform"), (7, "similarity")])
 def test_the_vote_of_k_equals_scikit_learn(sides, k, weights):
     references, queries = sides
-    evaluator = Evaluator(references, queries, k=k, vote_weights=weights)
-    tally = evaluator.tally(evaluator.decide(Combination(("0", "20"), ("10",))), ("0", "20"))
+    evaluator = make_evaluator(references, queries, k=k, vote_weights=weights)
+    tally = totals(evaluator, Combination(("0", "20"), ("10",)))
     vectors = knn.unit(np.concatenate([references[0].vectors, references[2].vectors]))
     names = np.concatenate([references[0].label(), references[2].label()])
     query, actual = knn.unit(queries[1].vectors), queries[1].label()
@@ -62,9 +62,9 @@ def test_the_vote_of_k_equals_scikit_learn(sides, k, weights):
 
 def test_recall_and_f1_and_image_totals_by_hand(sides):
     references, queries = sides
-    evaluator = Evaluator(references, queries)
+    evaluator = make_evaluator(references, queries)
     combination = Combination(("0", "10"), ("0", "20"))
-    tally = evaluator.tally(evaluator.decide(combination), combination.reference_ids)
+    tally = totals(evaluator, combination)
     vectors = np.concatenate([references[0].vectors, references[1].vectors])
     names = np.concatenate([references[0].label(), references[1].label()])
     ranked = [names[nearest_by_faiss(queries[at].vectors, vectors, 10)] for at in (0, 2)]
@@ -72,7 +72,7 @@ def test_recall_and_f1_and_image_totals_by_hand(sides):
     for k, hits in zip(RECALL_AT, tally.recalled, strict=True):
         expected = sum((r[:, :k] == a[:, None]).any(axis=1).sum() for r, a in zip(ranked, actual, strict=True))
         assert hits == expected
-    image = evaluator.images.tolist().index("d/test5")
+    image = evaluator.coded.images.tolist().index("d/test5")
     right = sum(
         (r[:, 0] == a)[queries[at].sample_ids == "test5"].sum() for r, a, at in zip(ranked, actual, (0, 2), strict=True)
     )
@@ -85,7 +85,7 @@ def test_recall_and_f1_and_image_totals_by_hand(sides):
 @pytest.mark.parametrize("mode", ["stack", "mean"])
 def test_exclusion_equals_masking(exclude, mode):
     sets = study(3)
-    evaluator = Evaluator(sets, sets, mode=mode, exclude=exclude)
+    evaluator = make_evaluator(sets, sets, fusion=mode, exclude=exclude)
     combination = Combination(("0", "20"), ("10",))
     decisions = evaluator.decide(combination)
     if mode == "stack":
@@ -102,13 +102,13 @@ def test_exclusion_equals_masking(exclude, mode):
     assert same.any(axis=1).all()
     similarity[same] = -np.inf
     predicted = names[similarity.argmax(axis=1)]
-    assert evaluator.classes[decisions.nearest].tolist() == predicted.tolist()
+    assert evaluator.coded.classes[decisions.nearest].tolist() == predicted.tolist()
 
 
 def test_when_everything_is_left_out_nothing_is_predicted():
     one = study(4, n_images=1)
-    evaluator = Evaluator(one, one, exclude="sample")
-    tally = evaluator.tally(evaluator.decide(Combination(("0",), ("0",))), ("0",))
+    evaluator = make_evaluator(one, one, exclude="sample")
+    tally = totals(evaluator, Combination(("0",), ("0",)))
     assert tally.accuracy == 0
     assert tally.class_predicted.sum() == 0
 
@@ -116,9 +116,9 @@ def test_when_everything_is_left_out_nothing_is_predicted():
 def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
     references, queries = sides
     for exclude in ("none", "sample"):
-        evaluator = Evaluator(references, queries if exclude == "none" else references, exclude=exclude)
-        query = evaluator.queries["10"]
-        refs = [evaluator.references[r] for r in ("0", "20")]
+        evaluator = make_evaluator(references, queries if exclude == "none" else references, exclude=exclude)
+        query = evaluator.coded.queries["10"]
+        refs = [evaluator.coded.references[r] for r in ("0", "20")]
         names, samples = np.concatenate([r.label() for r in refs]), np.concatenate([r.sample_ids for r in refs])
         similarity = knn.unit(query.vectors) @ knn.unit(np.concatenate([r.vectors for r in refs])).T
         if exclude == "sample":
@@ -135,7 +135,7 @@ def test_map_at_r_and_margins_equal_the_quadratic_way(sides):
 
 
 def test_greedy_follows_the_best_step_and_stops_without_gain(sides):
-    evaluator = Evaluator(*sides)
+    evaluator = make_evaluator(*sides)
     everything = enumerate_combinations(IDS, IDS, 1, 3, "crossed")
     accuracy = {everything[at]: tally.accuracy for at, tally in evaluator.tallies(everything)}
     steps = list(greedy(evaluator, lambda tally: tally.accuracy))
@@ -151,7 +151,7 @@ def test_greedy_follows_the_best_step_and_stops_without_gain(sides):
             and len(one.reference_ids) + len(one.query_ids)
             == len(before.chosen.reference_ids) + len(before.chosen.query_ids) + 1
         ]
-        assert {one for one, _ in after.candidates} == set(grown)
+        assert set(after.candidates) == set(grown)
         assert accuracy[after.chosen] == max(accuracy[one] for one in grown) > accuracy[before.chosen]
     assert list(greedy(evaluator, lambda tally: tally.accuracy, min_gain=2))[1:] == []
 
@@ -159,12 +159,12 @@ def test_greedy_follows_the_best_step_and_stops_without_gain(sides):
 def test_sets_that_cannot_be_compared_are_refused():
     one, other = study(1), study(2, dim=7)
     with pytest.raises(UserError, match="6 dimensions"):
-        Evaluator(one, other)
+        make_evaluator(one, other)
     with pytest.raises(UserError, match="different models"):
-        Evaluator(one, [other_model.renamed(fingerprint="x") for other_model in study(2)])
+        make_evaluator(one, [other_model.renamed(fingerprint="x") for other_model in study(2)])
     with pytest.raises(UserError, match="--k 57 is larger than the 56 references"):
-        Evaluator(one, one, k=57)
-    evaluator = Evaluator(one, one, mode="concat")
+        make_evaluator(one, one, k=57)
+    evaluator = make_evaluator(one, one, fusion="concat")
     with pytest.raises(UsageError, match="matched"):
         evaluator.decide(Combination(("0",), ("10",)))
 
@@ -175,11 +175,11 @@ def test_concat_and_vote_take_sets_of_different_models():
     references = [train[0], other_train[1].renamed(fingerprint="other")]
     queries = [test[0], other_test[1].renamed(fingerprint="other")]
     for mode in ("concat", "vote"):
-        evaluator = Evaluator(references, queries, mode=mode)
+        evaluator = make_evaluator(references, queries, fusion=mode)
         both = Combination(("0", "10"), ("0", "10"))
-        tally = evaluator.tally(evaluator.decide(both), both.reference_ids)
+        tally = totals(evaluator, both)
         assert tally.n == len(test[0])
-    vote = Evaluator(references, queries, mode="vote")
+    vote = make_evaluator(references, queries, fusion="vote")
     assert not vote.valid(Combination(("0",), ("10",)))
     with pytest.raises(UsageError, match="own model"):
         vote.decide(Combination(("0",), ("10",)))
@@ -187,18 +187,18 @@ def test_concat_and_vote_take_sets_of_different_models():
 
 def test_remarks_name_leakage_and_missing_sample_ids():
     one = study(1)
-    assert any("14 source images" in text for text in remarks(Evaluator(one, one)))
-    assert not any("leakage" in text for text in remarks(Evaluator(one, one, exclude="sample")))
+    assert any("14 source images" in text for text in remarks(code_sets(one, one), Rule()))
+    assert not any("leakage" in text for text in remarks(code_sets(one, one), Rule(exclude="sample")))
     bare = [EmbeddingSet(s.vectors, s.labels, s.crop_ids, np.full(len(s), ""), s.paths, {**s.meta}) for s in one]
-    evaluator = Evaluator(bare, bare)
-    assert any("no sample_ids" in text for text in remarks(evaluator))
-    assert len(evaluator.images) == len(one[0])
+    evaluator = make_evaluator(bare, bare)
+    assert any("no sample_ids" in text for text in remarks(evaluator.coded, evaluator.rule))
+    assert len(evaluator.coded.images) == len(one[0])
 
 
 def test_a_label_that_no_reference_has_counts_as_wrong_and_is_reported():
     query = make(6, split="test")
     query.labels[0, 0] = "never seen"
-    evaluator = Evaluator([make(6)], [query])
-    tally = evaluator.tally(evaluator.decide(Combination(("10",), ("10",))), ("10",))
+    evaluator = make_evaluator([make(6)], [query])
+    tally = totals(evaluator, Combination(("10",), ("10",)))
     assert (tally.n, tally.n_unknown) == (6, 1)
     assert tally.right[0] == 5

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support, silhouette_score
 
+from common.knn import unit
 from evaluation import metrics
-from evaluation.fusion import unit
 
 
 def test_map_at_r_of_the_paper_by_hand():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from common import annotations
+from annotations import formats as annotations
 
 sys.path.insert(0, str(ROOT / "examples"))
 import make_shelf

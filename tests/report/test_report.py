@@ -13,15 +13,16 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from builders import study
+from builders import make_evaluator, study, totals, unit
 
 import greedy_combo_eval
-from combinations import comparison, flips, report, report_cards, report_charts, report_tables
+from combinations import comparison, flips
 from combinations.search import enumerate_combinations
 from common import embeddings
-from evaluation.evaluator import Evaluator
-from evaluation.fusion import unit
 from evaluation.records import Combination
+from report import cards, charts, tables
+from report import page as pages
+from report.page import RANKED
 from uncertainty import intervals
 
 FLAGS = (
@@ -49,11 +50,27 @@ def pictured(sets, root, size=(150, 90)):
 
 
 def search(evaluator, high=2, baseline=None):
-    asked = enumerate_combinations(list(evaluator.references), list(evaluator.queries), 1, high, "crossed")
+    asked = enumerate_combinations(list(evaluator.coded.references), list(evaluator.coded.queries), 1, high, "crossed")
     asked = [one for one in asked if evaluator.valid(one)]
-    scored = [(asked[at], tally) for at, tally in evaluator.tallies(asked)]
+    scored = {asked[at]: total for at, total in evaluator.tallies(asked)}
+    if baseline:
+        return comparison.compare(evaluator, scored, (baseline, totals(evaluator, baseline)))
     pairs = comparison.single_pairs(evaluator)
-    return comparison.compare(evaluator, scored, baseline or pairs[0][0], rivals=() if baseline else pairs)
+    return comparison.compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs)
+
+
+def render(evaluator, compared, chosen_on=None, title=""):
+    decided = comparison.decide_reported(evaluator, compared, chosen_on or compared)
+    return pages.page(evaluator, decided, compared, chosen_on=chosen_on, title=title)
+
+
+def change_of(evaluator, before, now):
+    return flips.compare(evaluator.coded, evaluator.decide(before), evaluator.decide(now))
+
+
+def cards_of(evaluator, before, now, change):
+    wanted = [before, now, *comparison.same_id_pairs(evaluator).values()]
+    return cards.cards(evaluator, {one: evaluator.decide(one) for one in wanted}, before, now, change)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +84,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluator(pictures):
-    return Evaluator(pictures[0], pictures[1])
+    return make_evaluator(pictures[0], pictures[1])
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +94,7 @@ def compared(evaluator):
 
 @pytest.fixture(scope="module")
 def page(evaluator, compared):
-    return report.page(evaluator, compared, chosen_on=None, title="study")
+    return render(evaluator, compared, chosen_on=None, title="study")
 
 
 def plain(markup: str) -> str:
@@ -100,7 +117,7 @@ def table(markup: str) -> list[list[str]]:
 
 def test_the_ranking_says_what_the_comparison_says(page, compared):
     rows = table(section(page, "ranking"))
-    assert len(rows) == report.RANKED < len(compared.results)
+    assert len(rows) == RANKED < len(compared.results)
     for rank, (row, one) in enumerate(zip(rows, compared.results, strict=False), 1):
         assert row[0] == str(rank)
         assert row[2] == " + ".join(one.combination.query_ids)
@@ -113,7 +130,7 @@ def test_the_ranking_says_what_the_comparison_says(page, compared):
         assert row[8] == ("< 0.001" if one.p < 0.001 else f"{one.p:.3f}")
         assert ("▼" in row[9] or "▲" in row[9]) == (one.p < 0.05)
         assert bool(row[10]) == one.pareto
-    rest = len(compared.results) - report.RANKED
+    rest = len(compared.results) - RANKED
     assert f"and {rest} more combinations, down to {100 * compared.results[-1].score:.1f} %" in plain(
         section(page, "ranking")
     )
@@ -128,17 +145,17 @@ def test_a_difference_beyond_chance_is_marked_in_words_and_stars(evaluator, comp
     changed = dataclasses.replace(
         compared, results=results, baseline=dataclasses.replace(results[0], combination=other)
     )
-    marks = [row[9] for row in table(section(report.page(evaluator, changed, chosen_on=None, title=""), "ranking"))[:3]]
+    marks = [row[9] for row in table(section(render(evaluator, changed, chosen_on=None, title=""), "ranking"))[:3]]
     assert marks == ["▲ better ***", "▼ worse *", ""]
 
 
 def test_the_matrix_holds_every_pair_with_its_interval(page, evaluator):
     rows = table(section(page, "pairs"))
-    assert [row[0] for row in rows] == list(evaluator.references)
+    assert [row[0] for row in rows] == list(evaluator.coded.references)
     best = 0.0
-    for row, r in zip(rows, evaluator.references, strict=True):
-        for text, q in zip(row[1:], evaluator.queries, strict=True):
-            tally = evaluator.tally(evaluator.decide(Combination((r,), (q,))), (r,))
+    for row, r in zip(rows, evaluator.coded.references, strict=True):
+        for text, q in zip(row[1:], evaluator.coded.queries, strict=True):
+            tally = totals(evaluator, Combination((r,), (q,)))
             interval = intervals.accuracy_interval(tally.image_right[1], tally.image_size)
             assert (
                 text.split("★ ")[-1]
@@ -152,7 +169,7 @@ def test_the_matrix_holds_every_pair_with_its_interval(page, evaluator):
 
 def test_pairs_that_the_comparison_does_not_hold_are_scored_for_the_matrix(evaluator, compared):
     bare = dataclasses.replace(compared, results=[compared.results[0]], rivals=[])
-    whole, scored = report_tables.pair_scores(evaluator, compared), report_tables.pair_scores(evaluator, bare)
+    whole, scored = tables.pair_scores(evaluator, compared), tables.pair_scores(evaluator, bare)
     assert len(whole) == len(scored) == 9
     for pair, one in whole.items():
         assert (scored[pair].score, scored[pair].low, scored[pair].high) == pytest.approx(
@@ -171,15 +188,15 @@ def test_the_answer_comes_first_with_its_interval_and_its_caution(page, compared
     assert "few images" not in top
     few = dataclasses.replace(best, n_images=19)
     told = dataclasses.replace(compared, results=[few, *compared.results[1:]])
-    assert "Few images." in report.page(evaluator, told, chosen_on=None, title="")
+    assert "Few images." in render(evaluator, told, chosen_on=None, title="")
 
 
 def test_a_choice_on_validation_sets_is_told_and_ranked_apart(evaluator, compared, pictures):
-    chooser = search(Evaluator(pictures[0], study(2, split="val", n_images=21)))
+    chooser = search(make_evaluator(pictures[0], study(2, split="val", n_images=21)))
     chosen = [chooser.results[0].combination, chooser.baseline.combination]
-    tallies = [(one, evaluator.tally(evaluator.decide(one), one.reference_ids)) for one in chosen]
-    final = comparison.compare(evaluator, tallies, chosen[1])
-    made = report.page(evaluator, final, chosen_on=chooser, title="study")
+    tallies = {one: totals(evaluator, one) for one in chosen}
+    final = comparison.compare(evaluator, tallies, (chosen[1], tallies[chosen[1]]))
+    made = render(evaluator, final, chosen_on=chooser, title="study")
     top = plain(made[: made.index("<main>")])
     assert "Chosen on validation sets, scored once" in top
     assert "Chosen on the data" not in top
@@ -196,7 +213,7 @@ def test_every_outcome_has_its_headline(compared):
     best = dataclasses.replace(base, combination=Combination(("0", "10"), ("0",)), score=0.75, difference=0.05, p=0.01)
 
     def said(best, validated=False, ranked=compared):
-        return report_tables.headline(best, ranked, base, validated=validated).replace("\u00a0", " ")
+        return tables.headline(best, ranked, base, validated=validated).replace("\u00a0", " ")
 
     assert said(best) == "0+10/0 beats the best single pair, 0/0: 75.0 % right against 70.0 %"
     assert said(best, ranked=dataclasses.replace(compared, rivals=[])).startswith("0+10/0 beats the baseline, 0/0")
@@ -220,16 +237,16 @@ def test_every_outcome_has_its_headline(compared):
 
 
 def test_numbers_read_as_they_should():
-    assert [report_tables.points(one) for one in (0.0144, -0.0212, 0.0004, -0.0004, math.nan)] == [
+    assert [tables.points(one) for one in (0.0144, -0.0212, 0.0004, -0.0004, math.nan)] == [
         "+1.4",
         "−2.1",
         "0.0",
         "0.0",
         "–",
     ]
-    assert [report_tables.p_value(one) for one in (0.0001, 0.0449, 1.0, math.nan)] == ["< 0.001", "0.045", "1.000", "–"]
-    assert [report_tables.stars(one) for one in (0.05, 0.049, 0.0099, 0.0009, math.nan)] == ["", "*", "**", "***", ""]
-    assert report_tables.clip("a" * 30 + "b" * 30, 11) == "aaaaa…bbbbb"
+    assert [tables.p_value(one) for one in (0.0001, 0.0449, 1.0, math.nan)] == ["< 0.001", "0.045", "1.000", "–"]
+    assert [tables.stars(one) for one in (0.05, 0.049, 0.0099, 0.0009, math.nan)] == ["", "*", "**", "***", ""]
+    assert tables.clip("a" * 30 + "b" * 30, 11) == "aaaaa…bbbbb"
 
 
 def test_confusion_counts_by_hand(evaluator, compared):
@@ -237,7 +254,7 @@ def test_confusion_counts_by_hand(evaluator, compared):
     actual = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 3])
     given = np.array([0, 1, 1, 1, -1, 0, 1, 1, 3, 3])
     decisions = dataclasses.replace(decisions, label=actual, voted=given)
-    found = report_tables.confusion(evaluator, decisions)
+    found = tables.confusion(evaluator.coded.classes, decisions)
     # wrong: class 2 four times, class 0 twice, class 1 once; columns: the same three classes, others, none
     assert found.rows == [("c2", 4, [0, 1, 2, 1, 0]), ("c0", 2, [0, 1, 2, 0, 0]), ("c1", 1, [0, 0, 1, 0, 1])]
     assert found.columns == ["other", "none"]
@@ -247,9 +264,9 @@ def test_confusion_counts_by_hand(evaluator, compared):
 
 def flipping(evaluator):
     """The two combinations that differ in most crops, so that there are cards of both kinds."""
-    pairs = [Combination((r,), (q,)) for r in evaluator.references for q in evaluator.queries]
+    pairs = [Combination((r,), (q,)) for r in evaluator.coded.references for q in evaluator.coded.queries]
     return max(
-        ((a, b, flips.compare(evaluator, a, b)) for a in pairs[:3] for b in pairs[3:]),
+        ((a, b, change_of(evaluator, a, b)) for a in pairs[:3] for b in pairs[3:]),
         key=lambda one: min(one[2].rescued.sum(), one[2].broken.sum()),
     )
 
@@ -257,10 +274,10 @@ def flipping(evaluator):
 def test_cards_show_the_flips_their_neighbours_and_the_right_pictures(evaluator, pictures):
     references, queries, colors = pictures
     before, now, change = flipping(evaluator)
-    made = report_cards.cards(evaluator, before, now, change)
+    made = cards_of(evaluator, before, now, change)
     assert [card.kind for card in made] == ["rescued"] * 6 + ["broken"] * 6
     kind_of = dict(zip(change.crop, np.array(flips.FLIPS)[change.flip], strict=True))
-    names = [name.split("/")[-1] for name in evaluator.crops]
+    names = [name.split("/")[-1] for name in evaluator.coded.crops]
     for card in made:
         assert kind_of[names.index(card.crop)] == card.kind
         for combination, rows in ((before, card.before), (now, card.now)):
@@ -277,7 +294,7 @@ def test_cards_show_the_flips_their_neighbours_and_the_right_pictures(evaluator,
             assert rows[0].label == reference.label()[nearest[0]]
             assert rows[0].right == (rows[0].label == card.label)
             assert (card.kind == "rescued") == (rows[0].right == (combination == now))
-        assert [one.set_id for one in card.views] == list(evaluator.queries)
+        assert [one.set_id for one in card.views] == list(evaluator.coded.queries)
         for view, query in zip(card.views, queries, strict=True):
             assert view.file.endswith(f"test_{query.id}/{card.crop}.png")
         for one in [*card.views, *card.before[0].neighbours, *card.now[0].neighbours]:
@@ -289,38 +306,40 @@ def test_cards_show_the_flips_their_neighbours_and_the_right_pictures(evaluator,
 
 def test_views_are_marked_right_alone_by_their_own_references(evaluator):
     before, now, change = flipping(evaluator)
-    names = [name.split("/")[-1] for name in evaluator.crops]
-    for card in report_cards.cards(evaluator, before, now, change):
+    names = [name.split("/")[-1] for name in evaluator.coded.crops]
+    for card in cards_of(evaluator, before, now, change):
         for view in card.views:
             decisions = evaluator.decide(Combination((view.set_id,), (view.set_id,)))
             at = int(np.flatnonzero(decisions.crop == names.index(card.crop))[0])
             assert view.right == (decisions.voted[at] == decisions.label[at])
 
 
-def test_the_swing_is_the_change_of_margin_by_hand(evaluator, compared):
-    own = evaluator.reference_label["0"]
-    right, wrong = np.flatnonzero(own == 0)[0], np.flatnonzero(own == 1)[0]
-    one = evaluator.decide(Combination(("0",), ("0",)))
-    first = dataclasses.replace(one, **{name: getattr(one, name)[:1] for name in one.__dataclass_fields__})
-    rows = {"label": np.array([0]), "crop": np.array([5])}
-    before = dataclasses.replace(
-        first, similarities=np.array([[0.9, 0.7]]), neighbours=np.array([[wrong, right]]), **rows
-    )
-    now = dataclasses.replace(
-        first, similarities=np.array([[0.95, 0.9, 0.8]]), neighbours=np.array([[right, right, wrong]]), **rows
-    )
-    moved = report_cards.swing(evaluator, before, now)
-    assert moved[5] == pytest.approx(0.15 + 0.2)  # from 0.7 - 0.9 to 0.95 - 0.8
-    assert moved[np.arange(len(moved)) != 5].max() == 0
-    all_right = dataclasses.replace(now, neighbours=np.array([[right, right, right]]))
-    assert report_cards.swing(evaluator, before, all_right)[5] == pytest.approx(
-        0.15 + 0.2
-    )  # the last stands in for a wrong one
+def test_the_swing_is_the_change_of_the_margin_by_brute_force(pictures):
+    references, queries, _ = pictures
+    before, now = Combination(("0",), ("0",)), Combination(("10", "20"), ("0", "20"))
+    for mode in ("stack", "vote"):
+        evaluator = make_evaluator(references, queries, fusion=mode)
+        decided = {one: evaluator.decide(one) for one in (before, now)}
+        crops = np.array([5, 17, 2])
+
+        def margin(combination, crop, evaluator=evaluator):
+            """Over the views of the crop: cosine of the nearest reference of its label, less that of any other."""
+            gallery = [one for one in references if one.id in combination.reference_ids]
+            vectors, names = np.concatenate([r.vectors for r in gallery]), np.concatenate([r.label() for r in gallery])
+            values = []
+            for query in (one for one in queries if one.id in combination.query_ids):
+                row = list(query.crop_ids).index(evaluator.coded.crops[crop].split("/")[-1])
+                cosine, same = unit(vectors) @ unit(query.vectors)[row], names == query.label()[row]
+                values.append(cosine[same].max() - cosine[~same].max())
+            return np.mean(values)
+
+        expected = [abs(margin(now, crop) - margin(before, crop)) for crop in crops]
+        np.testing.assert_allclose(cards.swing(evaluator, decided, before, now, crops), expected, atol=1e-6)
 
 
 def test_cards_come_from_different_classes_first():
     moved, label = np.array([9.0, 8, 7, 6, 5]), np.array([1, 1, 1, 2, 3])
-    assert report_cards._spread(moved, label, np.array([10, 11, 12, 13, 14])) == [10, 13, 14, 11, 12]
+    assert cards._spread(moved, label, np.array([10, 11, 12, 13, 14])) == [10, 13, 14, 11, 12]
 
 
 def test_right_and_wrong_are_told_by_sign_and_word_not_by_colour_alone(page, evaluator, compared):
@@ -334,18 +353,18 @@ def test_right_and_wrong_are_told_by_sign_and_word_not_by_colour_alone(page, eva
         ("right", "✓", "right"),
         ("wrong", "✗", "wrong"),
     }
-    change = flips.compare(evaluator, compared.baseline.combination, compared.results[0].combination)
+    change = change_of(evaluator, compared.baseline.combination, compared.results[0].combination)
     sums = plain(re.search(r'<ul class="sums">.*?</ul>', markup, re.S)[0])
     assert f"▲ {change.rescued.sum()} rescued ▼ {change.broken.sum()} broken" in sums
 
 
 def test_flips_by_class_add_up(page, evaluator, compared):
     rows = table(section(page, "classes"))
-    change = flips.compare(evaluator, compared.baseline.combination, compared.results[0].combination)
+    change = change_of(evaluator, compared.baseline.combination, compared.results[0].combination)
     by_class = {row[1]: (int(row[2]), int(row[0])) for row in rows}
-    expected = zip(evaluator.classes, change.rescued, change.broken, strict=True)
+    expected = zip(evaluator.coded.classes, change.rescued, change.broken, strict=True)
     assert by_class == {name: (r, b) for name, r, b in expected if r + b}
-    assert f"({report_tables.p_is(change.p)}; signs of whole images flipped)".replace("\u00a0", " ") in plain(
+    assert f"({tables.p_is(change.p)}; signs of whole images flipped)".replace("\u00a0", " ") in plain(
         section(page, "classes")
     )
 
@@ -354,8 +373,8 @@ def test_a_missing_picture_is_a_named_placeholder(pictures, tmp_path):
     references, queries, _ = pictures
     lost = [dataclasses.replace(one, meta={**one.meta, "data_root": str(tmp_path)}) for one in references]
     unknown = [dataclasses.replace(one, paths=np.full(len(one), "")) for one in queries]
-    evaluator = Evaluator(lost, unknown)
-    markup = section(report.page(evaluator, search(evaluator), chosen_on=None, title=""), "flips")
+    evaluator = make_evaluator(lost, unknown)
+    markup = section(render(evaluator, search(evaluator), chosen_on=None, title=""), "flips")
     assert "<img" not in markup
     assert re.search(r"train\d+_\d+\.png<br>image missing", markup)
     assert "no path known" in markup
@@ -369,8 +388,8 @@ def test_hostile_text_stays_text(pictures):
             one, labels=labels, crop_ids=names, paths=names, meta={**one.meta, "id": one.id + HOSTILE}
         )
 
-    evaluator = Evaluator(*([hostile(one) for one in side] for side in pictures[:2]))
-    made = report.page(evaluator, search(evaluator), chosen_on=None, title=HOSTILE)
+    evaluator = make_evaluator(*([hostile(one) for one in side] for side in pictures[:2]))
+    made = render(evaluator, search(evaluator), chosen_on=None, title=HOSTILE)
     assert "<script" not in made
     assert not re.search(r'="[^"]*<[^"]*"', made)
     assert made.count("&lt;scrip") > 20
@@ -378,9 +397,9 @@ def test_hostile_text_stays_text(pictures):
 
 @pytest.mark.parametrize("mode", ["vote", "mean", "concat"])
 def test_every_fusion_mode_has_its_page(pictures, mode):
-    evaluator = Evaluator(*pictures[:2], mode=mode)
+    evaluator = make_evaluator(*pictures[:2], fusion=mode)
     found = search(evaluator, high=3)
-    made = report.page(evaluator, found, chosen_on=None, title="study")
+    made = render(evaluator, found, chosen_on=None, title="study")
     assert table(section(made, "ranking"))[0][3] == f"{100 * found.results[0].score:.1f} %"
     pairs = [text for row in table(section(made, "pairs")) for text in row[1:]]
     assert pairs.count("–") == (6 if mode == "concat" else 0)
@@ -400,12 +419,12 @@ def one_pair(n_images=6, right=None, ids=("0",)):
             side[:] = [
                 dataclasses.replace(one, vectors=eye[(c + shift) % 5]) for one, c in zip(side, code, strict=True)
             ]
-    return Evaluator(*sides)
+    return make_evaluator(*sides)
 
 
 def test_a_single_pair_of_sets_and_a_single_image():
     evaluator = one_pair(n_images=1)
-    made = plain(report.page(evaluator, search(evaluator), chosen_on=None, title=""))
+    made = plain(render(evaluator, search(evaluator), chosen_on=None, title=""))
     assert "0/0 is the only combination tried" in made
     assert "There is no other combination to compare 0/0 with" in made
     assert "95 % interval 0.0 to 100.0 %" in made
@@ -415,7 +434,7 @@ def test_a_single_pair_of_sets_and_a_single_image():
 @pytest.mark.parametrize("right", [True, False])
 def test_all_right_and_all_wrong(right):
     evaluator = one_pair(n_images=30, right=right, ids=("0", "10"))
-    made = report.page(evaluator, search(evaluator), chosen_on=None, title="")
+    made = render(evaluator, search(evaluator), chosen_on=None, title="")
     assert {text.split("★ ")[-1].split(" ")[0] for row in table(section(made, "pairs")) for text in row[1:]} == (
         {"100.0"} if right else {"0.0"}
     )
@@ -426,10 +445,10 @@ def test_all_right_and_all_wrong(right):
 def test_crops_that_no_two_sets_share_are_not_compared():
     references, queries = study(1, split="train"), study(2, split="test")
     queries = [dataclasses.replace(q, crop_ids=np.char.add(q.crop_ids, q.id)) for q in queries]
-    evaluator = Evaluator(references, queries)
+    evaluator = make_evaluator(references, queries)
     found = search(evaluator, baseline=Combination(("20",), ("20",)))
     assert found.n_matched == 0
-    made = report.page(evaluator, found, chosen_on=None, title="")
+    made = render(evaluator, found, chosen_on=None, title="")
     assert [row[6:9] for row in table(section(made, "ranking"))[:1]] == [["–", "– to –", "–"]]
     assert "No crop is in every query set, so no difference can be measured" in plain(made)
     assert "0 crops that every query set holds" in plain(section(made, "flips"))
@@ -448,12 +467,12 @@ def test_accuracy_against_padding_is_by_number_only_where_ids_are_different_numb
     def renamed(sets):
         return [one.renamed(id=name) for one, name in zip(sets, ids, strict=True)]
 
-    evaluator = Evaluator(renamed(study(1, split="train")), renamed(study(2, split="test")))
+    evaluator = make_evaluator(renamed(study(1, split="train")), renamed(study(2, split="test")))
     found = search(evaluator, high=1)
-    content = report_tables.padding(evaluator, report_tables.pair_scores(evaluator, found), found.results[0])
+    content = tables.padding(evaluator.coded, tables.pair_scores(evaluator, found), found.results[0])
     assert [one.combination.query_ids[0] for one in content.scores] == (drawn or list(ids))
     assert bool(content.charts) == (drawn is not None)
-    rows = table(section(report.page(evaluator, found, chosen_on=None, title=""), "padding"))
+    rows = table(section(render(evaluator, found, chosen_on=None, title=""), "padding"))
     assert [row[0] for row in rows] == (drawn or list(ids))
     if drawn:
         chart = content.charts["wide"]
@@ -463,19 +482,19 @@ def test_accuracy_against_padding_is_by_number_only_where_ids_are_different_numb
 
 
 def test_axis_ticks_by_hand():
-    assert report_charts.Axis(0.58, 0.81, 0, 230).ticks == [(20.0, "60 %"), (120.0, "70 %"), (220.0, "80 %")]
-    assert report_charts.Axis(0.703, 0.713, 0, 100).ticks == [(20.0, "70.5 %"), (70.0, "71.0 %")]
-    assert report_charts.Axis(100, 1_000_000, 0, 400, log=True).ticks == [
+    assert charts.Axis(0.58, 0.81, 0, 230).ticks == [(20.0, "60 %"), (120.0, "70 %"), (220.0, "80 %")]
+    assert charts.Axis(0.703, 0.713, 0, 100).ticks == [(20.0, "70.5 %"), (70.0, "71.0 %")]
+    assert charts.Axis(100, 1_000_000, 0, 400, log=True).ticks == [
         (0.0, "100"), (100.0, "1 k"), (200.0, "10 k"), (300.0, "100 k"), (400.0, "1 M"),
     ]  # fmt: skip
-    assert [report_charts.short_number(one) for one in (7, 999, 999_600, 2_500_000, 3.21e9)] == [
+    assert [charts.short_number(one) for one in (7, 999, 999_600, 2_500_000, 3.21e9)] == [
         "7",
         "999",
         "1 M",
         "2.5 M",
         "3.21 G",
     ]
-    assert report_charts.share_axis([1.0, 1.0], 0, 1).low == pytest.approx(0.99)
+    assert charts.share_axis([1.0, 1.0], 0, 1).low == pytest.approx(0.99)
 
 
 def test_the_front_is_numbered_by_cost_and_its_numbers_do_not_touch(compared):
@@ -492,15 +511,15 @@ def test_the_front_is_numbered_by_cost_and_its_numbers_do_not_touch(compared):
         point(99, 5000, 0.2, pareto=False),
         point(98, 1000, 0.5),
     ]
-    front = report_charts.pareto_points(many)
-    assert [one.number for one in front] == list(range(1, report_charts.NUMBERED + 1))
+    front = charts.pareto_points(many)
+    assert [one.number for one in front] == list(range(1, charts.NUMBERED + 1))
     assert (front[0].results[0].cost.operations, front[-1].results[0].cost.operations) == (1000, 1039)
     assert len(front[0].results) == 2  # as good and as cheap: one point
     for width in (336, 500):
-        chart = report_charts.cost_chart(many, width)
+        chart = charts.cost_chart(many, width)
         across = [number[0] for number in chart.numbers]
-        assert min(np.diff(across)) >= report_charts.LABEL_GAP - 1e-9
-        assert min(across) > report_charts.LEFT
+        assert min(np.diff(across)) >= charts.LABEL_GAP - 1e-9
+        assert min(across) > charts.LEFT
         assert max(across) < width
 
 
@@ -522,7 +541,7 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
             vectors = (base + (0.5 + 0.1 * at) * rng.normal(size=(n, 8))).astype(np.float32)
             yield embeddings.EmbeddingSet(vectors, labels, crops, images, paths, meta)
 
-    evaluator = Evaluator(list(sets("train")), list(sets("test")))
+    evaluator = make_evaluator(list(sets("train")), list(sets("test")))
     found = search(evaluator, high=1)
     asked = [one.combination for one in found.results] + enumerate_combinations(ids, ids, 2, 3, "crossed")[:4991]
     cost = found.results[0].cost
@@ -536,8 +555,10 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
         )
         for at, (one, score) in enumerate(zip(asked, np.sort(rng.random(5000))[::-1], strict=True))
     ]
-    assert len(report_charts.cost_chart(results, 500).front) < 20_000
-    report.write(tmp_path / "r.html", evaluator, dataclasses.replace(found, results=results), title="t" * 10_000)
+    assert len(charts.cost_chart(results, 500).front) < 20_000
+    shown = dataclasses.replace(found, results=results)
+    decided = comparison.decide_reported(evaluator, shown, shown)
+    pages.write(tmp_path / "r.html", evaluator, decided, shown, title="t" * 10_000)
     made = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert 200_000 < len(made.encode()) <= 3_000_000
     assert made.count('<li class="flip ') == 12
@@ -546,10 +567,10 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
 
 def test_pictures_stop_at_the_budget(tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
-    album = report_cards.Album()
+    album = cards.Album()
     size = len(album.show(str(tmp_path / "a.png"))[1])
-    monkeypatch.setattr(report_cards, "BUDGET", 2 * size + 1)
-    album = report_cards.Album()
+    monkeypatch.setattr(cards, "BUDGET", 2 * size + 1)
+    album = cards.Album()
     shown = [album.show(str(tmp_path / "a.png")) for _ in range(3)]
     assert [bool(uri) for _, uri, _ in shown] == [True, True, False]
     assert shown[2][2] == "left out, the page is full"

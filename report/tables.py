@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from combinations import report_charts
 from combinations.comparison import Comparison, Result
-from combinations.report_charts import Score
+from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions
+from report import charts
+from report.charts import Score
 from uncertainty import intervals
 
 LEVEL = 0.05  # a corrected p below it counts as more than chance
-
-
 SETS = 30  # rows and columns of the matrix
 CLASSES = 12  # classes in the confusion
 WIDTHS = {"wide": 500, "narrow": 336}  # pixels of a chart in a column of a wide page, and on a phone
@@ -28,7 +27,7 @@ WIDTHS = {"wide": 500, "narrow": 336}  # pixels of a chart in a column of a wide
 class Ladder:
     """Accuracies one below the other on one scale: rows of (rank or 0, result), places in % of the width by `axis`."""
 
-    axis: report_charts.Axis
+    axis: charts.Axis
     rows: list[tuple[int, Any]]
     baseline: float | None
 
@@ -36,22 +35,25 @@ class Ladder:
 def ladder(results: Sequence[Result | Score], baseline: Result | None = None) -> Ladder:
     """Lay out whiskers; the baseline comes last, without a rank, where it is not among the results."""
     rows = list(enumerate(results, 1))
-    if baseline is not None and all(one.combination != baseline.combination for one in results):
+    if baseline is not None and all(result.combination != baseline.combination for result in results):
         rows.append((0, baseline))
-    values = [value for _, one in rows for value in (one.low, one.high)]
-    return Ladder(report_charts.share_axis(values, 4, 96, room=23), rows, baseline.score if baseline else None)
+    values = [value for _, result in rows for value in (result.low, result.high)]
+    return Ladder(charts.share_axis(values, 4, 96, room=23), rows, baseline.score if baseline else None)
 
 
 def pair_scores(evaluator: Evaluator, comparison: Comparison) -> dict[tuple[str, str], Score]:
-    """Return the scores of all single pairs by (reference ID, query ID); those the comparison knows are not searched again."""
-    known = {one.combination: one for one in (*comparison.rivals, *comparison.results) if one.combination.is_pair}
-    wanted = [Combination((r,), (q,)) for r in evaluator.references for q in evaluator.queries]
-    scores = {one: Score(one, known[one].score, known[one].low, known[one].high) for one in wanted if one in known}
-    asked = [one for one in wanted if one not in known and evaluator.valid(one)]
-    for at, tally in evaluator.tallies(asked):
+    """Return the scores of all single pairs by (reference ID, query ID); those the comparison knows are not decided again."""
+    results = (*comparison.rivals, *comparison.results)
+    known = {result.combination: result for result in results if result.combination.is_pair}
+    pairs = [Combination((r,), (q,)) for r in evaluator.coded.references for q in evaluator.coded.queries]
+    scores = {
+        pair: Score(pair, known[pair].score, known[pair].low, known[pair].high) for pair in pairs if pair in known
+    }
+    missing = [pair for pair in pairs if pair not in known and evaluator.valid(pair)]
+    for index, tally in evaluator.tallies(missing):
         low, high = intervals.accuracy_intervals(tally.image_right[1][None], tally.image_size)
-        scores[asked[at]] = Score(asked[at], tally.vote_accuracy, float(low[0]), float(high[0]))
-    return {(one.reference_ids[0], one.query_ids[0]): score for one, score in scores.items()}
+        scores[missing[index]] = Score(missing[index], tally.vote_accuracy, float(low[0]), float(high[0]))
+    return {(pair.reference_ids[0], pair.query_ids[0]): score for pair, score in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,13 @@ class Matrix:
         return round(100 * (score.score - self.low) / (self.high - self.low))
 
 
-def matrix(evaluator: Evaluator, pairs: dict[tuple[str, str], Score]) -> Matrix:
+def matrix(coded: CodedSets, pairs: dict[tuple[str, str], Score]) -> Matrix:
     """Return the matrix of at most SETS x SETS pairs; the range of colours is at least five points wide."""
-    values = [one.score for one in pairs.values()] or [0.0, 1.0]
+    values = [pair.score for pair in pairs.values()] or [0.0, 1.0]
     widen = max(0.0, 0.05 - (max(values) - min(values)))
     low = max(0.0, min(values) - widen)
-    best = max(pairs.values(), key=lambda one: one.score).combination if pairs else None
-    references, queries = list(evaluator.references), list(evaluator.queries)
+    best = max(pairs.values(), key=lambda pair: pair.score).combination if pairs else None
+    references, queries = list(coded.references), list(coded.queries)
     hidden = len(references) * len(queries) - len(references[:SETS]) * len(queries[:SETS])
     return Matrix(references[:SETS], queries[:SETS], pairs, best, low, max([*values, low + 0.05]), hidden)
 
@@ -86,23 +88,23 @@ class Padding:
     """Same-ID pairs in the order of their IDs: charts by width where IDs are numbers, else whiskers."""
 
     scores: list[Score]
-    charts: dict[str, report_charts.PaddingChart]
+    charts: dict[str, charts.PaddingChart]
     ladder: Ladder | None
     is_padding: bool
 
 
-def padding(evaluator: Evaluator, pairs: dict[tuple[str, str], Score], best: Result) -> Padding:
+def padding(coded: CodedSets, pairs: dict[tuple[str, str], Score], best: Result) -> Padding:
     """Return the accuracy of every ID with its own references, by number where all IDs are different numbers."""
-    same = {one: pairs[one, one] for one in evaluator.queries if (one, one) in pairs}
-    numbers = {one: _number(one) for one in same}
-    is_padding = all(str(evaluator.queries[one].meta.get("padding")) == one for one in same)
-    if len(same) < 2 or None in numbers.values() or len(set(numbers.values())) < len(same):
-        scores = list(same.values())
+    same_id = {name: pairs[name, name] for name in coded.queries if (name, name) in pairs}
+    numbers = {name: _number(name) for name in same_id}
+    is_padding = all(str(coded.queries[name].meta.get("padding")) == name for name in same_id)
+    if len(same_id) < 2 or None in numbers.values() or len(set(numbers.values())) < len(same_id):
+        scores = list(same_id.values())
         return Padding(scores, {}, ladder(scores) if scores else None, is_padding)
-    rising = sorted((number, one) for one, number in numbers.items() if number is not None)
-    scores = [same[one] for _, one in rising]
+    rising = sorted((number, name) for name, number in numbers.items() if number is not None)
+    scores = [same_id[name] for _, name in rising]
     values = [number for number, _ in rising]
-    drawn = {name: report_charts.padding_chart(values, scores, best.score, width) for name, width in WIDTHS.items()}
+    drawn = {name: charts.padding_chart(values, scores, best.score, width) for name, width in WIDTHS.items()}
     return Padding(scores, drawn, None, is_padding)
 
 
@@ -122,16 +124,15 @@ class Confusion:
     """
 
     columns: list[str]
-
     rows: list[tuple[str, int, list[int]]]
     mixups: list[tuple[str, str, int]]
     n_wrong_classes: int
     n_class: int
 
 
-def confusion(evaluator: Evaluator, decisions: Decisions) -> Confusion:
+def confusion(classes: np.ndarray, decisions: Decisions) -> Confusion:
     """Return the confusion among the CLASSES classes whose queries are most often wrong; memory grows with classes only."""
-    classes, n_class = evaluator.classes, len(evaluator.classes)
+    n_class = len(classes)
     actual, given = decisions.label, decisions.voted
     wrong = np.bincount(actual[actual != given], minlength=n_class)
     worst = np.argsort(-wrong, kind="stable")[: min(CLASSES, int((wrong > 0).sum()))]
@@ -139,21 +140,24 @@ def confusion(evaluator: Evaluator, decisions: Decisions) -> Confusion:
     place[worst], place[-1] = np.arange(len(worst)), len(worst) + 1
     counts = np.zeros((len(worst) + 2, len(worst) + 2), np.int64)
     np.add.at(counts, (place[actual], place[given]), 1)
-    further = [at for at in (len(worst), len(worst) + 1) if counts[: len(worst), at].any()]
+    further = [column for column in (len(worst), len(worst) + 1) if counts[: len(worst), column].any()]
     kept = [*range(len(worst)), *further]
-    rows = [(str(classes[one]), int(wrong[one]), counts[at, kept].tolist()) for at, one in enumerate(worst)]
-    labels = [*(str(classes[one]) for one in range(n_class)), "no label"]
-    missed = actual != given
-    pairs, times = np.unique(np.stack([actual[missed], given[missed]]), axis=1, return_counts=True)
-    order = np.argsort(-times, kind="stable")[:6]
-    mixups = [(labels[pairs[0, at]], labels[pairs[1, at]], int(times[at])) for at in order]
+    rows = [(str(classes[label]), int(wrong[label]), counts[row, kept].tolist()) for row, label in enumerate(worst)]
     return Confusion(
-        [("other", "none")[at - len(worst)] for at in further],
+        [("other", "none")[column - len(worst)] for column in further],
         rows,
-        mixups,
+        _mixups(classes, actual, given),
         int((wrong > 0).sum()),
         int(np.bincount(actual, minlength=n_class).astype(bool).sum()),
     )
+
+
+def _mixups(classes: np.ndarray, actual: np.ndarray, given: np.ndarray) -> list[tuple[str, str, int]]:
+    labels = [*map(str, classes), "no label"]
+    missed = actual != given
+    pairs, times = np.unique(np.stack([actual[missed], given[missed]]), axis=1, return_counts=True)
+    most_often = np.argsort(-times, kind="stable")[:6]
+    return [(labels[pairs[0, at]], labels[pairs[1, at]], int(times[at])) for at in most_often]
 
 
 def percent(value: float) -> str:
@@ -222,7 +226,7 @@ def headline(best: Result, ranked: Comparison, baseline: Result, *, validated: b
 
 
 FILTERS = {
-    **{one.__name__: one for one in (percent, share, points, signed, p_value, p_is, stars, clip)},
+    **{word.__name__: word for word in (percent, share, points, signed, p_value, p_is, stars, clip)},
     "ids": " + ".join,
-    "short": report_charts.short_number,
+    "short": charts.short_number,
 }

@@ -1,0 +1,175 @@
+"""COCO JSON, as COCO and as the wild write it: `images`, `annotations`, `categories`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from annotations import fields, segmentation
+from annotations.contents import Repeated
+from annotations.fields import shown
+from annotations.options import Options
+from annotations.photos import sample_of
+from annotations.records import Box, Object, Outline, Skipped
+from common.messages import Unusable, UserError
+
+T = TypeVar("T")
+_KEYS = ("images", "annotations", "categories")
+
+
+def recognise(content: Any) -> bool:
+    return isinstance(content, dict) and any(isinstance(content.get(key), list) for key in ("images", "annotations"))
+
+
+def compact(outlines: bool) -> Callable[[dict[str, Any]], None]:
+    """Return what shrinks an annotation once it is parsed: its points become an Outline, or where the box is enough, nothing."""
+
+    def shrink(item: dict[str, Any]) -> None:
+        if "segmentation" not in item or "image_id" not in item:
+            return
+        if not outlines and _has_box(item.get("bbox")):
+            item["segmentation"] = None
+            return
+        try:
+            item["segmentation"] = segmentation.read(item["segmentation"])
+        except Unusable as error:
+            item["segmentation"] = error
+
+    return shrink
+
+
+def _has_box(bbox: Any) -> bool:
+    return (
+        isinstance(bbox, list)
+        and len(bbox) == 4
+        and all(isinstance(side, (int, float)) for side in bbox)
+        and any(bbox)
+        and bbox[2] != 0
+        and bbox[3] != 0
+    )
+
+
+def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
+    """Yield every annotation in the file's order; raises UserError where a list is missing."""
+    for key in _KEYS:
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f"{source} looks like COCO JSON but has no list {key!r}; export it again")
+        if isinstance(content, Repeated) and sum(name == key for name, _ in content.pairs) > 1:
+            raise UserError(f"{source} has {key!r} twice; merge the two lists")
+    images = _by_id(content["images"], "image_id", _image)
+    categories = _by_id(content["categories"], "category_id", _category)
+    for row, item in enumerate(content["annotations"], 1):
+        sample_id = object_id = ""
+        try:
+            check_plain(item)
+            object_id = f"row{row}" if item.get("id") is None else fields.text(item["id"], "id")
+            name, sample_id, declared, split = _one(images, item, "image_id")
+            classes = _one(categories, item, "category_id")
+            if fields.flag(item.get("iscrowd"), "iscrowd"):
+                raise Unusable("crowd region")
+            box, units, outline = _shape(item, options)
+            split = options.split_of(name, source, named=_split(item) or split)
+        except Unusable as error:
+            yield Skipped(sample_id, object_id, str(error), source)
+        else:
+            yield Object(name, sample_id, object_id, split, classes, box, declared, source, units, outline)
+
+
+def _shape(item: dict[str, Any], options: Options) -> tuple[Box, str, Outline | None]:
+    """Return the annotation's box and its units, from the segmentation where there is no box, and its outline if wanted."""
+    bbox, shape = fields.plain(item.get("bbox")), item.get("segmentation")
+    if not isinstance(shape, (Outline, Unusable, type(None))):
+        shape = _read_shape(shape)
+    units = options.box_units or "pixels"
+    try:
+        if bbox is None or bbox in ([], {}, ""):
+            raise Unusable("no bbox")
+        box = fields.any_box(bbox, options.box_format or "xywh")
+    except Unusable as error:
+        if str(error) not in ("no bbox", "empty box") or shape is None:
+            raise
+        if isinstance(shape, Unusable):
+            reason = str(shape)
+            raise Unusable(f"{error}, {reason}" if reason.startswith("empty") else reason) from None
+        return segmentation.box(shape), "pixels", shape if options.outlines else None
+    outline = shape if options.outlines and units == "pixels" and isinstance(shape, Outline) else None
+    return box, units, outline
+
+
+def _read_shape(value: Any) -> Outline | Unusable:
+    try:
+        return segmentation.read(value)
+    except Unusable as error:
+        return error
+
+
+def _split(item: dict[str, Any]) -> str | None:
+    value = next((item[key] for key in ("split", "split_id", "subset") if item.get(key) is not None), None)
+    return None if value is None else fields.text(value, "split")
+
+
+def _by_id(items: list[Any], key: str, read: Callable[[dict[str, Any]], T]) -> dict[str, T | Unusable]:
+    """Return what `read` makes of each id's entry, or why it cannot be used; two entries must agree."""
+    entries: dict[str, T | Unusable] = {}
+    for item in items:
+        try:
+            entry_id = fields.text(item["id"], "id")
+        except (TypeError, KeyError, IndexError, Unusable):
+            continue  # nothing can refer to it
+        entry: T | Unusable
+        try:
+            check_plain(item)
+            entry = read(item)
+        except Unusable as error:
+            entry = error
+        known = entries.setdefault(entry_id, entry)
+        if known != entry and key == "category_id" and _same_name(known, entry):
+            entries[entry_id] = max(known, entry, key=len)  # type: ignore[arg-type]
+        elif known != entry:
+            entries[entry_id] = Unusable(f"ambiguous {key}: {shown(item['id'])} is given twice and differs")
+    return entries
+
+
+def _same_name(first: Any, second: Any) -> bool:
+    """Return whether two entries of a category differ only in whether they name the supercategory."""
+    lists = isinstance(first, tuple) and isinstance(second, tuple)
+    return lists and (first[-len(second) :] == second or second[-len(first) :] == first)
+
+
+def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:
+    value = fields.text(item.get(key), key)
+    entry = entries.get(value, Unusable(f"unknown {key}: {value}"))
+    if isinstance(entry, Unusable):
+        raise Unusable(*entry.args)
+    return entry
+
+
+def _image(item: dict[str, Any]) -> tuple[str, str, tuple[int, int] | None, str | None]:
+    """Return the file's name, the sample id, the declared (width, height) where it makes sense, and the split if named."""
+    name = fields.text(item.get("file_name"), "file_name")
+    return name, sample_of(name), fields.size(item.get("width"), item.get("height")), _split(item)
+
+
+def _category(item: dict[str, Any]) -> tuple[str, ...]:
+    names, parent = classes(item, "name"), item.get("supercategory")
+    if item.get("classes") is not None or parent in (None, "", item.get("name")):
+        return names
+    return (fields.text(parent, "supercategory"), *names)
+
+
+def classes(item: dict[str, Any], key: str) -> tuple[str, ...]:
+    """Return the label levels of a record: its `classes` where it has them, else the one of `key`."""
+    if item.get("classes") is None:
+        return (fields.text(item.get(key), key),)
+    if not isinstance(item["classes"], list) or not item["classes"]:
+        raise fields.bad("classes", item["classes"])
+    return tuple(fields.text(name, "classes") for name in item["classes"])
+
+
+def check_plain(item: Any) -> None:
+    """Raise Unusable unless the record is an object whose keys are given once."""
+    if not isinstance(item, dict):
+        raise Unusable("annotation is not an object")
+    if isinstance(item, Repeated):
+        keys = [key for key, _ in item.pairs]
+        raise Unusable(f"{max(keys, key=keys.count)} given twice")

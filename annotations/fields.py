@@ -1,0 +1,183 @@
+"""Values of annotation files, read strictly: what is no sound text, number, flag or box raises Unusable naming field and value."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from annotations.records import Box
+from common.messages import Unusable
+
+BOX_FORMATS = ("xywh", "xyxy", "cxcywh")
+BOX_UNITS = ("pixels", "fraction", "percent")
+_NO, _YES = {"", "0", "false", "f", "no", "n", "off", "none", "null"}, {"1", "true", "t", "yes", "y", "on"}
+# The names that tools give the four numbers of a box, and what they mean.
+_NAMED = (
+    (("x", "y", "width", "height"), "xywh"),
+    (("x", "y", "w", "h"), "xywh"),
+    (("left", "top", "width", "height"), "xywh"),
+    (("xmin", "ymin", "xmax", "ymax"), "xyxy"),
+    (("x_min", "y_min", "x_max", "y_max"), "xyxy"),
+    (("x1", "y1", "x2", "y2"), "xyxy"),
+    (("left", "top", "right", "bottom"), "xyxy"),
+    (("cx", "cy", "w", "h"), "cxcywh"),
+    (("cx", "cy", "width", "height"), "cxcywh"),
+)
+
+
+def shown(value: object) -> str:
+    """Return `value` as JSON of at most 60 characters, for a reason."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        text = str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def bad(key: str, value: object) -> Unusable:
+    return Unusable(f"bad {key}: {shown(value)}")
+
+
+def plain(value: Any) -> Any:
+    """Return the value inside MongoDB's `{"$oid": …}`, `{"$numberInt": …}`, else the value itself."""
+    if isinstance(value, dict) and len(value) == 1:
+        (key,) = value
+        return value[key] if key.startswith("$") else value
+    return value
+
+
+def text(value: Any, key: str) -> str:
+    """Return an id or a name as text; a whole number becomes its integer text."""
+    value = plain(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None:
+        raise Unusable(f"no {key}")
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise bad(key, value)
+    if not str(value).strip():
+        raise Unusable(f"empty {key}")
+    return str(value)
+
+
+def number(value: Any, key: str) -> float:
+    """Return a number, given as one or as its text."""
+    value = plain(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise bad(key, value) from None
+    if isinstance(value, str) and "_" not in value:
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise Unusable(f"no {key}") if value is None else bad(key, value)
+
+
+def numbers(values: Any, n: int, key: str) -> list[float]:
+    """Return `n` numbers of a list."""
+    if not isinstance(values, (list, tuple)) or len(values) != n:
+        raise bad(key, values)
+    try:
+        return [number(value, key) for value in values]
+    except Unusable:
+        raise bad(key, values) from None
+
+
+def flag(value: Any, key: str) -> bool:
+    """Return whether a flag is set; `"0"`, `"False"`, `""` and null are not."""
+    value = plain(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return bool(value)
+    word = value.strip().lower() if isinstance(value, str) else None
+    if word in _NO or word in _YES:
+        return word in _YES
+    try:
+        return bool(float(word or "x"))
+    except ValueError:
+        raise bad(key, value) from None
+
+
+def size(width: Any, height: Any) -> tuple[int, int] | None:
+    """Return a declared (width, height) where both make sense, else None."""
+    try:
+        wide, high = number(width, "width"), number(height, "height")
+    except Unusable:
+        return None
+    return (int(wide), int(high)) if 1 <= wide < 1e9 and 1 <= high < 1e9 else None
+
+
+def checked(box: Box) -> Box:
+    """Return the box; raises Unusable unless it is finite with a width and height above 0."""
+    if not all(map(math.isfinite, (box.left, box.top, box.right, box.bottom, box.width, box.height))):
+        raise Unusable("box not finite")
+    if box.width < 0 or box.height < 0:
+        raise Unusable("inverted box")
+    if box.width == 0 or box.height == 0:
+        raise Unusable("empty box")
+    return box
+
+
+def box(values: Sequence[float], box_format: str) -> Box:
+    """Return the box of four numbers in one of BOX_FORMATS."""
+    a, b, c, d = values
+    if box_format == "xyxy":
+        return checked(Box(a, b, c, d, c - a, d - b))
+    if box_format == "cxcywh":
+        return checked(Box(a - c / 2, b - d / 2, a + c / 2, b + d / 2, c, d))
+    return checked(Box(a, b, a + c, b + d, c, d))
+
+
+def any_box(value: Any, box_format: str, key: str = "bbox") -> Box:
+    """Return the box of a list, of a text such as `1, 2, 3, 4`, or of an object whose names say what the numbers mean."""
+    if isinstance(value, str):
+        value = _from_text(value, key)
+    if isinstance(value, dict):
+        for names, meaning in _NAMED:
+            if value.keys() >= {*names}:
+                return box([number(value[name], f"{key}.{name}") for name in names], meaning)
+        raise bad(key, value)
+    return box(numbers(value, 4, key), box_format)
+
+
+def _from_text(value: str, key: str) -> Any:
+    if value.strip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise bad(key, value) from None
+    return [part for part in re.split(r"[\s,;]+", value.strip(" \t\r\n()")) if part]
+
+
+def enclosing(points: Sequence[float], key: str = "points") -> Box:
+    """Return the smallest box around x, y, x, y, …"""
+    if len(points) < 4 or len(points) % 2:
+        raise bad(key, list(points))
+    if not all(map(math.isfinite, points)):
+        raise Unusable("box not finite")
+    xs, ys = points[::2], points[1::2]
+    return box((min(xs), min(ys), max(xs), max(ys)), "xyxy")
+
+
+def rotated(cx: float, cy: float, width: float, height: float, degrees: float) -> list[float]:
+    """Return the corners x, y, x, y, … of a box turned clockwise around its centre, in pixels."""
+    if not math.isfinite(degrees):
+        raise Unusable("box not finite")
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    corners = ((-width / 2, -height / 2), (width / 2, -height / 2), (width / 2, height / 2), (-width / 2, height / 2))
+    return [value for x, y in corners for value in (cx + x * cos - y * sin, cy + x * sin + y * cos)]
+
+
+def ellipse(centre_and_radii: Sequence[float], degrees: float = 0) -> Box:
+    """Return the box around an ellipse turned by `degrees`: half its width is sqrt((rx cos)^2 + (ry sin)^2)."""
+    cx, cy, rx, ry = centre_and_radii
+    if not all(map(math.isfinite, (rx, ry, degrees))):
+        raise Unusable("box not finite")
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    half_w, half_h = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
+    return box((cx, cy, 2 * half_w, 2 * half_h), "cxcywh")

@@ -1,0 +1,218 @@
+"""Any annotation file, or an export's folder, to records: the format is recognised by content, or as the user says.
+
+Each reader knows one format and gives every record as an Object or as a Skipped with the reason, the file and the line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from annotations import coco, createml, cvat, datumaro, label_studio, labelme, sku, tables, via, voc, yolo
+from annotations.contents import decoded, parse_json, parse_xml, unpacked
+from annotations.options import Options
+from annotations.records import Object, Skipped
+from common.messages import UserError
+
+NAMES = {
+    "coco": "COCO JSON",
+    "sku": "SKU JSON",
+    "yolo": "YOLO",
+    "voc": "Pascal VOC",
+    "labelme": "LabelMe",
+    "label_studio": "Label Studio",
+    "cvat": "CVAT for images",
+    "via": "VIA",
+    "open_images": "Open Images",
+    "tensorflow": "TensorFlow CSV",
+    "createml": "CreateML",
+    "datumaro": "Datumaro JSON",
+}
+_JSON = {
+    "coco": coco,
+    "datumaro": datumaro,
+    "labelme": labelme,
+    "via": via,
+    "sku": sku,
+    "createml": createml,
+    "label_studio": label_studio,
+}
+_BARE_BOXES = {"coco": "xywh", "datumaro": "xywh", "via": "xywh", "yolo": "cxcywh", "createml": "cxcywh"}
+ONE_IMAGE = ("yolo", "voc", "labelme")  # formats with a file for each photo
+_ENDINGS = (".json", ".jsonl", ".ndjson", ".xml", ".csv", ".txt", ".gz", ".zip")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one file, or all the small files of one export, say; `box_format` is "" where the format names a box's edges."""
+
+    path: str
+    format: str
+    items: list[Object | Skipped]
+    box_format: str = ""
+
+
+class Unrecognised(UserError):
+    """A file of no known format."""
+
+
+def read(path: Path, options: Options, *, forced: str | None = None) -> tuple[list[Source], list[str]]:
+    """Return what the file or the folder `path` says, and the files of a folder that hold no annotations.
+
+    Raises UserError when a file can't be read or is of no known format, or when a folder has none or several formats.
+    """
+    if path.is_dir():
+        return _read_folder(path, options, forced)
+    if path.name in yolo.SETTINGS or path.suffix in (".yaml", ".yml"):
+        return _read_folder(path.parent, options, "yolo")
+    name, items = read_file(path.read_bytes(), path, path.parent, options, forced)
+    return [_source(str(path), name, items, options)], []
+
+
+def parse(data: bytes, path: Path | str, options: Options | None = None, **changes: Any) -> list[Object | Skipped]:
+    """Return every object of one annotation file with content `data`, in its order; `changes` are fields of Options."""
+    path = Path(path)
+    return read_file(data, path, path.parent, replace(options or Options(), **changes), None)[1]
+
+
+def read_file(
+    data: bytes, path: Path, root: Path, options: Options, forced: str | None
+) -> tuple[str, list[Object | Skipped]]:
+    """Return the format and the records of one file below `root`; raises Unrecognised when it is of no known format."""
+    source = str(path)
+    data = unpacked(data, path)
+    stem = path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem
+    if data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" and forced in (None, "voc", "cvat"):
+        name, found = _from_xml(data, source, stem, options, forced)
+    else:
+        text = decoded(data, path)
+        start = text[:4096].lstrip()[:1]
+        if start in ("{", "[") and (forced is None or forced in _JSON):
+            name, found = _from_json(text, source, stem, options, forced)
+        elif forced == "yolo" or (forced is None and yolo.recognise(text)):
+            name, found = "yolo", yolo.read(data, path, root, yolo.open_dataset(root), options)
+        elif forced in (None, "via", "open_images", "tensorflow") and (table := tables.form(text)):
+            name, found = table, tables.read(text, source, options, name=forced)
+        else:
+            raise _unrecognised(source, text, forced)
+    return name, _without_repeats(found)
+
+
+def _from_xml(
+    data: bytes, source: str, stem: str, options: Options, forced: str | None
+) -> tuple[str, Iterator[Object | Skipped]]:
+    root = parse_xml(data, source)
+    if voc.recognise(root) and forced != "cvat":
+        return "voc", voc.read(root, source, options, stem=stem)
+    if cvat.recognise(root) and forced != "voc":
+        return "cvat", cvat.read(root, source, options)
+    raise Unrecognised(f"{source} is XML with the root <{root.tag}>, neither Pascal VOC nor CVAT; see docs/inputs.md")
+
+
+def _from_json(
+    text: str, source: str, stem: str, options: Options, forced: str | None
+) -> tuple[str, Iterator[Object | Skipped]]:
+    content = parse_json(text, source, coco.compact(options.outlines))
+    names: Iterable[str] = [forced] if forced in _JSON else _JSON if forced is None else []
+    name = next((name for name in names if _JSON[name].recognise(content)), None)
+    if name is None:
+        raise _unrecognised(source, content, forced)
+    if name == "labelme":
+        return name, labelme.read(content, source, options, stem=stem)
+    return name, _JSON[name].read(content, source, options)
+
+
+def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised:
+    if forced:
+        return Unrecognised(f"{source} is no {NAMES[forced]}; leave --annotation_format out to recognise it by content")
+    holds = "its first line is no known one"
+    if isinstance(content, dict):
+        holds = f"its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
+    elif isinstance(content, list):
+        first = content[0] if content else None
+        holds = f"a list of {len(content):,}"
+        holds += f" with the keys {', '.join(map(str, list(first)[:6]))}" if isinstance(first, dict) else ""
+    return Unrecognised(
+        f"{source} is of no known annotation format ({holds}): neither SKU JSON, COCO JSON nor one of "
+        "docs/inputs.md; export it as COCO JSON"
+    )
+
+
+def _source(path: str, name: str, items: list[Object | Skipped], options: Options) -> Source:
+    box_format = (options.box_format or _BARE_BOXES[name]) if name in _BARE_BOXES else ""
+    return Source(path, name, items, box_format)
+
+
+def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list[Source], list[str]]:
+    """Read an export's folder: all its annotation files of the one format that they have."""
+    files = list(_files(root))
+    found: dict[str, list[tuple[Path, list[Object | Skipped]]]] = {}
+    passed: list[str] = []
+    labels = [path for path in files if yolo.is_label_file(path)] if forced in (None, "yolo") else []
+    if labels:
+        dataset = yolo.open_dataset(root)
+        found["yolo"] = [(path, list(yolo.read(path.read_bytes(), path, root, dataset, options))) for path in labels]
+    for path in files:
+        if path in labels or path.suffix.lower() == ".txt" or path.name in ("crop.json", "crops.csv", "skipped.csv"):
+            continue
+        try:
+            name, items = read_file(path.read_bytes(), path, root, options, forced)
+        except Unrecognised:
+            passed.append(str(path))
+        else:
+            found.setdefault(name, []).append((path, items))
+    if not found:
+        raise UserError(
+            f"{root} holds no annotation file of a known format; see docs/inputs.md, or name the file itself"
+        )
+    if len(found) > 1:
+        listed = ", ".join(f"{NAMES[name]} ({len(some)})" for name, some in found.items())
+        raise UserError(f"{root} holds several formats: {listed}; choose one with --annotation_format")
+    ((name, parts),) = found.items()
+    if name in ONE_IMAGE:
+        return [_source(str(root), name, [item for _, items in parts for item in items], options)], passed
+    return [_source(str(path), name, items, options) for path, items in parts], passed
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(_ENDINGS) and not name.startswith("."):
+                yield Path(folder, name)
+
+
+def _without_repeats(found: Iterable[Object | Skipped]) -> list[Object | Skipped]:
+    """An id given twice in one image is a fault of the second object: the first one stays."""
+    seen: set[tuple[str, str]] = set()
+    kept: list[Object | Skipped] = []
+    for item in found:
+        key = (item.sample_id, item.object_id)
+        if isinstance(item, Object) and key in seen:
+            item = Skipped(*key, f"object id given twice: {item.crop_id}", item.source)
+        elif isinstance(item, Object):
+            seen.add(key)
+        kept.append(item)
+    return kept
+
+
+def summary(sources: Sequence[Source], options: Options) -> list[str]:
+    """Return what was concluded: formats but the two that the suite has of old, and splits that only a name says."""
+    lines = []
+    for source in sources:
+        objects = [item for item in source.items if isinstance(item, Object)]
+        splits = Counter(item.split for item in objects)
+        reasons = set()
+        for item in {item.split: item for item in objects}.values():
+            guessed, reason = options.guessed(item.image, item.source, one_image=source.format in ONE_IMAGE)
+            if options.split is None and options.split_names.get(guessed, guessed) == item.split and reason:
+                reasons.add(reason)
+        if reasons or source.format not in ("coco", "sku"):
+            shown = ", ".join(f"{n:,} in split {split}" for split, n in splits.items()) or "no usable object"
+            told = f" (by {' and '.join(sorted(reasons))})" if reasons else ""
+            lines.append(f"{source.path}: {NAMES[source.format]}, {shown}{told}")
+    return lines

@@ -1,0 +1,61 @@
+"""Pascal VOC: one XML file a photo. Edges are taken as they stand: 0-based, right and bottom exclusive, as tools write them."""
+
+from __future__ import annotations
+
+import posixpath
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+from annotations import fields
+from annotations.contents import Element
+from annotations.options import Options
+from annotations.photos import Photo, Shape, objects
+from annotations.records import Object, Outline, Skipped
+from annotations.segmentation import polygon
+from common.messages import Unusable
+
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def recognise(content: Any) -> bool:
+    return isinstance(content, Element) and content.tag == "annotation"
+
+
+def read(content: Element, source: str, options: Options, *, stem: str) -> Iterator[Object | Skipped]:
+    """Yield every object of the photo; a file that names no photo is about the one of its own name, `stem`."""
+    size = content.first("size")
+    declared = fields.size(size.value("width"), size.value("height")) if size else None
+    named = content.value("filename") or content.value("path")
+    folder = posixpath.dirname(stem)
+    name = posixpath.join(folder, named) if named and "/" not in named and "\\" not in named else named or stem
+    photo = Photo(name, options.split_of(stem, source, one_image=True), declared, source)
+    units = options.box_units or "pixels"
+    records = ((item.line, item) for item in content.all("object"))
+    yield from objects(photo, records, lambda item: _shape(item, units), options)
+
+
+def _shape(item: Element, units: str) -> Shape:
+    classes = (fields.text(item.value("name"), "name"),)
+    box, turned, outline = item.first("bndbox"), item.first("robndbox"), item.first("polygon")
+    corners = None
+    if turned:
+        cx, cy, w, h, angle = (fields.number(turned.value(key), key) for key in ("cx", "cy", "w", "h", "angle"))
+        corners = array("d", fields.rotated(cx, cy, w, h, angle * 180 / 3.141592653589793))
+    elif outline:
+        corners = _polygon(outline)
+    if box:
+        values = [fields.number(box.value(key), key) for key in _EDGES]
+        found = fields.box(values, "xyxy")
+    elif corners:
+        found = fields.enclosing(corners, "polygon")
+    else:
+        raise Unusable("no bndbox")
+    return Shape(classes, found, units, Outline((corners,)) if corners else None)
+
+
+def _polygon(element: Element) -> array[float]:
+    """Return the points of `<x1/><y1/><x2/>…` or of `<pt><x/><y/></pt>…`."""
+    if points := element.all("pt"):
+        return polygon([[point.value("x"), point.value("y")] for point in points], "polygon")
+    return polygon([child.text.strip() for child in element.children], "polygon")

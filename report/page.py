@@ -1,0 +1,152 @@
+"""The self-contained HTML page about a search over combinations: the numbers here, the looks in report.html and common/page.css."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from combinations import flips
+from combinations.comparison import REPORTED, Comparison, Result
+from common import files
+from evaluation.codes import remarks
+from evaluation.evaluator import Evaluator
+from evaluation.fusion import DECISION
+from evaluation.records import Combination, Decisions
+from report import cards, charts, tables
+from uncertainty import intervals
+
+if TYPE_CHECKING:
+    import jinja2
+
+RANKED = 25  # rows of the ranking
+HERE = Path(__file__).resolve().parent
+
+
+def write(
+    path: Path,
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    comparison: Comparison,
+    *,
+    chosen_on: Comparison | None = None,
+    title: str,
+    seed: int = 0,
+) -> None:
+    """Write the page of `comparison`, scored by `evaluator`, to `path`, whole or not at all.
+
+    `decided`: the decisions of what the page shows, see comparison.decide_reported. `chosen_on`: the search on validation sets
+    whose first combination `comparison` scores once; without it the combination was chosen on the queries it is scored on, and
+    the page says so.
+    """
+    files.write_text(path, page(evaluator, decided, comparison, chosen_on=chosen_on, title=title, seed=seed))
+
+
+def page(
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    comparison: Comparison,
+    *,
+    chosen_on: Comparison | None,
+    title: str,
+    seed: int = 0,
+) -> str:
+    """Return the page as text; see `write`."""
+    coded, rule = evaluator.coded, evaluator.rule
+    ranked = chosen_on or comparison
+    best = next(result for result in comparison.results if result.combination == ranked.results[0].combination)
+    decisions = decided[best.combination]
+    pairs = tables.pair_scores(evaluator, comparison)
+    results = (*ranked.results, ranked.baseline, *ranked.rivals)
+    everything = list({result.combination: result for result in results}.values())
+    queries = coded.queries.values()
+    return _template().render(
+        title=title,
+        seed=seed,
+        rule=rule,
+        final=comparison,
+        ranked=ranked,
+        chosen_on=chosen_on,
+        best=best,
+        headline=tables.headline(best, ranked, comparison.baseline, validated=chosen_on is not None),
+        rival=tables.rival_words(ranked),
+        remarks=remarks(coded, rule),
+        decision=DECISION[rule.fusion],
+        split=next(iter(queries)).split or "query",
+        n_crops=len(np.unique(decisions.crop)),
+        matrix=tables.matrix(coded, pairs),
+        rows=tables.ladder(ranked.results[:RANKED], ranked.baseline),
+        test_rows=tables.ladder(comparison.results, comparison.baseline),
+        front=charts.pareto_points(everything),
+        costs={name: charts.cost_chart(everything, width) for name, width in tables.WIDTHS.items()},
+        padding=tables.padding(coded, pairs, best),
+        confusion=tables.confusion(coded.classes, decisions),
+        flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
+        models=sorted({str(query.meta["model"]) for query in queries if query.meta.get("model")}),
+        n_ranked=RANKED,
+        few=intervals.FEW_IMAGES,
+        level=tables.LEVEL,
+    )
+
+
+def _template() -> jinja2.Template:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([HERE, HERE.parent / "common"]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(tables.FILTERS)
+    return environment.get_template("report.html")
+
+
+@dataclass(frozen=True)
+class FlipContent:
+    """Flips of `now` against `before`: totals by name, the classes (name, rescued, broken) that flip most, and cards."""
+
+    before: Combination
+    now: Combination
+    change: flips.Flips
+    totals: dict[str, int]
+    classes: list[tuple[str, int, int]]
+    n_classes: int
+    cards: list[cards.Card]
+
+
+def flip_content(
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    final: Comparison,
+    ranked: Comparison,
+    best: Result,
+    seed: int,
+) -> FlipContent | None:
+    """Return the flips of the best combination; where that is the baseline, of the next with any. None if there is no other.
+
+    (A stack that keeps the baseline's view and adds one can split crops, but not flip them.)
+    """
+    before, coded = final.baseline.combination, evaluator.coded
+    others = [best.combination] if best.combination != before else [result.combination for result in ranked.results]
+    others = [other for other in others if other != before and other in decided][:REPORTED]
+    if not others:
+        return None
+    changes = [(other, flips.compare(coded, decided[before], decided[other], seed=seed)) for other in others]
+    now, change = next((one for one in changes if one[1].rescued.any() or one[1].broken.any()), changes[0])
+    totals = {name: int((change.flip == code).sum()) for code, name in enumerate(flips.FLIPS)}
+    flipped = change.rescued + change.broken
+    most = np.argsort(-flipped, kind="stable")[: min(tables.CLASSES, int((flipped > 0).sum()))]
+    return FlipContent(
+        before=before,
+        now=now,
+        change=change,
+        totals=totals,
+        classes=[(str(coded.classes[at]), int(change.rescued[at]), int(change.broken[at])) for at in most],
+        n_classes=int((flipped > 0).sum()),
+        cards=cards.cards(evaluator, decided, before, now, change),
+    )

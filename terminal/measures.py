@@ -1,0 +1,89 @@
+"""What evaluate_combo.py prints of one combination: every measure, its classes, and how similar the classes are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common import knn, messages
+from evaluation import metrics
+from evaluation.codes import CodedSets
+from evaluation.metrics import RECALL_AT
+from evaluation.records import Combination, Rule, Tally
+from terminal.tables import fixed_line
+from uncertainty import intervals
+
+SHOWN = 30  # classes in a table
+
+
+def measures(
+    coded: CodedSets,
+    rule: Rule,
+    combination: Combination,
+    tally: Tally,
+    retrieval: tuple[np.ndarray, np.ndarray],
+) -> str:
+    """Return every measure of one combination: its totals, and MAP@R and R-precision with their images (per_query.retrieval)."""
+    lines = [fixed_line(combination, tally.accuracy), _accuracy(tally, 0, "Accuracy@1")]
+    lines += [_accuracy(tally, 1, f"Accuracy@{rule.k}")] if rule.k > 1 else []
+    answerable = tally.n - tally.n_unknown
+    share = f"{tally.right[0] / answerable:.4f}" if answerable else "-"
+    lines.append(
+        f"  Decisions {tally.n:,}, of a label no reference has {tally.n_unknown:,}; accuracy over the others {share}"
+    )
+    (average_precision, r_precision), image = retrieval
+    interval = intervals.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
+    lines.append(f"  MAP@R {average_precision.mean():.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f}")
+    n_reference = sum(len(coded.references[r]) for r in combination.reference_ids)
+    recall = [
+        f"Recall@{k} {hits / tally.n:.4f}"
+        for k, hits in zip(RECALL_AT, tally.recalled, strict=True)
+        if k <= n_reference
+    ]
+    lines.append(f"  {'  '.join(recall)}  R-precision {r_precision.mean():.4f}  Macro-F1 {tally.scores.macro_f1:.4f}\n")
+    return "\n".join([*lines, *_classes(coded, tally)]) + "\n"
+
+
+def _accuracy(tally: Tally, row: int, name: str) -> str:
+    interval = intervals.accuracy_interval(tally.image_right[row], tally.image_size)
+    few = ", few images" if interval.few_images else ""
+    return (
+        f"  {name} {tally.right[row] / tally.n:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
+        f"({interval.n_images} images{few})"
+    )
+
+
+def _classes(coded: CodedSets, tally: Tally) -> list[str]:
+    scores = tally.scores
+    columns = zip(coded.classes, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
+    rows = [(name, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", int(n)) for name, p, r, f, n in columns if n]
+    rows.sort(key=lambda row: (row[3], row[0]))
+    lines = [messages.table(["label, worst first", "precision", "recall", "F1", "queries"], rows[:SHOWN])]
+    if len(rows) > SHOWN:
+        lines.append(f"… and {len(rows) - SHOWN:,} labels with higher F1; --predictions writes every query")
+    return lines
+
+
+def class_similarity(coded: CodedSets, reference_ids: Sequence[str]) -> tuple[str, np.ndarray, list[str]]:
+    """Return the mean cosine within and between the classes of merged references: as text, as a matrix, and the classes in it."""
+    vectors = np.concatenate([knn.unit(coded.references[r].vectors) for r in reference_ids])
+    labels = np.concatenate([coded.reference_codes[r].label for r in reference_ids])
+    present, codes = np.unique(labels, return_inverse=True)
+    similarity = metrics.similarity(vectors, codes, len(present))
+    names = coded.classes[present]
+    text = (
+        f"Similarity of references {'+'.join(reference_ids)}: mean cosine within classes {similarity.within:.4f}, "
+        f"between classes {similarity.between:.4f}, silhouette {similarity.silhouette:.4f}"
+    )
+    if len(present) > 1:
+        within = np.diag(similarity.matrix)
+        between = similarity.matrix + np.diag(np.full(len(present), np.nan))
+        nearest = np.where(np.isnan(between), -2, between).argmax(axis=1)
+        rows = [
+            (name, f"{within[at]:.4f}", f"{between[at, nearest[at]]:.4f}", names[nearest[at]])
+            for at, name in enumerate(names)
+        ]
+        rows.sort(key=lambda row: float(row[2]), reverse=True)
+        text += "\n" + messages.table(["label", "within", "to nearest class", "nearest class"], rows[:SHOWN])
+    return text, similarity.matrix, list(names)

@@ -1,0 +1,98 @@
+"""Options of the evaluation scripts: those that both share, and those of the search for combinations."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from common import cli
+from common.cli import number, whole
+
+
+def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
+    """Add what evaluate_combo.py and greedy_combo_eval.py share: which sets, how neighbours vote, what is left out."""
+    sets = parser.add_argument_group("embedding sets")
+    spec: dict[str, Any] = {"nargs": "+", "required": True, "metavar": "[ID=]NPZ"}
+    sets.add_argument(
+        "--train_npz", **spec, help="references: files, folders or globs; those of another split are left out"
+    )
+    sets.add_argument(
+        "--test_npz", **spec, help="queries: files, folders or globs; those of another split are left out"
+    )
+    sets.add_argument("--reference_split", default="train", metavar="SPLIT", help="split that references keep")
+    sets.add_argument("--query_split", default="test", metavar="SPLIT", help="split that queries keep")
+    sets.add_argument("--key", help="name of the array or of the pickled dict inside a foreign .npz")
+    sets.add_argument("--company_name", metavar="NAME", help="title of the output, and the key inside older files")
+    sets.add_argument("--drop_invalid", action="store_true", help="leave out zero and non-finite vectors, counted")
+    scoring = parser.add_argument_group("scoring")
+    scoring.add_argument(
+        "--fusion", choices=("stack", "vote", "mean", "concat"), default="stack", help="how sets are merged"
+    )
+    scoring.add_argument("--k", type=whole(1), default=1, help="neighbours that vote")
+    scoring.add_argument(
+        "--vote_weights", choices=("uniform", "similarity"), default="uniform", help="weights of their votes"
+    )
+    scoring.add_argument(
+        "--label_level", type=whole(0), metavar="L", help="label level that is scored (default: the deepest)"
+    )
+    leave = scoring.add_mutually_exclusive_group()
+    left_out: dict[str, Any] = {"action": "store_const", "dest": "exclude", "default": "none"}
+    leave.add_argument("--exclude_self", **left_out, const="self", help="a crop is not its own neighbour, at any ID")
+    leave.add_argument(
+        "--exclude_same_sample",
+        **left_out,
+        const="sample",
+        help="crops of the query's own source image are no neighbours",
+    )
+
+
+def size_range(text: str) -> tuple[int, int]:
+    """Return (low, high) of `2` or `1-3`."""
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a size such as 2 nor a range such as 1-3")
+    return low, high
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """Add what greedy_combo_eval.py searches, compares with, and writes."""
+    group = parser.add_argument_group("combinations")
+    group.add_argument(
+        "--combination_size", type=size_range, default=(2, 2), metavar="N|A-B", help="sets a side (default: 2)"
+    )
+    group.add_argument(
+        "--pairing", choices=("crossed", "matched"), default="crossed", help="matched: the same IDs on both sides"
+    )
+    group.add_argument(
+        "--search", choices=("exhaustive", "greedy"), default="exhaustive", help="every combination, or step by step"
+    )
+    group.add_argument("--min_gain", type=number(0, 1), default=0.0, help="accuracy a greedy step must gain")
+    group.add_argument("--max_size", type=whole(1), default=3, help="sets a side that the greedy search may reach")
+    group.add_argument("--max_combinations", type=whole(1), default=5000, help="more than that is asked back")
+    group.add_argument("--baseline", metavar="R/Q", help="what differences are from (default: the best single pair)")
+    group.add_argument(
+        "--val_npz", nargs="+", metavar="[ID=]NPZ", help="choose on these queries, report on --test_npz once"
+    )
+    group.add_argument("--val_split", default="val", metavar="SPLIT", help="split that --val_npz keeps")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--results",
+        type=cli.Output(writes=("", ".csv")),
+        default=Path("results.txt"),
+        help="blocks are appended; .csv is written beside it",
+    )
+    output.add_argument("--top", type=whole(1), default=10, help="rows of the ranking that is printed last")
+    text = "which crops flip: FILE as .parquet and .csv"
+    output.add_argument("--flips", type=cli.Output(writes=(".parquet", ".csv")), metavar="FILE", help=text)
+    output.add_argument(
+        "--report", type=cli.Output(".html", ".htm"), metavar="FILE.html", help="one self-contained page"
+    )
+    output.add_argument(
+        "--data_root", metavar="DIR", help="where the report finds the crops, if they have moved; may use {id}"
+    )
+    output.add_argument(
+        "--if_independent", action="store_true", help="also print McNemar's p, as if crops were independent"
+    )

@@ -1,0 +1,411 @@
+"""Every annotation format against COCO: the same photos, boxes and labels, written by a peer or by the published schema."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import crop
+from annotations import formats
+from annotations.options import Options
+from annotations.records import Object, Skipped
+from common.messages import UserError
+
+SAMPLES = 6  # photos of each data set
+
+
+@pytest.fixture(scope="module")
+def subset(study_data, tmp_path_factory) -> Path:
+    """A folder with images/ and train.json: a few photos of cards and of bccd, in COCO JSON."""
+    folder = tmp_path_factory.mktemp("subset")
+    (folder / "images").mkdir()
+    coco: dict[str, list] = {"images": [], "annotations": [], "categories": []}
+    for name in ("cards", "bccd"):
+        content = json.loads((study_data / name / "train.json").read_text())
+        offset = 1000 * len(coco["categories"])
+        chosen = content["images"][:SAMPLES]
+        for image in chosen:
+            shutil.copy(study_data / name / "images" / image["file_name"], folder / "images")
+            coco["images"].append({**image, "id": image["id"] + offset})
+        for item in content["annotations"]:
+            if item["image_id"] in {image["id"] for image in chosen}:
+                ids = {key: item[key] + offset for key in ("id", "image_id", "category_id")}
+                coco["annotations"].append({**item, **ids})
+        coco["categories"] += [{"id": c["id"] + offset, "name": c["name"]} for c in content["categories"]]
+    (folder / "train.json").write_text(json.dumps(coco))
+    return folder
+
+
+class Photos:
+    """The subset as plain values: photos with their size and their (label, x, y, w, h)."""
+
+    def __init__(self, folder: Path) -> None:
+        content = json.loads((folder / "train.json").read_text())
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        self.labels = sorted(set(names.values()))
+        self.photos = [
+            (
+                image["file_name"],
+                image["width"],
+                image["height"],
+                [
+                    (names[item["category_id"]], *item["bbox"])
+                    for item in content["annotations"]
+                    if item["image_id"] == image["id"]
+                ],
+            )
+            for image in content["images"]
+        ]
+
+    def __iter__(self):
+        return iter(self.photos)
+
+
+def by_globox(method: str, name: str, **options):
+    def write(subset: Path, out: Path) -> Path:
+        globox = pytest.importorskip("globox")
+        found = globox.AnnotationSet.from_coco(subset / "train.json")
+        if method.startswith("save_yolo"):
+            labels = Photos(subset).labels
+            options["label_to_id"] = {label: number for number, label in enumerate(labels)}
+            (out / "data.yaml").write_text(json.dumps({"names": labels, "train": "images/train"}))
+        if method == "save_via_json":
+            options["image_folder"] = subset / "images"
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        getattr(found, method)(out / name, **options)
+        return out if method.startswith("save_yolo") else out / name
+
+    return write
+
+
+def createml(subset, out):
+    photos = [
+        {
+            "image": name,
+            "annotations": [
+                {"label": label, "coordinates": {"x": x + w / 2, "y": y + h / 2, "width": w, "height": h}}
+                for label, x, y, w, h in boxes
+            ],
+        }
+        for name, _, _, boxes in Photos(subset)
+    ]
+    (out / "_annotations.createml.json").write_text(json.dumps(photos))
+    return out / "_annotations.createml.json"
+
+
+def datumaro(subset, out):
+    photos = Photos(subset)
+    labels = [{"name": label, "parent": "", "attributes": []} for label in photos.labels]
+    items = [
+        {
+            "id": Path(name).stem,
+            "annotations": [
+                {"id": i, "type": "bbox", "label_id": photos.labels.index(label), "bbox": box, "group": 0, "z_order": 0}
+                for i, (label, *box) in enumerate(boxes)
+            ],
+            "image": {"path": name, "size": [height, width]},
+        }
+        for name, width, height, boxes in photos
+    ]
+    content = {"info": {}, "categories": {"label": {"labels": labels, "attributes": []}}, "items": items}
+    (out / "train.json").write_text(json.dumps(content))
+    return out / "train.json"
+
+
+def region(box, width, height, **more):
+    label, x, y, w, h = box
+    value = {"x": x / width * 100, "y": y / height * 100, "width": w / width * 100, "height": h / height * 100}
+    value |= {"rotation": 0, "rectanglelabels": [label]}
+    return value, {"original_width": width, "original_height": height, "image_rotation": 0, **more}
+
+
+def label_studio(subset, out):
+    tasks = []
+    for number, (name, width, height, boxes) in enumerate(Photos(subset)):
+        results = []
+        for i, box in enumerate(boxes):
+            value, about = region(box, width, height, id=f"r{i}", type="rectanglelabels", from_name="a", to_name="b")
+            results.append({**about, "value": value})
+        result = {"id": number, "was_cancelled": False, "ground_truth": False, "result": results}
+        tasks.append({"id": number, "annotations": [result], "data": {"image": f"/data/upload/1/{name}"}})
+    (out / "project-1.json").write_text(json.dumps(tasks))
+    return out / "project-1.json"
+
+
+def label_studio_min(subset, out):
+    tasks = []
+    for number, (name, width, height, boxes) in enumerate(Photos(subset)):
+        regions = [{**value, **about} for value, about in (region(box, width, height) for box in boxes)]
+        tasks.append({"image": f"/data/local-files/?d=photos/{name}", "id": number, "label": regions, "annotator": 1})
+    (out / "min.json").write_text(json.dumps(tasks))
+    return out / "min.json"
+
+
+def via_csv(subset, out):
+    columns = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+    with open(out / "via.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns.split(","))
+        for name, _, _, boxes in Photos(subset):
+            for i, (label, x, y, w, h) in enumerate(boxes):
+                shape = json.dumps({"name": "rect", "x": x, "y": y, "width": w, "height": h})
+                writer.writerow([name, 1, "{}", len(boxes), i, shape, json.dumps({"kind": label})])
+    return out / "via.csv"
+
+
+def tensorflow_csv(subset, out):
+    with open(out / "_annotations.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"])
+        for name, width, height, boxes in Photos(subset):
+            writer.writerows([name, width, height, label, x, y, x + w, y + h] for label, x, y, w, h in boxes)
+    return out / "_annotations.csv"
+
+
+def sku(subset, out):
+    content = {}
+    for name, _, _, boxes in Photos(subset):
+        objects = {}
+        for i, (label, x, y, w, h) in enumerate(boxes):
+            objects[str(i)] = {"points": {"top_left": [x, y], "bottom_right": [x + w, y + h]}, "sku_id": label}
+        content[Path(name).stem] = objects
+    (out / "sku.json").write_text(json.dumps(content))
+    return out / "sku.json"
+
+
+def yolo_polygons(subset, out):
+    photos = Photos(subset)
+    (out / "labels").mkdir()
+    (out / "classes.txt").write_text("\n".join(photos.labels) + "\n")
+    for name, width, height, boxes in photos:
+        lines = []
+        for label, x, y, w, h in boxes:
+            corners = ((x, y), (x + w, y), (x + w, y + h), (x, y + h), (x + w / 2, y + h))
+            numbers = " ".join(f"{cx / width!r} {cy / height!r}" for cx, cy in corners)
+            lines.append(f"{photos.labels.index(label)} {numbers}")
+        (out / "labels" / f"{Path(name).stem}.txt").write_text("\n".join(lines))
+    return out
+
+
+WRITERS = {
+    "yolo": by_globox("save_yolo_v5", "labels/train"),
+    "yolo, polygons": yolo_polygons,
+    "voc": by_globox("save_pascal_voc", "Annotations"),
+    "labelme": by_globox("save_labelme", "labelme"),
+    "cvat": by_globox("save_cvat", "annotations.xml"),
+    "via": by_globox("save_via_json", "via.json"),
+    "via, csv": via_csv,
+    "open_images": by_globox("save_openimage", "boxes.csv"),
+    "tensorflow": tensorflow_csv,
+    "label_studio": label_studio,
+    "label_studio, min": label_studio_min,
+    "createml": createml,
+    "datumaro": datumaro,
+    "sku": sku,
+}
+
+
+def crops(folder: Path) -> dict[tuple, np.ndarray]:
+    with open(folder / "crops.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {}
+    for row in rows:
+        place = tuple(int(row[f"crop_{key}"]) for key in "xywh")
+        found[row["sample_id"].rpartition("/")[2], row["class_0"], place] = cv2.imread(str(folder / row["path"]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def expected(subset) -> dict[tuple, np.ndarray]:
+    assert run(subset, subset / "train.json", subset / "by_coco") == 0
+    return crops(subset / "by_coco")
+
+
+def run(subset: Path, annotations: Path, out: Path, *options: str) -> int:
+    argv = [
+        "--json_path",
+        annotations,
+        "--image_folder",
+        subset / "images",
+        "--output_root",
+        out,
+        "--padding_percent",
+        0,
+    ]
+    argv += ["--image_format", "png", "--target_w", 32, "--target_h", 32, *options]
+    return crop.main(list(map(str, argv)))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_format_gives_the_crops_of_coco(subset, expected, tmp_path, name, capsys):
+    written = WRITERS[name](subset, tmp_path)
+    assert run(subset, written, tmp_path / "crops") == 0
+    assert f"{formats.NAMES[name.split(',')[0]]}, " in capsys.readouterr().err or name == "sku"
+    found = crops(tmp_path / "crops")
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+    with open(tmp_path / "crops" / "skipped.csv") as file:
+        assert len(file.readlines()) == 1
+
+
+def test_every_format_has_a_conversion():
+    assert {name.split(",")[0] for name in WRITERS} | {"coco"} == formats.NAMES.keys()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_forced_format_is_that_reader_and_no_other(subset, tmp_path, name, capsys):
+    written = WRITERS[name](subset, tmp_path)
+    own = name.split(",")[0]
+    assert run(subset, written, tmp_path / "crops", "--annotation_format", own) == 0
+    other = "cvat" if own != "cvat" else "voc"
+    assert run(subset, written, tmp_path / "other", "--annotation_format", other) == 1
+    assert not (tmp_path / "other").exists()
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("crop.py: error: ")
+
+
+def test_packed_files_and_json_lines(subset, tmp_path):
+    data = (subset / "train.json").read_bytes()
+    plain = formats.parse(data, tmp_path / "train.json")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("__MACOSX/._train.json", b"\0")
+        archive.writestr("export/train.json", data)
+        archive.writestr("export/a.jpg", b"\xff\xd8")
+    assert formats.parse(gzip.compress(data), tmp_path / "train.json") == plain
+    assert formats.parse(packed.getvalue(), tmp_path / "train.json") == plain
+    tasks = json.loads(label_studio(subset, tmp_path).read_text())
+    lines = "\n".join(json.dumps(task) for task in tasks)
+    by_line = formats.parse(lines.encode(), tmp_path / "tasks.jsonl")
+    assert by_line == [
+        row if isinstance(row, Skipped) else type(row)(**{**fields_of(row), "source": str(tmp_path / "tasks.jsonl")})
+        for row in formats.parse((tmp_path / "project-1.json").read_bytes(), tmp_path / "project-1.json")
+    ]
+
+
+def fields_of(row: Object) -> dict:
+    return {name: getattr(row, name) for name in Object.__slots__}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"PK\x03\x04rubbish", "is a zip that cannot be read"),
+        (b"\x1f\x8b\x08rubbish", "is a damaged gzip file"),
+        (gzip.compress(b"{}")[:-3], "ends early"),
+        (b"PAR1....", "is a Parquet file"),
+        (b"\x93NUMPY\x01", "is a NumPy array"),
+        (b"\x80\x04\x95", "is a Python pickle"),
+        (b"\xff\xd8\xff\xe0", "is a JPEG image"),
+        (b'{"a": 1}\n{"b": \n', "line 3, column 1: not valid JSON"),
+        (b"<svg></svg>", "XML with the root <svg>"),
+        (b"<annotation>", "line 1: not valid XML"),
+        (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "declares XML entities"),
+        (b"<annotations><track id='0'/></annotations>", "tracks of a video"),
+        (b"a,b,c\n1,2,3\n", "of no known annotation format"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(data, message):
+    with pytest.raises(UserError, match=message) as caught:
+        formats.parse(data, "export/annotations.json")
+    assert str(caught.value).startswith("export/annotations.json")
+
+
+def read_text(text: str, name: str, folder: Path = Path("."), **options) -> list:
+    return formats.read_file(text.encode(), folder / name, folder, Options(**options), None)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line", "reason"),
+    [
+        ("a.txt", "0 .5 .5 .2 .2\n0 .5 .5 .2\n", "2", "bad row: 4 values"),
+        ("a.txt", "0 .5 .5 .2 .2\n\n1.5 .5 .5 .2 .2\n", "3", 'bad class: "1.5"'),
+        ("a.txt", "0 .5 .5 .2 .2\n0 .5 nan .2 .2\n", "2", "box not finite"),
+        ("a.txt", "0 .5 .5 .2 .2\n0 .5 x .2 .2\n", "2", 'bad row: "x"'),
+        ("a.txt", "0 .5 .5 .2 .2\n0 .5 .5 0 .2\n", "2", "empty box"),
+        ("a.xml", "<annotation><filename>a.jpg</filename>\n<object><name>x</name></object></annotation>", "2", "no bndbox"),
+        (
+            "a.xml",
+            "<annotation><object>\n<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>",
+            "1",
+            "no name",
+        ),
+        ("a.xml", "<annotations><image name='a.jpg'>\n<points label='x' points='1,1'/></image></annotations>", "2", "a points has no box"),  # noqa: E501
+        ("a.xml", "<annotations>\n<image id='1'/></annotations>", "2", "no name of the image"),
+        ("a.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,9,9,x,1,1,5,five\n", "2", 'bad ymax: "five"'),
+        ("a.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,9,9,x,1\n", "2", "bad row: 5 fields, not 8"),
+        ("a.csv", "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,x,0,1,0,1,1\n", "2", "crowd region"),
+        ("a.json", '{"shapes": [{"label": "x", "points": [[1, 2]], "shape_type": "point"}]}', "", "a point has no box"),
+        ("a.json", '[{"image": "a.jpg", "annotations": [{"label": "x", "coordinates": {"x": 1}}]}]', "", "no coordinates.y"),
+        ("a.json", '{"a": {"filename": "a.jpg", "regions": [{"shape_attributes": {"name": "rect"}, "region_attributes": {}}]}}', "", "no label among region_attributes: {}"),  # noqa: E501
+        ("a.json", '[{"data": {"image": "a.jpg"}, "annotations": [{"result": [{"type": "rectanglelabels", "value": {"x": 1, "rectanglelabels": ["a", "b"]}}]}]}]', "", 'several labels: ["a", "b"]'),  # noqa: E501
+    ],
+)  # fmt: skip
+def test_a_malformed_record_is_named_with_file_and_line(name, text, line, reason):
+    last = read_text(text, name)[-1]
+    assert isinstance(last, Skipped)
+    assert (last.reason, last.file, last.line) == (reason, name, line)
+
+
+def boxes(rows) -> list[tuple]:
+    assert all(isinstance(row, Object) for row in rows), rows
+    return [(row.box.left, row.box.top, row.box.right, row.box.bottom) for row in rows]
+
+
+def test_turned_boxes_give_their_enclosing_box():
+    """A box of 40 x 20 turned by 90 degrees around its centre (50, 50) covers 20 x 40; around its corner, it lies left of it."""
+    cvat = "<annotations><image name='a.jpg' width='100' height='100'><box label='x' xtl='30' ytl='40' xbr='70' ybr='60' rotation='90'/></image></annotations>"  # noqa: E501
+    np.testing.assert_allclose(boxes(read_text(cvat, "a.xml")), [(40, 30, 60, 70)])
+    turned = {"x": 50, "y": 50, "width": 40, "height": 20, "rotation": 90, "rectanglelabels": ["x"]}
+    task = {"image": "a.jpg", "label": [{**turned, "original_width": 200, "original_height": 100}]}
+    np.testing.assert_allclose(boxes(read_text(json.dumps([task]), "a.json")), [(80, 50, 100, 130)], atol=1e-9)
+    quad = "0 .5 .3 .6 .5 .5 .7 .4 .5"
+    np.testing.assert_allclose(boxes(read_text(quad, "a.txt")), [(0.4, 0.3, 0.6, 0.7)])
+    ellipse = "<annotations><image name='a.jpg'><ellipse label='x' cx='50' cy='40' rx='30' ry='10' rotation='90'/></image></annotations>"  # noqa: E501
+    np.testing.assert_allclose(boxes(read_text(ellipse, "a.xml")), [(40, 10, 60, 70)])
+    circle = {"shapes": [{"label": "x", "points": [[50, 50], [53, 54]], "shape_type": "circle"}]}
+    np.testing.assert_allclose(boxes(read_text(json.dumps(circle), "a.json")), [(45, 45, 55, 55)])
+
+
+def test_yolo_layouts_splits_and_classes(tmp_path):
+    for split, folder in (("train", "train/labels"), ("val", "valid/labels")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / f"{split}_1.rf.0a.txt").write_text("1 .5 .5 .2 .4 .9\n7 .5 .5 .1 .1\n")
+    (tmp_path / "README.dataset.txt").write_text("made by hand\n")
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: {0: ace, 1: king}\n")
+    for argument in (tmp_path, tmp_path / "data.yaml"):
+        ((source,), passed) = formats.read(argument, Options())
+        good, bad = source.items[:2]
+        assert (good.image, good.split, good.classes) == ("train/images/train_1.rf.0a", "train", ("king",))
+        assert bad.reason == "unknown class: 7 has no name"
+        assert source.items[2].split == "val"
+        assert passed == []
+    ((source,), _) = formats.read(tmp_path / "valid/labels", Options())
+    assert (source.items[0].image, source.items[0].split, source.items[0].classes) == (
+        "val_1.rf.0a",
+        "valid",
+        ("king",),
+    )
+    (tmp_path / "data.yaml").write_text("names: [ace, king]\nkpt_shape: [2, 3]\n")
+    (tmp_path / "train/labels/train_1.rf.0a.txt").write_text("0 .5 .5 .2 .4 .1 .1 2 .2 .2 2\n")
+    ((source,), _) = formats.read(tmp_path, Options())
+    np.testing.assert_allclose(boxes(source.items[:1]), [(0.4, 0.3, 0.6, 0.7)])
+
+
+def test_a_folder_of_two_formats_asks_which(subset, tmp_path, capsys):
+    createml(subset, tmp_path)
+    tensorflow_csv(subset, tmp_path)
+    (tmp_path / "package.json").write_text('{"name": "x"}')
+    assert run(subset, tmp_path, tmp_path / "out") == 1
+    assert "several formats: CreateML (1), TensorFlow CSV (1); choose one" in capsys.readouterr().err
+    assert run(subset, tmp_path, tmp_path / "out", "--annotation_format", "createml") == 0
+    assert "2 files without annotations passed over" in capsys.readouterr().err

@@ -1,0 +1,139 @@
+"""Boxes that cannot be right: the frame is chosen by the boxes of a file, wrong readings are told with what mends them."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import crop
+
+WIDTH, HEIGHT = 300, 200
+TRUE = [(20, 30, 120, 100), (150, 60, 130, 120), (200, 10, 90, 80), (10, 120, 60, 70), (180, 130, 110, 60)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three photos of 300 x 200 in which each box of TRUE has its own grey."""
+    (tmp_path / "images").mkdir()
+    pixels = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    for i, (x, y, w, h) in enumerate(TRUE):
+        pixels[y : y + h, x : x + w] = 20 * i + 10
+    for i in range(3):
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    return tmp_path
+
+
+def write(folder, boxes, declared=(WIDTH, HEIGHT), per_image=None) -> None:
+    sizes = {"width": declared[0], "height": declared[1]} if declared else {}
+    images = [{"id": i, "file_name": f"{i}.png", **sizes} for i in range(3)]
+    rows = [
+        {"id": 10 * i + j, "image_id": i, "category_id": 0, "bbox": list(box)}
+        for i in range(3)
+        for j, box in enumerate(boxes)
+    ]
+    coco = {"images": images, "annotations": rows, "categories": [{"id": 0, "name": "x"}]}
+    (folder / "boxes.json").write_text(json.dumps(coco))
+
+
+def run(folder, *options) -> int:
+    argv = ["--json_path", folder / "boxes.json", "--image_folder", folder / "images", "--output_root", folder / "out"]
+    return crop.main(list(map(str, [*argv, "--padding_percent", 0, *options])))
+
+
+def cut(folder) -> list[tuple[int, ...]]:
+    with open(folder / "out" / "crops.csv", newline="") as file:
+        return [tuple(int(row[f"crop_{key}"]) for key in "xywh") for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    ("written", "option"),
+    [
+        (lambda x, y, w, h: (x, y, x + w, y + h), "--box_format xyxy"),
+        (lambda x, y, w, h: (x + w / 2, y + h / 2, w, h), "--box_format cxcywh"),
+        (lambda x, y, w, h: (x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT), "--box_units fraction"),
+        (
+            lambda x, y, w, h: (x / WIDTH, y / HEIGHT, (x + w) / WIDTH, (y + h) / HEIGHT),
+            "--box_format xyxy --box_units fraction",
+        ),
+    ],
+)
+def test_other_readings_are_an_error_with_the_option_that_mends_them(photos, written, option, capsys):
+    write(photos, [written(*box) for box in TRUE])
+    assert run(photos) == 1
+    error = capsys.readouterr().err
+    assert f"{option} reads them so" in error
+    assert not (photos / "out").exists()
+    assert run(photos, *option.split()) == 0
+    assert "leave" not in capsys.readouterr().err
+    assert cut(photos) == TRUE * 3
+
+
+def test_fewer_than_a_quarter_is_a_warning(photos, capsys):
+    good = [(5 + i, 5, 30, 30) for i in range(20)]
+    write(photos, [*good, (280, 5, 60, 30), (-30, 5, 60, 30)])
+    assert run(photos) == 0
+    assert "6 of 66 boxes (9%) leave their photo" in capsys.readouterr().err
+    write(photos, [*good, (0, 0, WIDTH + 1, HEIGHT + 1)])  # rounding
+    assert run(photos, "--overwrite") == 0
+    assert "leave" not in capsys.readouterr().err
+
+
+def test_what_nothing_explains_is_told_and_cropped(photos, capsys):
+    write(photos, [(-40, 20, 80, 80), (280, 150, 80, 30), (100, 100, 40, 40)])
+    assert run(photos) == 0
+    assert (
+        "6 of 9 boxes (67%) leave their photo or are under two pixels, and no other reading" in capsys.readouterr().err
+    )
+
+
+def test_photos_of_another_size_than_declared(photos, capsys):
+    write(photos, [tuple(4 * side for side in box) for box in TRUE], (4 * WIDTH, 4 * HEIGHT))
+    assert run(photos) == 1
+    error = capsys.readouterr().err
+    assert "15 of 15 boxes are in photos of another size than declared" in error
+    assert "0.png is 300 x 200, declared 1200 x 800); --rescale scales the boxes to the photos" in error
+    assert run(photos, "--rescale") == 0
+    assert cut(photos) == TRUE * 3
+    assert run(photos, "--rescale", "--exif", "apply", "--overwrite") == 0
+    assert cut(photos) == TRUE * 3
+
+
+def turned(folder, orientation=6) -> None:
+    """Store the photos turned back, so that EXIF turns them to 200 x 300 as seen: stored 300 x 200."""
+    for i in range(3):
+        image = Image.open(folder / "images" / f"{i}.png")
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(folder / "images" / f"{i}.png", exif=exif)
+
+
+@pytest.mark.parametrize("declared", [(WIDTH, HEIGHT), (HEIGHT, WIDTH), None])
+def test_boxes_say_in_which_frame_they_stand(photos, declared, capsys):
+    """Whatever size is declared, boxes that fit only one of the two frames overrule it, for all photos of the file."""
+    turned(photos)
+    write(photos, TRUE, declared)  # right in the stored frame: 200 + 90 > 200
+    assert run(photos) == 0
+    assert cut(photos) == TRUE * 3
+    assert ("fit only the photo as stored" in capsys.readouterr().err) == (declared != (WIDTH, HEIGHT))
+    as_seen = [(HEIGHT - y - h, x, h, w) for x, y, w, h in TRUE]  # orientation 6: turned clockwise
+    write(photos, as_seen, declared)
+    assert run(photos, "--overwrite") == 0
+    assert cut(photos) == as_seen * 3
+    assert ("fit only the photo as turned" in capsys.readouterr().err) == (declared == (WIDTH, HEIGHT))
+    assert run(photos, "--overwrite", "--exif", "ignore") == 0
+    assert "in the photos turned by EXIF, 0 would: --exif apply" in capsys.readouterr().err
+
+
+def test_small_boxes_leave_the_declared_size_in_charge(photos, capsys):
+    turned(photos)
+    for declared in ((WIDTH, HEIGHT), (HEIGHT, WIDTH)):
+        write(photos, [(5, 6, 70, 80)], declared)
+        assert run(photos, "--overwrite") == 0
+        assert capsys.readouterr().err == ""
+        shape = np.asarray(Image.open(photos / "images" / "0.png"))
+        assert shape.shape[:2] == (HEIGHT, WIDTH)
+        assert cut(photos) == [(5, 6, 70, 80)] * 3
