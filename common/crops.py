@@ -243,17 +243,10 @@ def _walk(root: Path, below: str, above: frozenset[str]) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if _is_folder(entry):
+            if files.is_folder(entry):
                 yield from _walk(root, f"{below}{entry.name}/", above | {real})
             else:
                 yield below + entry.name
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # links that lead round in a circle: what reads it gives the reason
-        return False
 
 
 def sample_ids(paths: Sequence[str]) -> list[str]:
