@@ -132,7 +132,7 @@ def _tell_labels(sides: Sequence[Sequence[EmbeddingSet]], level: int | None) -> 
         labels.append(set())
         for embedding_set in side:
             for piece in pieces(embedding_set):
-                labels[-1].update(np.unique(piece.label(level)).tolist())
+                labels[-1].update(piece.label(level).tolist())
     for queries in labels[1:]:
         warn_strangers(labels[0], queries)
     warn_alike(set().union(*labels))
