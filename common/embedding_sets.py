@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common import files
 from common.blocks import Blocks, batches, release
 from common.cli import cores
 from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
@@ -73,7 +74,7 @@ def read_shards(specs: Iterable[str | Path], **reading: Any) -> list[list[Embedd
     groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
     for (name, path), embedding_set in zip(named, loaded, strict=True):
         if name:
-            embedding_set = embedding_set.renamed(id=name, named=True)
+            embedding_set = embedding_set.renamed(id=files.without_bytes(name), named=True)
         unsharded = "" if SHARD.search(path.stem) else str(path)
         same = (embedding_set.dataset, embedding_set.id, embedding_set.split, embedding_set.fingerprint, unsharded)
         groups.setdefault(same, []).append((path, embedding_set))
