@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, files, messages
 from terminal.options import add_evaluation_options, add_search_options
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
 
 def moved(embedding_set: EmbeddingSet, data_root: str) -> EmbeddingSet:
     """Return the set with its crops in another folder, whose name may hold {id}."""
-    return embedding_set.renamed(data_root=data_root.replace("{id}", embedding_set.id))
+    return embedding_set.renamed(data_root=data_root.replace("{id}", files.name_part(embedding_set.id)))
 
 
 def write_flips(

@@ -86,6 +86,10 @@ def add_arrays(parser: argparse._ActionsContainer) -> None:
     add("--labels", nargs="+", default=[], metavar="[NPY=]FILE", help=text)
 
 
+# Options by which every script reads embedding sets, as common.embeddings.load takes them.
+READING = ("key", "labels_key", "paths_key", "ids_key", "labels", "company_name", "drop_invalid")
+
+
 def reading(args: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `common.embeddings.load` that the options say."""
     return {name: getattr(args, name) for name in READING if hasattr(args, name)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -34,7 +35,10 @@ def expand(specs: Iterable[str | Path]) -> list[tuple[str | None, Path]]:
         name, path = None, spec
         if "=" in spec and not Path(spec).exists():
             name, path = spec.split("=", 1)
-        for file in map(Path.resolve, _files(path)):
+        for found in _files(path):
+            file = Path(os.path.realpath(found))
+            if not file.is_file():  # a pipe would be waited for, for ever
+                raise UserError(f"{file} is no regular file, which an .npz has to be; remove it, or name the others")
             ids[file] = name or ids.get(file)
     return [(name, file) for file, name in ids.items()]
 
