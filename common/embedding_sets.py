@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common import files
 from common.blocks import Blocks, batches, release
 from common.cli import cores
 from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
@@ -77,7 +78,7 @@ def read_shards(specs: Iterable[str | Path], **reading: Any) -> list[list[Embedd
     groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
     for (name, path), embedding_set in zip(named, loaded, strict=True):
         if name:
-            embedding_set = embedding_set.renamed(id=name, named=True)
+            embedding_set = embedding_set.renamed(id=files.without_bytes(name), named=True)
         unsharded = "" if SHARD.search(path.stem) else str(path)
         same = (embedding_set.dataset, embedding_set.id, embedding_set.split, embedding_set.fingerprint, unsharded)
         groups.setdefault(same, []).append((path, embedding_set))
@@ -136,7 +137,7 @@ def _tell_labels(sides: Sequence[Sequence[EmbeddingSet]], level: int | None) -> 
         labels.append(set())
         for embedding_set in side:
             for piece in pieces(embedding_set):
-                labels[-1].update(np.unique(piece.label(level)).tolist())
+                labels[-1].update(piece.label(level).tolist())
     for queries in labels[1:]:
         warn_strangers(labels[0], queries)
     warn_alike(set().union(*labels))

@@ -403,8 +403,8 @@ def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[
     meta.setdefault("dataset_name", named or company_name or "")
     meta.setdefault("split", split or "")
     meta.setdefault("id", number[1] if number else stem.removesuffix(f"_{split}") if split else stem)
-    meta["source"] = str(path)
-    return meta
+    meta = {name: files.without_bytes(value) if isinstance(value, str) else value for name, value in meta.items()}
+    return meta | {"source": str(path)}
 
 
 def _split_of(path: Path) -> str | None:
