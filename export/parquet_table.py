@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import blocks, files, images, messages, parquet_checksum
+from common import blocks, files, images, messages
 from common.blocks import release
 from common.embeddings import TEXTS
 
@@ -150,9 +150,9 @@ def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any
             writer.write_table(group.select(columns).replace_schema_metadata(meta))
             bar.update(len(group))
         if make is pyarrow.parquet.ParquetWriter:
-            writer.add_key_value_metadata({parquet_checksum.KEY: parquet_checksum.EMPTY})
+            writer.add_key_value_metadata({"checksum": files.SEAL})
             writer.close()
-            parquet_checksum.seal(temporary)
+            files.seal(temporary)
     return columns
 
 

@@ -61,12 +61,14 @@ def test_every_flipped_bit_is_refused_by_name_or_changes_nothing(written, tmp_pa
 
 
 def test_damage_that_is_met_later_is_told_without_a_traceback(written, tmp_path, capsys):
-    """The vectors are read when a point is chosen; the small columns are sound."""
+    """The vectors are read when a point is chosen; the file was sound when it was opened."""
     whole = bytearray(written.read_bytes())
-    whole[_place_of_vectors(written)] ^= 1
     later = tmp_path / "later.parquet"
     later.write_bytes(whole)
     data = ViewerData([ParquetRows(later)])
+    whole[_place_of_vectors(written)] ^= 1
+    with open(later, "r+b") as file:
+        file.write(whole)
     client = make_app(data, PictureSearch(data), "127.0.0.1").server.test_client()
     inputs = [
         {"id": "focus", "property": "data", "value": {"file": 0, "row": 7}},
