@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import cli, knn, messages
 
@@ -86,11 +86,11 @@ def by_neighbours(
     return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]
 
 
-def labelled_sets(files: Sequence[str], key: str | None) -> list[EmbeddingSet]:
+def labelled_sets(files: Sequence[str], reading: dict[str, Any]) -> list[EmbeddingSet]:
     """Return the labelled rows of the sets; raises UserError where there are none."""
     from common.embedding_sets import read_sets
 
-    sets = [embedding_set.take(embedding_set.label() != "") for embedding_set in read_sets(files, key=key)]
+    sets = [embedding_set.take(embedding_set.label() != "") for embedding_set in read_sets(files, **reading)]
     sets = [embedding_set for embedding_set in sets if len(embedding_set)]
     if not sets:
         raise messages.UserError(f"{files[0]} has no labels: there is nothing to learn from; name labelled sets")
@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "labelled embedding sets: classify by nearest neighbours"
     add("--reference_npz", nargs="+", metavar="[ID=]NPZ", help=text)
     add("--key", help="name of the array or of the pickled dict inside a foreign .npz")
+    cli.add_arrays(parser)
     add("--k", type=cli.whole(1, 10_000), default=5, help="neighbours that vote, with --reference_npz")
     add("--top_k", type=cli.whole(1, 1000), default=1, metavar="N", help="labels for each image")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
@@ -133,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
     paths = query_images.find(args.image)
     options = {name: getattr(args, name) for name in ("top_k", "device", "batch_size", "workers")}
     if args.reference_npz:
-        references = labelled_sets(args.reference_npz, args.key)
+        references = labelled_sets(args.reference_npz, cli.reading(args))
         labelled = by_neighbours(paths, references, args.model, k=args.k, **options)
     else:
         labelled = by_classifier(paths, args.model, **options)

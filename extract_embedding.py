@@ -25,8 +25,8 @@ from common import cli, messages
 from embedding.set_writer import COMPILE_FROM, Options, write_set
 
 if TYPE_CHECKING:
-    from common.crops import Manifest
     from embedding.set_writer import Model
+    from imaging.crops import Manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,13 +86,13 @@ def name_sets(
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import crops
+    from imaging import crops
 
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     roots = dict.fromkeys(args.data_root)
-    manifests = [crops.read(root, folders=args.folders, splits=args.splits) for root in roots]
+    manifests = [crops.read(root, folders=args.folders, splits=args.splits, strict=args.strict) for root in roots]
     parts = name_sets(manifests, args.model, args.id, args.company_name)
     n_images = sum(len(manifest) for manifest, _ in parts)
     about_model = ("weights", "layer", "pooling", "resize_mode", "device", "precision")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -199,6 +200,45 @@ def sweep(folder: Path) -> None:
         for name in names:
             if _TEMPORARY.fullmatch(name):
                 Path(parent, name).unlink(missing_ok=True)
+
+
+def read_regular(path: Path | str, most: int) -> bytes:
+    """Return the content of a regular file of up to `most` bytes; raises OSError for a pipe or a device, and for a larger file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not be waited for
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.ENOTSUP, "it is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"its {status.st_size:,} bytes are more than is read", str(path))
+        return file.read(most)
+
+
+def below(root: Path | str, name: str) -> str:
+    """Return the path of `name`, which some file's data gives, below the folder `root`; '' where it is none or leads out of it.
+
+    Where it leads is decided by resolved paths: `..`, absolute names and links count.
+    """
+    if not name or "\0" in name:
+        return ""
+    path = os.path.join(root, name)
+    folder, last = os.path.split(path)
+    top = _resolved(str(root) or ".")
+    inside = _resolved(folder or ".")
+    if last in ("", ".", "..") or os.path.islink(path):
+        inside = os.path.realpath(path)
+    return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def name_part(text: str) -> str:
+    """Return a text that some file's data gives as a part of a file's name, which leads nowhere else."""
+    part = text.replace("/", "__").replace("\0", "")
+    return part if part not in (".", "..") else part.replace(".", "_")
 
 
 def write_text(path: Path | str, text: str) -> None:

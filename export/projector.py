@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from common import blocks, files, images, messages
+from common import blocks, files, messages
 from common.embeddings import EmbeddingSet
+from imaging import images
 
 SPRITE_SIDE = 8192  # pixels; larger textures are refused by browsers
 SMALLEST = 8  # pixels a side of a thumbnail
@@ -88,8 +89,8 @@ def _write_sprite(sets: Sequence[EmbeddingSet], logdir: Path, side: int, data_ro
     """Write the thumbnails of all rows as one picture; say how many are missing."""
     paths = []
     for embedding_set in sets:
-        root = Path(data_root or embedding_set.meta.get("data_root") or "")
-        paths += [str(root / path) if path else "" for path in embedding_set.paths.tolist()]
+        root = str(data_root or embedding_set.meta.get("data_root") or "")
+        paths += [files.below(root, path) for path in embedding_set.paths.tolist()]
     picture, missing = sprite(paths, side)
     if missing:
         messages.warn(

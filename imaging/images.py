@@ -18,7 +18,7 @@ import numpy as np
 from common import files
 from common.cli import cores
 from common.messages import ImageError, warn_once
-from common.pixels import (
+from imaging.pixels import (
     BY_PILLOW,
     FORMATS,
     WHITE,
@@ -51,6 +51,7 @@ EXTENSIONS = (
     *(".heic", ".heif"),
 )
 MAX_PIXELS = 200_000_000  # 600 MB as RGB
+MOST_BYTES = 1 << 30  # of an encoded image
 EXIF_MODES = ("auto", "apply", "ignore")
 NO_HEIC = "HEIC image; pip install pillow-heif"
 
@@ -235,11 +236,13 @@ class Encoded:
 def read_bytes(path: Path | str) -> bytes:
     """Return the file's content; its name may be the text that `files.text_of_name` made. Raises ImageError."""
     try:
-        return files.as_stored(path).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return files.read_regular(files.as_stored(path), MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
         raise ImageError("image missing") from None
     except OSError as error:
         raise ImageError(f"image unreadable: {error.strerror}") from None
+    except (ValueError, MemoryError):  # no possible name; a file of gigabytes
+        raise ImageError("image unreadable") from None
 
 
 def load(
