@@ -99,4 +99,4 @@ def per_photo(right: np.ndarray, photo: np.ndarray) -> tuple[NDArray[np.float64]
     _, at, size = np.unique(photo, return_inverse=True, return_counts=True)
     rows = right.reshape(-1, right.shape[-1])
     totals = np.stack([np.bincount(at, row, minlength=len(size)) for row in rows])
-    return totals.reshape(*right.shape[:-1], len(size)), size.astype(float)
+    return totals.reshape(*right.shape[:-1], len(size)).astype(float), size.astype(float)
