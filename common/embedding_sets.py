@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from common import files
+from common.array_choice import SHARD
 from common.blocks import Blocks, batches, release
 from common.cli import cores
-from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
+from common.embeddings import TEXTS, EmbeddingSet, load
 from common.labels import natural, same_split, warn_alike, warn_strangers
 from common.messages import UserError, note, warn
 
