@@ -103,7 +103,6 @@ def draw(
 
 def write_predictions(evaluator: Evaluator, decided: dict[Combination, Decisions], path: Path) -> None:
     """Write every decision of the combinations as one table."""
-    from common import files
     from evaluation import per_query
 
     table = per_query.prediction_table(evaluator, decided)

@@ -141,7 +141,6 @@ def write_flips(
 ) -> None:
     """Write the table of flips and print how many crops each of the first combinations rescues and breaks."""
     from combinations import comparison, flips
-    from common import files
 
     coded, baseline = evaluator.coded, final.baseline.combination
     reported = [result.combination for result in final.results[: comparison.REPORTED]]

@@ -61,7 +61,7 @@ def ready(name: str, sample: np.ndarray, *, best: bool) -> tuple[Embedder, str]:
     embedder = load_model(name, weights=weights, precision="auto" if best else "fp32", device="auto")
     said = "fp32"
     if best:
-        embedder.settle(sample)
+        embedder.settle(lambda: sample)
         seconds = embedder.compile(extraction.fill(sample, BATCH))
         said = embedder.precision + (f", compiled in {seconds:.0f} s" if seconds is not None else ", not compiled")
     return embedder, said

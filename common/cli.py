@@ -297,7 +297,7 @@ def _before_main(kind: type[BaseException], error: BaseException, trace: Any) ->
 
 
 if (
-    Path(getattr(sys.modules["__main__"], "__file__", None) or "-").resolve().parent == ROOT
+    Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve().parent == ROOT
 ):  # one of this suite's scripts
     sys.excepthook = _before_main
 

@@ -223,11 +223,26 @@ def below(root: Path | str, name: str) -> str:
         return ""
     path = os.path.join(root, name)
     folder, last = os.path.split(path)
-    top = _resolved(str(root) or ".")
-    inside = _resolved(folder or ".")
-    if last in ("", ".", "..") or os.path.islink(path):
-        inside = os.path.realpath(path)
+    top, inside = _resolved(str(root) or "."), _resolved(folder or ".")
+    if last in ("", ".", "..") or os.path.islink(as_stored(path) if "\\x" in name else path):
+        inside = os.path.dirname(os.path.realpath(path))
     return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is one, links followed; links that lead round in a circle are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_regular(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a regular file, links followed; links that lead round in a circle are none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 @functools.lru_cache(maxsize=1 << 12)

@@ -237,12 +237,12 @@ def read_bytes(path: Path | str) -> bytes:
     """Return the file's content; its name may be the text that `files.text_of_name` made. Raises ImageError."""
     try:
         return files.read_regular(files.as_stored(path), MOST_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         raise ImageError("image missing") from None
     except OSError as error:
         raise ImageError(f"image unreadable: {error.strerror}") from None
-    except (ValueError, MemoryError):  # no possible name; a file of gigabytes
-        raise ImageError("image unreadable") from None
+    except MemoryError:
+        raise ImageError("image unreadable: not enough memory") from None
 
 
 def load(
