@@ -89,10 +89,10 @@ def find_labels(arrays: Arrays, fields: dict[str, Any], n: int, vectors: str, fi
     """Return the labels where the file has none of the usual names: of a file of --labels, or the only array that fits."""
     path = arrays.path
     pairs = [text.split("=", 1) if "=" in text and not Path(text).exists() else ["", text] for text in files]
-    own = [file for name, file in pairs if name in (path.name, str(path))]
-    if not own and (fields.keys() & {"labels", "class_names", "targets"}):
+    named = [file for name, file in pairs if name in (path.name, str(path))]
+    if not named and (fields.keys() & {"labels", "class_names", "targets"}):
         return {}
-    read = {file: read_labels(Path(file)) for file in own or [file for name, file in pairs if not name]}
+    read = {file: read_labels(Path(file)) for file in named or [file for name, file in pairs if not name]}
     fitting = [file for file, labels in read.items() if len(labels) == n]
     if len(fitting) > 1:
         raise UserError(

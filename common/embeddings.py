@@ -129,8 +129,8 @@ def save(path: Path | str, embedding_set: EmbeddingSet) -> None:
         if len(values) != n:
             raise UserError(f"{path}: {len(values)} {name} for {n} vectors")
         arrays[name] = values
-    told = {name: value for name, value in embedding_set.meta.items() if name not in RUN_ONLY}
-    meta = {"format_version": FORMAT_VERSION, **told}
+    kept = {name: value for name, value in embedding_set.meta.items() if name not in RUN_ONLY}
+    meta = {"format_version": FORMAT_VERSION, **kept}
     arrays["meta"] = np.array(json.dumps(meta, sort_keys=True, ensure_ascii=False))
     with files.whole(path) as temporary, open(temporary, "wb") as file:
         npz.write(file, arrays)
