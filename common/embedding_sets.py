@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from common import files
+from common.array_choice import SHARD
 from common.blocks import Blocks, batches, release
 from common.cli import cores
-from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
+from common.embeddings import TEXTS, EmbeddingSet, load
 from common.labels import natural, same_split, warn_alike, warn_strangers
 from common.messages import UserError, note, warn
 
@@ -189,11 +190,13 @@ def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserErr
         fingerprint = other.model.get("fingerprint")
         if other.dim == first.dim and (not fingerprint or fingerprint == first.model["fingerprint"]):
             continue
-        both = [
-            f"{one.source} ({one.model.get('model', 'unknown model')}, {one.dim} dimensions)" for one in (first, other)
-        ]
+        both = [f"{vectors.source} ({_model_text(vectors)})" for vectors in (first, other)]
         raise error(f"{' and '.join(both)} come from different models or preprocessing; {what}")
     return first.model
+
+
+def _model_text(vectors: Vectors) -> str:
+    return f"{vectors.model.get('model', 'unknown model')}, {vectors.dim} dimensions"
 
 
 def _labelled(embedding_set: EmbeddingSet, label_level: int | None) -> EmbeddingSet:
