@@ -25,8 +25,8 @@ from common import cli, messages
 from embedding.set_writer import COMPILE_FROM, Options, write_set
 
 if TYPE_CHECKING:
-    from common.crops import Manifest
     from embedding.set_writer import Model
+    from imaging.crops import Manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,7 +86,7 @@ def name_sets(
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import crops
+    from imaging import crops
 
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")

@@ -25,8 +25,7 @@ from retrieval import tables
 from retrieval.options import add_evaluate_options, add_query_options
 
 DRAWN = 20  # queries on a picture of results
-READING = cli.READING  # options of reading embedding sets
-SEARCHED = ("uri", "collection", "search_params", "npz", "data_root", *READING)  # options of what is searched
+SEARCHED = ("uri", "collection", "search_params", "npz", "data_root", *cli.READING)  # options of what is searched
 BUILDING = ("index_type", "metric", "pca", "batch_size", "overwrite")  # options of building an index
 
 
@@ -38,7 +37,7 @@ def build(args: argparse.Namespace) -> None:
 
     check_name(args.collection)
     params = parse_params("--index_params", args.index_params, INDEX_TYPES[args.index_type].params)
-    groups = read_shards(args.npz, **_chosen(vars(args), READING))
+    groups = read_shards(args.npz, **cli.reading(args))
     n = sum(len(shard) for group in groups for shard in group)
     with MilvusStore(args.uri, create=True) as store, messages.progress(total=n, desc="build") as bar:
         options = _chosen(vars(args), BUILDING)
@@ -99,12 +98,11 @@ def evaluate(args: argparse.Namespace) -> None:
     from retrieval.exact import ExactSearch
     from retrieval.retrieve import labelled, retrieve
 
-    sets = read_sets(args.query_npz, **_chosen(vars(args), READING))
+    sets = read_sets(args.query_npz, **cli.reading(args))
     queries, items = labelled(sets, args.data_root)
     with open_references(**_chosen(vars(args), SEARCHED)) as references:
         require_one_model([*sets, references], what="extract the queries and what is searched with one model")
-        fingerprints = [references.model.get("fingerprint"), *(queried.fingerprint for queried in sets)]
-        if not all(fingerprints):
+        if not all([references.model.get("fingerprint"), *(queried.fingerprint for queried in sets)]):
             messages.warn("not all vectors say which model made them; they are compared unchecked")
         n_relevant = scores.relevant(references, items, same_sample=args.exclude_same_sample)
         options = {"candidates": args.candidates, "same_sample": args.exclude_same_sample}

@@ -28,7 +28,8 @@ sys.path.append(str(ROOT / "benchmarks"))
 import bench
 import numpy as np
 
-from common import embeddings, images
+from common import embeddings
+from imaging import images
 
 TORCH = "import torch"
 TIMM = "import torch, timm; timm.create_model('tf_efficientnet_lite0')"

@@ -30,7 +30,7 @@ _OTHERS = (
     (b"SQLite format 3", "an SQLite database", ""),
 )
 _SAVE = "import numpy; numpy.savez({new!r}, embeddings=x['embeddings'], labels=x['labels'])"
-_PICKLE = "import pickle; x = pickle.load(open({path!r}, 'rb'))"
+_PICKLE = "import pandas; x = pandas.read_pickle({path!r})"
 _TORCH = "import torch; x = torch.load({path!r}, map_location='cpu')"
 
 

@@ -30,6 +30,10 @@ _MEMORY = (
 MOST_CONFIG = 1 << 20  # bytes of a --config file
 
 
+# Options of reading embedding sets: the keyword arguments of common.embeddings.load.
+READING = ("key", "labels_key", "paths_key", "ids_key", "labels", "company_name", "drop_invalid")
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the docstring's line breaks and shows every default."""
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from annotations.records import Object, Skipped
 from common import files, run_record
-from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
 from common.messages import UserError, warn
 from cropping.padding import Padding, Region, number_text
+from imaging.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
 

@@ -17,10 +17,10 @@ from backbones import checkpoint
 from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
 from backbones.models import build
 from backbones.weights import DEFAULT, RANDOM
-from common import images
 from common.messages import UsageError, UserError, shorten, warn
 from embedding import extraction
 from embedding.precision import DTYPES, MIN_COSINE, cosines, fastest_close, folded, lowered, multiplies_bf16
+from imaging import images
 
 
 class Embedder:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import images
+from imaging import images
 
 
 class Model(Protocol):

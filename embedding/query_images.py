@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbones.preprocess import RESIZE_MODES
-from common import crops
 from common.cli import cores
 from common.messages import UserError, progress, warn
 from common.run_record import TEXT, check_fields, one_of, optional
+from imaging import crops
 
 if TYPE_CHECKING:
     from embedding.embedder import Embedder

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import images, knn, messages
-from common.crops import Manifest
+from common import knn, messages
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
+from imaging import images
+from imaging.crops import Manifest
 
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
 

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import blocks, files, images, messages
+from common import blocks, files, messages
 from common.blocks import release
 from common.embeddings import TEXTS
+from imaging import images
 
 if TYPE_CHECKING:
     import pyarrow as pa

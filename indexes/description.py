@@ -8,10 +8,12 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
+from common.run_record import checksum
 from retrieval.items import Item, Items
 
 FORMAT = 1
@@ -99,8 +101,11 @@ def version_of(shards: Sequence[EmbeddingSet]) -> str:
     first = shards[0]
     digest = hashlib.blake2b(json.dumps([first.dataset, first.split, first.id, first.meta.get("data_root")]).encode())
     for shard in shards:
-        with zipfile.ZipFile(shard.source) as archive:
-            digest.update(json.dumps([[i.filename, i.CRC, i.file_size] for i in archive.infolist()]).encode())
+        if zipfile.is_zipfile(shard.source):
+            with zipfile.ZipFile(shard.source) as archive:
+                digest.update(json.dumps([[i.filename, i.CRC, i.file_size] for i in archive.infolist()]).encode())
+        else:  # a table or .npy of another tool
+            digest.update(checksum(Path(shard.source)).encode())
         digest.update(f"{len(shard)}".encode())
     return digest.hexdigest()[:32]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from common import images
 from common.messages import UserError, count, note
 from embedding.extraction import Batch, Pace, filled_size
+from imaging import images
 from ray_cluster.connection import ATTEMPTS, Cluster, cause, why
 
 

@@ -14,22 +14,23 @@ import pytest
 # What each room may import, beside itself. A new capability gets a room and one line here and in docs/code.md.
 ROOMS = {
     "common": set(),
-    "annotations": {"common"},
-    "cropping": {"common", "annotations"},
+    "imaging": {"common"},
+    "annotations": {"common", "imaging"},
+    "cropping": {"common", "annotations", "imaging"},
     "backbones": {"common"},
     "uncertainty": set(),
     "evaluation": {"common", "uncertainty"},
-    "plots": {"common"},
-    "export": {"common"},
-    "embedding": {"common", "backbones"},
+    "plots": {"common", "imaging"},
+    "export": {"common", "imaging"},
+    "embedding": {"common", "backbones", "imaging"},
     "combinations": {"common", "evaluation", "uncertainty"},
-    "report": {"common", "evaluation", "uncertainty", "combinations"},
+    "report": {"common", "evaluation", "uncertainty", "combinations", "imaging"},
     "terminal": {"common", "evaluation", "uncertainty", "combinations"},
-    "retrieval": {"common", "evaluation", "uncertainty"},
+    "retrieval": {"common", "evaluation", "uncertainty", "imaging"},
     "indexes": {"common", "retrieval"},
-    "training": {"common", "backbones", "evaluation", "uncertainty"},
-    "viewer": {"common", "plots", "embedding"},
-    "ray_cluster": {"common", "annotations", "cropping", "embedding"},
+    "training": {"common", "backbones", "evaluation", "uncertainty", "imaging"},
+    "viewer": {"common", "plots", "embedding", "imaging"},
+    "ray_cluster": {"common", "annotations", "cropping", "embedding", "imaging"},
 }
 CROWDED = {"common": 14, "annotations": 20}  # modules in a room, at most; 8 where nothing is said
 PURE = (

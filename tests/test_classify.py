@@ -11,9 +11,9 @@ import pytest
 import classify
 import extract_embedding
 from backbones import checkpoint, models
-from common import images
 from common.embedding_sets import read_sets
 from embedding.embedder import load as load_model
+from imaging import images
 from training import calibration
 
 

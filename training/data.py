@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import crops
 from common.labels import SPLITS, label_paths, warn_strangers
 from common.messages import UserError, count, note, warn
+from imaging import crops
 from training.images import ImageReader, TrainingImages
 
 HELD_OUT = 0.2  # share of every class for validation, where no split is

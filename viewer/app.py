@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dash import Dash
 from flask import Response, abort, request, send_from_directory
 
-from common.images import kind_of
 from common.messages import count
+from imaging.images import kind_of
 from viewer import local_server, page, panels
 from viewer.viewer_data import PictureSearch, ViewerData
 

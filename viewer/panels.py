@@ -14,9 +14,9 @@ import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, no_update
 from flask import abort
 
-from common import images
-from common.images import kind_of
 from common.messages import UserError, count
+from imaging import images
+from imaging.images import kind_of
 from viewer import map_data, page
 from viewer.map_data import Filters
 from viewer.viewer_data import Neighbour, PictureSearch, ViewerData

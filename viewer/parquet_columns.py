@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common import images
-from common.images import kind_of
 from common.messages import UserError
+from imaging import images
+from imaging.images import kind_of
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq

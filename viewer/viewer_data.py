@@ -146,8 +146,8 @@ class PictureSearch:
 
     def embed(self, data: bytes) -> np.ndarray:
         """Return the vector (dim,) of an image file. Raises ImageError for the file, UserError for the model."""
-        from common import images
         from embedding import query_images
+        from imaging import images
 
         header = images.read_header(data)
         if header.width * header.height > UPLOAD_PIXELS:

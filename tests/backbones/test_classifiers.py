@@ -13,9 +13,9 @@ from PIL import Image
 
 import classify
 from backbones import models
-from common import images
 from common.messages import UserError
 from embedding.classifier import load
+from imaging import images
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from common import files, run_record
-from common.images import EXTENSIONS, NO_HEIC, image_kind
 from common.labels import SPLIT_NAMES, clean
 from common.messages import UserError, count, note, warn
-from common.pixels import reads_heic
+from imaging.images import EXTENSIONS, NO_HEIC, image_kind
+from imaging.pixels import reads_heic
 
 if TYPE_CHECKING:
     import numpy as np

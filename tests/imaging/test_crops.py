@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from common import crops, files, images
+from common import files
 from common.messages import UserError
+from imaging import crops, images
 
 
 def tree(root, *paths):
