@@ -16,9 +16,11 @@ from PIL import Image
 from torch import nn
 
 from backbones import models, programs, weights
+from backbones.backbone import Backbone
 from backbones.preprocess import Preprocess, resize
 from common.messages import UsageError, UserError
 from embedding import precision
+from embedding.embedder import Embedder
 from embedding.embedder import load as load_model
 
 ENCODER = textwrap.dedent(
@@ -143,27 +145,37 @@ def test_mixed_precision_stays_close_where_bf16_does_not(default, photos):
     assert loose < close
 
 
-def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos, tmp_path):
+def small_embedder(module: nn.Module) -> Embedder:
+    """An embedder of 16 px images: bfloat16 without hardware for it is slow."""
+    backbone = Backbone(module, Preprocess(16, 16))
+    options = {"spec": "small", "options": {}, "fingerprint": "f", "device": "cpu", "precision": "auto"}
+    return Embedder(backbone, **options)
+
+
+def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, tmp_path):
     monkeypatch.setattr("embedding.embedder.multiplies_bf16", lambda device: True)
     monkeypatch.setattr(precision, "cache_folder", lambda: tmp_path / "cache")
-    embedder = load_model()
-    assert embedder.precision == "fp32"
-    pixels = np.stack([embedder.preprocess(photo) for photo in photos])
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten())
+    embedder = small_embedder(module)
+    assert (embedder.settled, embedder.precision) == (False, "fp32")
+    pixels = noise(6, 16, 16)
     exact = embedder(pixels)
+    embedder.settle(lambda: pixels[:0])  # no image can be read: nothing is decided, nothing kept
+    assert (embedder.settled, embedder.precision) == (False, "fp32")
     embedder.settle(lambda: pixels)
+    assert embedder.settled
     assert embedder.precision in ("bf16", "mixed")
     assert cosine(embedder(pixels), exact).min() >= precision.MIN_COSINE
-    for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
-        beside = load_model()
-        beside.settle(lambda: pixels, known)
-        assert beside.precision == expected
-    again = load_model()
+    again = small_embedder(module)
     again.settle(lambda: pytest.fail("measured already"))
     assert again.precision == embedder.precision
-    strict = load_model()
-    monkeypatch.setattr(precision, "PROBE_COSINE", 1.1)
-    strict.settle(lambda: pixels[:0])  # no image can be read: nothing is decided, nothing kept
-    assert (strict.settled, strict.precision) == (False, "fp32")
+    for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
+        beside = small_embedder(module)
+        beside.settle(lambda: pixels, known)
+        assert beside.precision == expected
+    monkeypatch.setattr(precision, "PROBE_COSINE", 1.1)  # another bound: measured anew
+    strict = small_embedder(module)
     strict.settle(lambda: pixels)
     assert (strict.settled, strict.precision) == (True, "fp32")
     np.testing.assert_array_equal(strict(pixels), exact)
