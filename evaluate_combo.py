@@ -151,10 +151,8 @@ def run(args: argparse.Namespace) -> None:
     from evaluation.records import Rule
     from terminal import prompt
 
-    references, queries = read_sides(
-        [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)],
-        **{name: getattr(args, name) for name in ("label_level", "key", "company_name", "drop_invalid")},
-    )
+    sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
+    references, queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
     coded = code_sets(references, queries, args.label_level)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     draw_maps = partial(draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)

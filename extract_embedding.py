@@ -21,12 +21,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, files, messages
 from embedding.set_writer import COMPILE_FROM, Options, write_set
 
 if TYPE_CHECKING:
-    from common.crops import Manifest
     from embedding.set_writer import Model
+    from imaging.crops import Manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,7 +73,7 @@ def name_sets(
     for manifest in manifests:
         set_id = (identity or "{padding}").replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
         for split in dict.fromkeys(manifest.splits):
-            dataset = company_name or manifest.root.resolve().name
+            dataset = files.without_bytes(company_name or manifest.root.resolve().name)
             names = {"dataset_name": dataset, "id": set_id, "split": split}
             other = roots.setdefault(tuple(names.values()), manifest.root)
             if other != manifest.root:
@@ -86,7 +86,7 @@ def name_sets(
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import crops
+    from imaging import crops
 
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")

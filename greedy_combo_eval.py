@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> None:
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
-    names = ("label_level", "key", "company_name", "drop_invalid")
-    references, *queries = read_sides(sides, **{name: getattr(args, name) for name in names})
+    references, *queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
     if args.data_root:
         references, *queries = ([moved(one, args.data_root) for one in side] for side in (references, *queries))
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)

@@ -360,6 +360,11 @@ def text_of_name(name: str) -> str:
     return "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in name)
 
 
+def without_bytes(text: str) -> str:
+    """Return a text of the command line or of an older file with each byte that is no UTF-8 as `\\xe9`; all else stays."""
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) - 0xDC00 & 0xFFFF:02x}", text)
+
+
 def name_of_text(text: str) -> str:
     """Return the file's name that `text_of_name` made the text of."""
     return re.sub(r"\\x(5c|[89a-f][0-9a-f])", lambda found: os.fsdecode(bytes([int(found[1], 16)])), text)

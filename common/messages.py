@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 _quiet = _verbose = False
+_told: set[str] = set()  # what warn_once has said in this run
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _stopped_by: list[int] = []  # signals that have asked this run to end
-_told: set[str] = set()  # what warn_once has said in this run
 
 
 class Unusable(Exception):

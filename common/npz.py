@@ -215,6 +215,12 @@ class Archive:
     def __contains__(self, name: str) -> bool:
         return name in self._infos
 
+    def shape(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Return an array's shape and type from its header."""
+        with _sound(self.path, name), zipfile.ZipFile(self.path) as archive, archive.open(self._infos[name]) as file:
+            shape, _, dtype = _read_header(file)
+        return shape, dtype
+
     def read(self, name: str) -> np.ndarray | Any:
         """Return the array, or the Python object where the entry holds a pickled one; the entry's CRC-32 is checked.
 
@@ -280,6 +286,24 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
             return reader(file)
     except Exception as error:  # numpy tokenizes the header as Python text, which fails in as many ways as text can
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array of an .npy file as a read-only memory map. Raises UserError for a damaged one and for one of objects."""
+    with _sound(path), open(path, "rb") as file:
+        shape, fortran, dtype = _read_header(file)
+        start = file.tell()
+        if dtype.hasobject:
+            raise UserError(
+                f"{path} holds Python objects, which could run code; save it as an array of numbers or of text"
+            )
+        held, promised = path.stat().st_size - start, math.prod(shape) * dtype.itemsize
+        if held < promised:
+            raise ValueError(f"its header promises {promised:,} bytes, it holds {held:,}")
+    if not promised:
+        return np.empty(shape, dtype)
+    order: Any = "F" if fortran else "C"
+    return np.memmap(path, dtype, "r", start, shape, order)  # type: ignore[call-overload]
 
 
 def write(file: BinaryIO, arrays: dict[str, np.ndarray | Any]) -> None:

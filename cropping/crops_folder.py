@@ -13,9 +13,9 @@ from typing import Any
 
 from annotations.records import Object, Skipped
 from common import files, run_record
-from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
 from common.messages import UserError, warn
 from cropping.padding import Padding, Region, number_text
+from imaging.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
 
@@ -108,9 +108,11 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     with files.whole(root / MANIFEST) as manifest, files.whole(root / SKIPPED) as no_crops:
         _write_csv(no_crops, [field.name for field in fields(Skipped)], lines)
         _write_csv(manifest, header, (row.fields(levels) for row in rows))
-        both = {MANIFEST: (manifest, rows), SKIPPED: (no_crops, skipped)}
-        facts = {name: {"rows": len(of), "crc32": run_record.checksum(path)} for name, (path, of) in both.items()}
-        run_record.finish(root / RECORD, facts)
+        written = {
+            MANIFEST: {"rows": len(rows), "crc32": run_record.checksum(manifest)},
+            SKIPPED: {"rows": len(skipped), "crc32": run_record.checksum(no_crops)},
+        }
+        run_record.finish(root / RECORD, written)
 
 
 def read_skipped(root: Path) -> list[Skipped]:

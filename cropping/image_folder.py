@@ -6,14 +6,15 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from common import files
-from common.crops import RECORD
-from common.images import EXTENSIONS, ImageError
+from common.messages import UsageError, UserError
+from imaging.crops import RECORD
+from imaging.images import EXTENSIONS, ImageError
 
 RULES = (
     "by their paths",
@@ -205,3 +206,17 @@ def _key(name: str) -> str:
 
 def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)  # macOS stores names decomposed
+
+
+def choose(folder: Path | None, annotations: Sequence[Path]) -> Path:
+    """Return the folder of images: the one that is named, else the one that holds all annotation files."""
+    if folder is None:
+        folders = [path if path.is_dir() else path.parent for path in annotations]
+        folder = folders[0] if len({*folders}) == 1 else Path(os.path.commonpath([path.absolute() for path in folders]))
+        if len({*folders}) > 1 and folder == Path(folder.anchor):
+            raise UsageError("the annotations share no folder; name that of the images with --image_folder")
+        if folder.name.lower() in ("annotations", "labels"):  # the images lie beside this folder
+            folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the folder of images with --image_folder")
+    return folder

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from common import embeddings, files, npz
-from common.crops import Manifest
 from common.messages import UserError
+from imaging.crops import Manifest
 
 SHARD_ROWS = 100_000
 

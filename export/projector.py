@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from common import blocks, files, images, messages
+from common import blocks, files, messages
 from common.embeddings import EmbeddingSet
+from imaging import images
 
 SPRITE_SIDE = 8192  # pixels; larger textures are refused by browsers
 SMALLEST = 8  # pixels a side of a thumbnail

@@ -23,8 +23,9 @@ import evaluate_combo
 import extract_embedding
 import npz_to_parquet
 from backbones import checkpoint
-from common import crops, embeddings, files, npz, run_record
+from common import embeddings, files, npz, run_record
 from common.messages import UserError
+from imaging import crops
 
 SIAMESE = ["--model", "siamese", "--weights", "random"]
 

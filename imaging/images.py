@@ -18,7 +18,7 @@ import numpy as np
 from common import files
 from common.cli import cores
 from common.messages import ImageError, warn_once
-from common.pixels import (
+from imaging.pixels import (
     BY_PILLOW,
     FORMATS,
     WHITE,

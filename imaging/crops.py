@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from common import files, run_record
-from common.images import EXTENSIONS, NO_HEIC, image_kind
-from common.labels import SPLIT_NAMES
+from common.labels import SPLIT_NAMES, clean
 from common.messages import UserError, count, note, warn
-from common.pixels import reads_heic
+from imaging.images import EXTENSIONS, NO_HEIC, image_kind
+from imaging.pixels import reads_heic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,8 +60,8 @@ def read(
     """Return the images below `data_root`: the rows of crops.csv where there is one, else every image of the tree.
 
     `folders` keeps class folders, each named from the split or from the first class on, such as `train/Fruit`, `Fruit` or
-    `Fruit/Apple`; `splits` keeps splits. A crops.csv that was changed since crop.py wrote it is told, or with `strict` is an
-    error. Raises UserError when nothing is left, or when a name of either kind matches nothing.
+    `Fruit/Apple`; `splits` keeps splits. A crops.csv that was changed since crop.py wrote it is told, or with `strict` is
+    an error. Raises UserError when nothing is left, or when a name of either kind matches nothing.
     """
     root = Path(data_root)
     if not root.is_dir():
@@ -114,7 +114,7 @@ def _read_manifest(root: Path) -> Manifest:
         raise UserError(f"{path}, line {reader.line_num}: {error}; repair it or run crop.py again") from None
     columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(header, ())
     classes = sorted((name for name in header if name.startswith("class_")), key=lambda name: (len(name), name))
-    labels = np.array([columns[name] for name in classes], dtype=str).reshape(len(classes), len(rows)).T
+    labels = clean(np.array([columns[name] for name in classes], dtype=str).reshape(len(classes), len(rows)).T)
     paddings = set(columns.get("padding", ()))
     padding = paddings.pop() if len(paddings) == 1 else None
     paths, splits, sample_ids, crop_ids = (list(columns[name]) for name in ("path", "split", "sample_id", "crop_id"))
@@ -142,7 +142,7 @@ def _levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
 
     levels = max(map(len, classes), default=0)
     filled = [[*names, *[""] * (levels - len(names))] for names in classes]
-    return np.array(filled, dtype=str).reshape(len(classes), levels)
+    return clean(np.array(filled, dtype=str).reshape(len(classes), levels))
 
 
 def _in_folders(manifest: Manifest, rows: list[int], folders: Sequence[str]) -> list[int]:
