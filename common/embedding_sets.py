@@ -193,6 +193,10 @@ def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserErr
             f"{one.source} ({one.model.get('model', 'unknown model')}, {one.dim} dimensions)" for one in (first, other)
         ]
         raise error(f"{' and '.join(both)} come from different models or preprocessing; {what}")
+    versions = {int(one.model.get("preprocessing_version") or 1): one.source for one in sets}
+    if len(versions) > 1:
+        told = ", ".join(f"{version} as {source}" for version, source in sorted(versions.items()))
+        note(f"the vectors were made by different versions of the preprocessing ({told}); extract again for equal ones")
     return first.model
 
 
