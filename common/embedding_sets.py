@@ -192,6 +192,10 @@ def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserErr
             continue
         both = [f"{vectors.source} ({_model_text(vectors)})" for vectors in (first, other)]
         raise error(f"{' and '.join(both)} come from different models or preprocessing; {what}")
+    versions = {int(one.model.get("preprocessing_version") or 1): one.source for one in sets}
+    if len(versions) > 1:
+        told = ", ".join(f"{version} as {source}" for version, source in sorted(versions.items()))
+        note(f"the vectors were made by different versions of the preprocessing ({told}); extract again for equal ones")
     return first.model
 
 

@@ -21,13 +21,16 @@ from common.messages import UserError, warn
 from common.run_record import FLAG, NAME, OBJECT, TEXT, WHOLE, check_fields, optional
 
 # The fields of meta that say which model made the vectors.
-MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "normalized")
+MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "preprocessing_version", "normalized")
 FORMAT_VERSION = 1
+PREPROCESSING_VERSION = (
+    1  # higher wherever the same image and options give other pixels: another decoder, another resize
+)
 META = {  # the fields that this suite reads, see docs/formats.md
     **dict.fromkeys(("id", "split", "dataset_name", "padding"), optional(NAME)),
     **dict.fromkeys(("model", "fingerprint", "data_root", "precision", "input"), optional(TEXT)),
     **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
-    **dict.fromkeys(("skipped", "batch_size"), optional(WHOLE)),
+    **dict.fromkeys(("skipped", "batch_size", "preprocessing_version"), optional(WHOLE)),
     **dict.fromkeys(("normalized", "compiled"), optional(FLAG)),
 }
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors

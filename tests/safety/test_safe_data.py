@@ -306,3 +306,34 @@ def test_a_pipe_among_sets_is_no_wait(tmp_path: Path, name: str) -> None:
     os.mkfifo(data / "x_0_test.npz")
     code, _, err = call(evaluate_combo.main, "--train_npz", data, "--test_npz", data)
     assert (code, "no regular file" in err) == (1, True)
+
+
+def test_another_version_of_the_preprocessing_is_told_and_never_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set without a version counts as 1: it is complete for version 1, and neither that nor silently compared for version 2."""
+    from embedding import set_writer
+
+    picture(tmp_path / "photos" / "x" / "1.jpg")
+    words = ["--data_root", tmp_path / "photos", "--output_root", tmp_path / "o", *SIAMESE]
+    assert call(extract_embedding.main, *words)[0] == 0
+    path = next((tmp_path / "o").glob("*.npz"))
+    one = embeddings.load(path)
+    assert one.meta["preprocessing_version"] == 1
+    older = {name: value for name, value in one.meta.items() if name != "preprocessing_version"}
+    embeddings.save(
+        path, embeddings.EmbeddingSet(one.vectors, one.labels, one.crop_ids, one.sample_ids, one.paths, older)
+    )
+    code, _, err = call(extract_embedding.main, *words)
+    assert (code, "complete already" in err) == (0, True), err
+    monkeypatch.setattr(set_writer, "PREPROCESSING_VERSION", 2)
+    code, _, err = call(extract_embedding.main, *words)
+    assert code == 1
+    assert "preprocessing_version" in err
+    for split, version in (("train", 1), ("test", 2)):
+        meta = {"split": split, "model": "m", "fingerprint": "f", "preprocessing_version": version}
+        embeddings.save(tmp_path / f"s_0_{split}.npz", vectors_of(list("aabb"), meta=meta))
+    sets = ["--train_npz", tmp_path / "s_0_train.npz", "--test_npz", tmp_path / "s_0_test.npz"]
+    code, _, err = call(evaluate_combo.main, *sets)
+    assert code == 0, err
+    assert "different versions of the preprocessing" in err
