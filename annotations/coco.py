@@ -10,7 +10,7 @@ from annotations.contents import Repeated
 from annotations.fields import shown
 from annotations.options import Options
 from annotations.photos import sample_of
-from common.annotations import Box, Object, Outline, Skipped
+from annotations.records import Box, Object, Outline, Skipped
 from common.messages import Unusable, UserError
 
 T = TypeVar("T")

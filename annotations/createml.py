@@ -9,7 +9,7 @@ from annotations import fields
 from annotations.coco import check_plain
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
-from common.annotations import Object, Skipped
+from annotations.records import Object, Skipped
 
 _NAMES, _LISTS = ("image", "imagefilename"), ("annotations", "annotation")
 

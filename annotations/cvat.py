@@ -11,8 +11,8 @@ from annotations import fields
 from annotations.contents import Element
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects
+from annotations.records import Object, Outline, Skipped
 from annotations.segmentation import polygon
-from common.annotations import Object, Outline, Skipped
 from common.messages import Unusable, UserError
 
 _NO_SHAPES = ("tag", "attribute")

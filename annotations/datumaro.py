@@ -9,7 +9,7 @@ from annotations import fields, segmentation
 from annotations.coco import check_plain
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
-from common.annotations import Object, Outline, Skipped
+from annotations.records import Object, Outline, Skipped
 from common.messages import Unusable, UserError
 
 _WITHOUT_PLACE = ("label", "caption")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from common.annotations import Box
+from annotations.records import Box
 from common.messages import Unusable
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh")

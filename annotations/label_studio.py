@@ -10,8 +10,8 @@ from annotations import fields
 from annotations.coco import check_plain
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
+from annotations.records import Box, Object, Outline, Skipped
 from annotations.segmentation import polygon
-from common.annotations import Box, Object, Outline, Skipped
 from common.messages import Unusable
 
 _SHAPES = ("rectangle", "polygon", "ellipse", "brush", "keypoint")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from annotations.options import Options
-from common.annotations import Box, Object, Outline, Skipped
-from common.images import EXTENSIONS
+from annotations.records import Box, Object, Outline, Skipped
 from common.messages import Unusable
+from imaging.images import EXTENSIONS
 
 T = TypeVar("T")
 

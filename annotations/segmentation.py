@@ -11,7 +11,7 @@ import numpy as np
 
 from annotations.fields import bad, enclosing, number, numbers, shown
 from annotations.fields import box as box_of
-from common.annotations import Box, Outline
+from annotations.records import Box, Outline
 from common.messages import Unusable
 
 

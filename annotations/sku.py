@@ -10,7 +10,7 @@ from annotations import fields
 from annotations.coco import check_plain, classes
 from annotations.contents import Repeated, items
 from annotations.options import Options
-from common.annotations import Box, Object, Skipped
+from annotations.records import Box, Object, Skipped
 from common.messages import Unusable
 
 

@@ -11,8 +11,8 @@ from annotations import fields
 from annotations.coco import check_plain
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
+from annotations.records import Object, Outline, Skipped
 from annotations.segmentation import polygon
-from common.annotations import Object, Outline, Skipped
 from common.messages import Unusable
 
 CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}

@@ -16,8 +16,8 @@ from annotations import fields
 from annotations.contents import decoded
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects
+from annotations.records import Object, Outline, Skipped
 from annotations.segmentation import polygon
-from common.annotations import Object, Outline, Skipped
 from common.messages import Unusable, UserError
 
 SETTINGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")

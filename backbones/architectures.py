@@ -7,6 +7,7 @@ A factory and a program are code. They are run where the command line names them
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -41,6 +42,8 @@ def build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbon
     if spec == SIAMESE:  # ./siamese is a folder of that name
         return siamese_model(weights)
     if (path / "config.json").is_file():
+        if is_timm_folder(path):
+            return hubs.timm_model(f"{hubs.LOCAL}{path}", weights, pooling)
         return hubs.hugging_face_model(spec, weights, pooling)
     if path.is_file():
         return programs.load_program(path, weights)
@@ -51,15 +54,26 @@ def build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbon
     return hubs.timm_model(spec, weights, pooling)
 
 
+def is_timm_folder(folder: Path) -> bool:
+    """Return whether timm wrote the config.json of this folder, not transformers."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "architecture" in config
+
+
 def is_code(spec: str) -> bool:
-    """Return whether `spec` stands for a factory or a program file, whose code would be run."""
+    """Return whether `spec` stands for a factory, alone or with its checkpoint, or a program file, whose code would be run."""
+    if re.fullmatch(f"(.*=)?{FACTORY}", spec, re.DOTALL):
+        return True
     if (
         spec.partition("/")[0] in ("hf", "torchvision", "timm")
         or spec == SIAMESE
         or (Path(spec) / "config.json").is_file()
     ):
         return False
-    return Path(spec).is_file() or re.fullmatch(FACTORY, spec) is not None
+    return Path(spec).is_file()
 
 
 def refuse_code(spec: object, source: object, remedy: str = "") -> None:
@@ -67,8 +81,9 @@ def refuse_code(spec: object, source: object, remedy: str = "") -> None:
     if not isinstance(spec, str) or not spec or "\0" in spec:
         raise UserError(f"{source} names no model; name it with --model")
     if is_code(spec):
-        remedy = remedy or f"--model {spec}"
-        raise UserError(f"{source} names the code {spec} as its model, which is run only if you name it: add {remedy}")
+        raise UserError(
+            f"{source} names the code {spec} as its model, which is run only if you name it: add {remedy or f'--model {spec}'}"
+        )
 
 
 def _factory(spec: str, weights: str | Path | None) -> Backbone:

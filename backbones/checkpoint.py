@@ -8,7 +8,7 @@ metadata, see docs/formats.md. Neither file can execute code.
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,22 @@ import torch
 from backbones import architectures, weights
 from backbones.backbone import Backbone, Pooled, fingerprint, fit_input
 from backbones.preprocess import Preprocess
-from common import files
+from common import files, run_record
 from common.messages import UserError
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
+FIELDS = {  # of model.json, see docs/formats.md
+    "spec": run_record.TEXT,
+    "options": run_record.OBJECT,
+    "preprocess": run_record.OBJECT,
+    "objective": run_record.one_of("triplet", "classifier"),
+    "classes": run_record.UNIQUE_TEXTS,
+    "temperature": run_record.optional(run_record.POSITIVE),
+    "training": run_record.OBJECT,
+    "metrics": run_record.OBJECT,
+    "fingerprint": run_record.TEXT,
+    "weights_checksum": run_record.TEXT,
+}
 
 
 def save(
@@ -55,49 +67,77 @@ def save(
         "metrics": dict(metrics or {}),
     }
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}  # none may share memory
-    about["fingerprint"] = fingerprint(_assemble(folder, about, tensors, ("projection",)))
+    about["fingerprint"] = fingerprint(_assemble(folder, about, tensors, ("projection",), spec))
     data = safetensors.torch.save(tensors, metadata={"fingerprint": about["fingerprint"]})
     (folder / ABOUT).unlink(missing_ok=True)
     files.write_bytes(folder / WEIGHTS, data)  # on a full disk it raises OSError; save_file would raise a Rust error
-    files.write_text(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    about["weights_checksum"] = run_record.checksum(folder / WEIGHTS)
+    run_record.write_json(folder / ABOUT, about)
     return about["fingerprint"]
 
 
 def describe(folder: Path | str) -> dict[str, Any]:
-    """Return the content of model.json. Raises UserError when there is none, or one that is not a checkpoint's."""
+    """Return the content of model.json. Raises UserError when there is none, or one that is not a checkpoint's, or damaged."""
     path = Path(folder) / ABOUT
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        sound = isinstance(about["spec"], str) and isinstance(about["preprocess"], dict)
-        sound = sound and isinstance(about.setdefault("options", {}), dict)
-        sound = sound and all(isinstance(name, str) for name in about.setdefault("classes", []))
-        sound = sound and isinstance(about.setdefault("temperature", None), (int, float, type(None)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise UserError(f"{path} is no checkpoint's description; train the model again with train.py, or check --model")
-    return about
+        about = run_record.read_json(path)
+    except OSError:
+        raise UserError(
+            f"{path} is no checkpoint's description; train the model again with train.py, or check --model"
+        ) from None
+    run_record.check_fields(about, FIELDS, str(path), needed=("spec", "preprocess"))
+    return {"options": {}, "classes": [], "temperature": None, "training": {}, "metrics": {}, **about}
 
 
-def backbone(folder: Path | str) -> Backbone:
+def folder_and_code(spec: str | Path) -> tuple[Path, str | None]:
+    """Return the folder of `FOLDER=package.module:factory`, a checkpoint made from the user's own code, and the factory."""
+    folder, equals, code = str(spec).rpartition("=")
+    if equals and re.fullmatch(architectures.FACTORY, code) and not Path(spec).exists():
+        return Path(folder), code
+    return Path(spec), None
+
+
+def backbone(spec: Path | str) -> Backbone:
     """Return the embedding model of a checkpoint: the architecture, and its projection where it learnt one."""
-    return _read(Path(folder), ("projection",))
+    return _read(spec, ("projection",))
 
 
-def classifier(folder: Path | str) -> Backbone:
+def classifier(spec: Path | str) -> Backbone:
     """Return the classifier of a checkpoint: the architecture and its head; the module gives logits."""
-    return _read(Path(folder), ("head",))
+    return _read(spec, ("head",))
 
 
-def architecture(folder: Path | str) -> tuple[str, Backbone]:
+def architecture(spec: Path | str) -> tuple[str, Backbone]:
     """Return the spec and the trained architecture of a checkpoint without projection or head, from which training goes on."""
-    folder = Path(folder)
+    folder, code = folder_and_code(spec)
     about = describe(folder)
-    return about["spec"], _filled(folder, about, _parts(weights.read(folder / WEIGHTS)))
+    return about["spec"], _filled(folder, about, _parts(_weights(folder, about)), code)
 
 
-def _read(folder: Path, tops: Sequence[str]) -> Backbone:
-    return _assemble(folder, describe(folder), weights.read(folder / WEIGHTS), tops)
+def _read(spec: Path | str, tops: Sequence[str]) -> Backbone:
+    folder, code = folder_and_code(spec)
+    about = describe(folder)
+    state = _weights(folder, about)
+    whole = _assemble(folder, about, state, tops, code)
+    if "weights_checksum" not in about and about.get("fingerprint"):  # of an older version
+        embedder = whole if tops == ("projection",) else _assemble(folder, about, state, ("projection",), code)
+        if fingerprint(embedder) != about["fingerprint"]:
+            raise _damaged(folder)
+    return whole
+
+
+def _weights(folder: Path, about: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the weights. Raises UserError where the file is not the one that model.json describes."""
+    path = folder / WEIGHTS
+    if "weights_checksum" in about and path.is_file() and run_record.checksum(path) != about["weights_checksum"]:
+        raise _damaged(folder)
+    return weights.read(path)
+
+
+def _damaged(folder: Path) -> UserError:
+    return UserError(
+        f"{folder / WEIGHTS} is damaged, or of another training than {ABOUT} beside it; copy the whole folder again, or train again"
+    )
 
 
 def _parts(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
@@ -109,9 +149,13 @@ def _parts(state: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tenso
     return parts
 
 
-def _filled(folder: Path, about: Mapping[str, Any], parts: Mapping[str, Mapping[str, torch.Tensor]]) -> Backbone:
-    """Return the architecture with the weights `backbone.*`."""
+def _filled(
+    folder: Path, about: Mapping[str, Any], parts: Mapping[str, Mapping[str, torch.Tensor]], code: str | None
+) -> Backbone:
+    """Return the architecture with the weights `backbone.*`; `code`: the factory that the command line allows."""
     spec, options = about["spec"], dict(about["options"])
+    if spec != code:
+        architectures.refuse_code(spec, folder / ABOUT, f"--model {folder}={spec}")
     preprocess = Preprocess.from_dict(about["preprocess"], str(folder / ABOUT))
     inner = architectures.architecture(spec, options.get("pooling"))
     fit_input(inner.module, preprocess)
@@ -120,11 +164,11 @@ def _filled(folder: Path, about: Mapping[str, Any], parts: Mapping[str, Mapping[
 
 
 def _assemble(
-    folder: Path, about: Mapping[str, Any], state: Mapping[str, torch.Tensor], tops: Sequence[str]
+    folder: Path, about: Mapping[str, Any], state: Mapping[str, torch.Tensor], tops: Sequence[str], code: str | None
 ) -> Backbone:
     """Return the trained architecture, followed by those linear layers of `tops` that the state has."""
     spec, options, parts = about["spec"], about["options"], _parts(state)
-    inner = _filled(folder, about, parts)
+    inner = _filled(folder, about, parts, code)
     modules: list[torch.nn.Module] = [Pooled(inner, options.get("layer"), options.get("pooling"), spec)]
     for top in tops:
         if top in parts:

@@ -11,6 +11,7 @@ import numpy as np
 from common.messages import UserError
 
 RESIZE_MODES = ("squash", "letterbox", "model")
+POOLINGS = ("cls", "mean", "gem", "max", "mean+max")  # from cells or tokens to one vector, see backbone.pool()
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -41,9 +42,14 @@ class Preprocess:
         try:
             fields: dict[str, Any] = {k: tuple(map(float, v)) if k in ("mean", "std") else v for k, v in values.items()}
             made = cls(**fields)
-            sizes = [int(made.height), int(made.width), int(made.short_edge or 1)]
-            sound = len(made.mean) == len(made.std) == 3 and min(made.std) > 0 and 1 <= min(sizes) <= max(sizes) <= 8192
-        except (TypeError, ValueError):
+            sizes = [made.height, made.width, 1 if made.short_edge is None else made.short_edge]
+            sound = (
+                len(made.mean) == len(made.std) == 3
+                and min(made.std) > 0
+                and bool(np.isfinite(made.mean + made.std).all())
+            )
+            sound = sound and all(type(size) is int and 1 <= size <= 8192 for size in sizes)
+        except (TypeError, ValueError, OverflowError):
             sound = False
         if not sound or made.interpolation not in INTERPOLATIONS or made.resize_mode not in RESIZE_MODES:
             raise UserError(f"{where}: preprocessing {dict(values)} makes no sense; see docs/formats.md")

@@ -28,10 +28,10 @@ import numpy as np
 
 import crop
 from annotations.formats import parse
-from common import images
-from common.annotations import Object
+from annotations.records import Object
 from cropping import resizing
 from cropping.padding import Padding, place
+from imaging import images
 
 PADDINGS = (0, 5, 10, 20)
 SIZE = (224, 224)

@@ -29,8 +29,8 @@ import bench
 import growth
 import numpy as np
 
-from common import crops
-from retrieval.index import index_size, plans
+from imaging import crops
+from indexes.index_types import index_size, plans
 
 PADDINGS, PER_IMAGE = 4, 20
 DISK = 1e9  # bytes a second that the shared file system is taken to give to all nodes together

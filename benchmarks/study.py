@@ -29,8 +29,8 @@ import bench
 import numpy as np
 
 from annotations.formats import parse
+from annotations.records import Object
 from combinations.search import enumerate_combinations
-from common.annotations import Object
 
 PADDINGS = ("0", "5", "10", "20", "40")
 CORES = len(os.sched_getaffinity(0))
@@ -57,9 +57,8 @@ class Plain:
         path = shelf / "annotations_sku.json"
         self.objects = [item for item in parse(path.read_bytes(), path) if isinstance(item, Object)]
         whole: Any = models.build("tf_efficientnet_lite0")
-        self.model: Any = timm.create_model("tf_efficientnet_lite0")
+        self.model: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
         self.model.load_state_dict(whole.module.state_dict(), strict=False)
-        self.model.reset_classifier(0)
         self.model.eval()
         self.labels = np.array(["/".join(item.classes) for item in self.objects])
         self.splits = np.array([item.split for item in self.objects])

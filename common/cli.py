@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import streams
+from common import messages
 from common.messages import UsageError, UserError, os_error, set_quiet, set_verbose, shorten
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +28,10 @@ _MEMORY = (
     *("can't start new thread", "not enough memory", "failed to allocate", "unable to allocate"),
 )
 MOST_CONFIG = 1 << 20  # bytes of a --config file
-streams.expect_interrupts()
+
+
+# Options of reading embedding sets: the keyword arguments of common.embeddings.load.
+READING = ("key", "labels_key", "paths_key", "ids_key", "labels", "company_name", "drop_invalid")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -76,6 +79,25 @@ class _Version(argparse.Action):
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add --seed, the one way to change what is random."""
     parser.add_argument("--seed", type=whole(0, LARGEST_SEED), default=0, metavar="N", help="seed of everything random")
+
+
+def add_arrays(parser: argparse._ActionsContainer) -> None:
+    """Add the options that name the arrays in files of other tools; see `reading`."""
+    add = parser.add_argument
+    add("--labels_key", metavar="NAME", help="the array or column of the labels, in files of other tools")
+    add("--paths_key", metavar="NAME", help="the array or column of the image paths, in files of other tools")
+    add("--ids_key", metavar="NAME", help="the array or column of the crop IDs, in files of other tools")
+    text = "labels of files that hold none, such as .npy: one a line, or .npy; told apart by their length, or by name"
+    add("--labels", nargs="+", default=[], metavar="[NPY=]FILE", help=text)
+
+
+# Options by which every script reads embedding sets, as common.embeddings.load takes them.
+READING = ("key", "labels_key", "paths_key", "ids_key", "labels", "company_name", "drop_invalid")
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `common.embeddings.load` that the options say."""
+    return {name: getattr(args, name) for name in READING if hasattr(args, name)}
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -205,10 +227,10 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], No
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # a file name that is no text must not end a run
         return _attempt(parser, run, sys.argv[1:] if argv is None else argv)
-    streams.catch_signals()
-    with streams.patient() as wrong:
+    messages.catch_signals()
+    with messages.patient_streams() as wrong:
         code = _attempt(parser, run, sys.argv[1:])
-    streams.ignore_signals()
+    messages.ignore_signals()
     atexit.register(gc.freeze)  # the interpreter's last collection over torch's objects would take two seconds
     return _fail(parser, wrong[0], 1) if wrong and code == 0 else code
 
@@ -226,7 +248,7 @@ def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace]
     except KeyboardInterrupt:
         return _interrupted(parser)
     except Exception as error:
-        if streams.stopped_by():  # a library made another error of the interruption
+        if messages.stopped_by():  # a library made another error of the interruption
             return _interrupted(parser)
         if (sentence := _sentence(error)) is None:
             raise
@@ -236,7 +258,7 @@ def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace]
 
 def _interrupted(parser: argparse.ArgumentParser) -> int:
     sys.stderr.write(f"{parser.prog}: interrupted; run the same command again to go on\n")
-    return streams.exit_code()
+    return messages.exit_code()
 
 
 def _sentence(error: Exception) -> str | None:
@@ -266,6 +288,23 @@ def _is_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _before_main(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Say in one sentence what ends a script while it is importing: Ctrl-C, a missing package, too little memory."""
+    sentence = _sentence(error) if isinstance(error, Exception) else None
+    if issubclass(kind, KeyboardInterrupt):
+        sentence = "interrupted; run the same command again to go on"
+    if sentence is None or sys.stderr is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: {sentence}\n")
+
+
+if (
+    Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve().parent == ROOT
+):  # one of this suite's scripts
+    sys.excepthook = _before_main
 
 
 def _remedy(package: str | None) -> str:

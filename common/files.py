@@ -1,12 +1,12 @@
-"""Files that appear whole or not at all, folder locks, checksums, and the record of options an output was made with."""
+"""Files that appear whole or not at all, and locks: the one place where files are written."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -15,7 +15,7 @@ import stat
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,6 @@ _MAGIC = (
     (b"%PDF", "a PDF document"),
 )
 _SEAL = re.compile(rb"crc32 of this file: ([0-9a-f]{8})")
-_REMOVED = {"state": "being removed"}  # in the place of a record
 SEAL = "crc32 of this file: 00000000"  # stands in a file that seal() completes
 
 
@@ -203,6 +202,60 @@ def sweep(folder: Path) -> None:
                 Path(parent, name).unlink(missing_ok=True)
 
 
+def read_regular(path: Path | str, most: int) -> bytes:
+    """Return the content of a regular file of up to `most` bytes; raises OSError for a pipe or a device, and for a larger file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not be waited for
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.ENOTSUP, "it is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"its {status.st_size:,} bytes are more than is read", str(path))
+        return file.read(most)
+
+
+def below(root: Path | str, name: str) -> str:
+    """Return the path of `name`, which some file's data gives, below the folder `root`; '' where it is none or leads out of it.
+
+    Where it leads is decided by resolved paths: `..`, absolute names and links count.
+    """
+    if not name or "\0" in name:
+        return ""
+    path = os.path.join(root, name)
+    folder, last = os.path.split(path)
+    top, inside = _resolved(str(root) or "."), _resolved(folder or ".")
+    if last in ("", ".", "..") or os.path.islink(as_stored(path) if "\\x" in name else path):
+        inside = os.path.dirname(os.path.realpath(path))
+    return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is one, links followed; links that lead round in a circle are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_regular(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a regular file, links followed; links that lead round in a circle are none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def name_part(text: str) -> str:
+    """Return a text that some file's data gives as a part of a file's name, which leads nowhere else."""
+    part = text.replace("/", "__").replace("\0", "")
+    return part if part not in (".", "..") else part.replace(".", "_")
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 `text` to `path`, whole or not at all."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
@@ -212,22 +265,6 @@ def write_bytes(path: Path | str, data: bytes | memoryview, *, sync: bool = True
     """Write `data` to `path`, whole or not at all."""
     with whole(path, sync=sync) as temporary:
         temporary.write_bytes(data)
-
-
-def write_table(path: Path | str, frame: pd.DataFrame) -> None:
-    """Write `frame` without its index, whole or not at all: as Parquet where the name ends in .parquet, else as CSV."""
-    path = Path(path)
-    with whole(path) as temporary:
-        if path.suffix.lower() != ".parquet":
-            frame.to_csv(temporary, index=False)
-            return
-        import pyarrow as pa
-        import pyarrow.parquet
-
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), "checksum": SEAL})
-        pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
-        seal(temporary)
 
 
 def seal(path: Path) -> None:
@@ -274,26 +311,20 @@ def _read_seal(file: Any) -> tuple[int | None, int]:
     return found, total
 
 
-def write_json(path: Path | str, content: dict[str, Any]) -> None:
-    """Write a JSON object with a seal, whole or not at all."""
-    with whole(path) as temporary:
-        text = json.dumps({**content, "checksum": SEAL}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        temporary.write_bytes(text.encode("utf-8", "surrogatepass") + b"\n")
-        seal(temporary)
-
-
-def read_json(path: Path | str) -> dict[str, Any]:
-    """Return the JSON object in `path` without its seal. Raises UserError where it is damaged, FileNotFoundError."""
+def write_table(path: Path | str, frame: pd.DataFrame) -> None:
+    """Write `frame` without its index, whole or not at all: as Parquet where the name ends in .parquet, else as CSV."""
     path = Path(path)
-    try:
-        content = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object; make it anew")
-    if "checksum" in content:
-        check_seal(path)
-    return {key: value for key, value in content.items() if key != "checksum"}
+    with whole(path) as temporary:
+        if path.suffix.lower() != ".parquet":
+            frame.to_csv(temporary, index=False)
+            return
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), "checksum": SEAL})
+        pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
+        seal(temporary)
 
 
 @contextlib.contextmanager
@@ -317,70 +348,28 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         raise UserError(f"{path.parent}: another run is writing here; wait for it, or name another output") from None
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return what two records differ in, as `seed 0 -> 1, model "a" -> "b"`."""
-    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    return ", ".join(f"{key} {_short(old.get(key))} -> {_short(new.get(key))}" for key in changed)
+def text_of_name(name: str) -> str:
+    """Return a file's name as text that every format holds: bytes that are no UTF-8 become `\\xe9`; see `name_of_text`.
 
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:18] + "…" + text[-18:]
-
-
-def claim(
-    path: Path,
-    record: dict[str, Any],
-    *,
-    overwrite: bool,
-    finished: Callable[[], bool],
-    begun: Callable[[], bool],
-    clear: Callable[[], None],
-    advice: str = "name another output",
-) -> bool:
-    """Make the output whose record file is `path` this run's, and return whether an earlier run has finished it.
-
-    `record` is JSON-serialisable: the options, model and input that decide the output; what it says under `written` of the output
-    itself, see finish(), is not compared. An output of the same record is gone on with;
-    `overwrite` removes a finished one, and one of another record. Without it, another record is a UserError that names what
-    differs, unless nothing was `begun`. `clear` removes what earlier runs wrote, but `path` itself; the record says so
-    meanwhile, so that a run that is killed while it removes leaves nothing that a later one would go on with.
+    The one place where names enter is where a folder is listed. A name that holds such an escape itself has its backslash escaped,
+    so that no two names become one text.
     """
-    record = json.loads(json.dumps(record))
-    try:
-        old = read_json(path)
-    except FileNotFoundError:
-        old = None
-    except UserError:
-        if not overwrite:
-            raise UserError(f"{path} is damaged; add --overwrite to start anew, or name another output") from None
-        old = {}
-    if old is not None:
-        old.pop("written", None)
-    same = old == record
-    if same and not (overwrite and finished()):
-        return finished()
-    if old not in (None, _REMOVED) and not same and not overwrite and begun():
-        raise UserError(
-            f"{path.parent} was made with other options or input ({differences(old or {}, record)}); "
-            f"{advice}, or add --overwrite, which removes it"
-        )
-    if old is not None or overwrite:
-        write_json(path, _REMOVED)
-        clear()
-    write_json(path, record)
-    return False
+    if name.isascii() and "\\" not in name:
+        return name
+    name = re.sub(r"\\(?=x5c|x[89a-f][0-9a-f])", r"\\x5c", name)
+    return "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in name)
 
 
-def finish(path: Path, written: dict[str, Any]) -> None:
-    """Add to the record file `path` what the run has written, such as a table's number of rows and its CRC-32."""
-    write_json(path, read_json(path) | {"written": written})
+def without_bytes(text: str) -> str:
+    """Return a text of the command line or of an older file with each byte that is no UTF-8 as `\\xe9`; all else stays."""
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) - 0xDC00 & 0xFFFF:02x}", text)
 
 
-def checksum(path: Path) -> str:
-    """Return the CRC-32 of a file as eight hexadecimal digits."""
-    total = 0
-    with open(path, "rb") as file:
-        while part := file.read(1 << 22):
-            total = zlib.crc32(part, total)
-    return f"{total:08x}"
+def name_of_text(text: str) -> str:
+    """Return the file's name that `text_of_name` made the text of."""
+    return re.sub(r"\\x(5c|[89a-f][0-9a-f])", lambda found: os.fsdecode(bytes([int(found[1], 16)])), text)
+
+
+def as_stored(path: Path | str) -> Path:
+    """Return the file that a path names, which may hold texts of `text_of_name`."""
+    return Path(path) if os.path.lexists(path) else Path(name_of_text(str(path)))

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from common.blocks import batches
 from common.knn_blocks import LANES, TILE, UnitRows, Vectors, Workspace, load_rows, shards_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 Neighbours = tuple[np.ndarray, np.ndarray]
 
 STEP = 2**22  # columns looked at for candidates at once
+CHUNK = 2**16  # rows that `search_one` looks at at once
 VOTE_TEMPERATURE = 0.07  # of the softmax that turns similarities into votes
 
 
@@ -252,6 +254,54 @@ def _score(queries: torch.Tensor, references: torch.Tensor, row: torch.Tensor, c
     similarities[row, slot] = torch.sparse.sampled_addmm(pairs, queries, references.T, beta=0).values()
     columns[row, slot] = column
     return similarities.numpy(), columns.numpy()
+
+
+def inverse_norms(vectors: Vectors) -> np.ndarray:
+    """Return (n,) float32: 1 / |row| of each row, which `search_one` takes."""
+    norms = [
+        np.linalg.norm(shard[part].astype(np.float64), axis=1)
+        for shard in shards_of(vectors, "reference")
+        for part in batches(len(shard), CHUNK)
+    ]
+    return (1 / np.concatenate(norms)).astype(np.float32)
+
+
+def search_one(
+    query: np.ndarray, reference: Vectors, k: int, inverse: np.ndarray, keep: np.ndarray | None = None
+) -> Neighbours:
+    """Return what `search` says for one query (1, dim), reading the references once and copying none of them.
+
+    `inverse` is inverse_norms(reference). Where `keep` (n_ref,) bool is given, only the rows where it is true are searched; a
+    result of fewer than k rows ends in similarity -inf and index -1.
+
+    A product of float32 rows with the query, divided by their norms, differs from the score by at most e = dim 2^-22 + 2^-20:
+    dim 2^-23 for the two sums (see above) and a few roundings. So every row within 2 e of the k-th best is a candidate, and
+    `search` scores those.
+    """
+    direction = unit(query)[0]
+    error = len(direction) * 2.0**-22 + 2.0**-20
+    best, start = np.full(k, -np.inf, np.float32), 0
+    candidates, coarse, rows = [], [], []
+    for shard in shards_of(reference, "reference"):
+        for part in batches(len(shard), CHUNK):
+            here = slice(start + part.start, start + part.stop)
+            block = shard[part]
+            scores = (block @ direction) * inverse[here]
+            if keep is not None:
+                scores[~keep[here]] = -np.inf
+            top = np.partition(scores, len(scores) - k)[-k:] if len(scores) > k else scores
+            best = np.sort(np.concatenate([best, top]))[-k:]
+            near = np.flatnonzero((scores >= best[0] - 2 * error) & (scores > -np.inf))
+            candidates.append(block[near])
+            coarse.append(scores[near])
+            rows.append(here.start + near)
+        start += len(shard)
+    kept = np.concatenate(coarse) >= best[0] - 2 * error
+    similarities, indices = np.full((1, k), -np.inf, np.float32), np.full((1, k), -1, np.int64)
+    if n := min(k, int(kept.sum())):
+        similarities[:, :n], places = search(query, np.concatenate(candidates)[kept], n)
+        indices[:, :n] = np.concatenate(rows)[kept][places]
+    return similarities, indices
 
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common import images
-from common.annotations import Skipped
+from annotations.records import Skipped
 from common.messages import UserError, count
 from cropping.cutter import Crop
+from imaging import images
 
 LIMIT = 0.25  # the share of wrong boxes from which on a file is not cropped unless the user says how to read it
 _ALONE = 1  # a single wrong box is an outlier, whatever its share
@@ -84,33 +84,38 @@ def settle(
     boxes = _boxes(crops, headers)
     frames, messages = _choose_frames(boxes, choice.exif, source)
     in_pixels = boxes.units == "pixels"
-    resized = in_pixels & (boxes.declared[:, 0] > 0) & (boxes.declared != frames).any(axis=1)
-    if choice.exif == "auto":  # the frame that was chosen against the declared size is no other size
-        resized &= (boxes.declared != boxes.stored).any(axis=1) & (boxes.declared != boxes.turned).any(axis=1)
+    resized = in_pixels & (boxes.declared[:, 0] > 0)
+    for frame in (boxes.stored, boxes.turned):
+        resized &= (boxes.declared != frame).any(axis=1)
     scales = np.where(in_pixels[:, None], 1.0, frames * np.where(boxes.units == "percent", 0.01, 1.0)[:, None])
     if choice.rescale:
         scales = np.where(resized[:, None], frames / np.maximum(boxes.declared, 1), scales)
         messages.append(f"{source}: {count(int(resized.sum()), 'box', 'boxes')} scaled to the size of their photos")
-        resized[:] = False
-    elif choice.exif != "auto":
+    if choice.rescale or choice.exif != "auto":  # the declared sizes have done their part
         resized[:] = False
     if resized.any():  # their crops are skipped where the images are cut
         messages += _told(_sizes_differ(crops, boxes, frames, resized, source), resized, choice)
     wrong = _wrong(boxes.values * np.tile(scales, 2), frames) & ~resized
-    if wrong.any():
-        cause = _likely_cause(boxes, frames, wrong, box_format)
-        share = (
-            f"{source}: {wrong.sum():,} of {count(len(wrong), 'box', 'boxes')} ({wrong.mean():.0%}) leave their photo "
-        )
-        share += "or are under two pixels"
-        if cause:
-            messages += _told(f"{share}; {cause}", wrong, choice)
-        elif wrong.sum() > _ALONE or wrong.mean() >= LIMIT:
-            messages.append(f"{share}, and no other reading of the file explains it; look at some of them")
+    messages += _judge(boxes, frames, wrong, choice, source, box_format)
     for row, crop, frame, scale, other in zip(rows, crops, frames.tolist(), scales.tolist(), resized, strict=True):
         if not other:
             settled[row] = _in_pixels(crop, tuple(frame), tuple(scale), choice.exif)
     return settled, messages
+
+
+def _judge(
+    boxes: _Boxes, frames: np.ndarray, wrong: np.ndarray, choice: Choice, source: str, box_format: str
+) -> list[str]:
+    """Return the share of wrong boxes with its likely cause, nothing where it is an outlier; raises UserError, see settle."""
+    if not wrong.any():
+        return []
+    share = f"{source}: {wrong.sum():,} of {count(len(wrong), 'box', 'boxes')} ({wrong.mean():.0%}) "
+    share += "leave their photo or are under two pixels"
+    if cause := _likely_cause(boxes, frames, wrong, box_format):
+        return _told(f"{share}; {cause}", wrong, choice)
+    if wrong.sum() > _ALONE or wrong.mean() >= LIMIT:
+        return [f"{share}, and no other reading of the file explains it; look at some of them"]
+    return []
 
 
 def _in_pixels(crop: Crop, frame: tuple[int, int], scale: tuple[float, float], exif: str) -> Crop:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.annotations import Outline
+from annotations.records import Outline
 from cropping.padding import Region
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common import crops, files, images
-from common.annotations import Object, Skipped
+from annotations.records import Object, Skipped
+from common import files
 from common.messages import Unusable, UserError
 from cropping import crops_folder, cutouts, resizing
-from cropping.image_folder import Found, ImageFolder, is_plain
+from cropping.image_folder import RULES, Found, ImageFolder, is_plain
 from cropping.padding import Padding, Region, place
+from imaging import crops, images
 
 Size = tuple[int, int]  # (width, height) in pixels
 Image = tuple[str, "Size | None"]  # a file below the image folder, and the size it is declared to have when turned
@@ -34,6 +35,7 @@ class Style:
     fill: str = "white"
     border: str = "clip"
     exif: str = "auto"
+    background: str = "white"
     image_format: str = "jpg"
     jpeg_quality: int = 95
     max_pixels: int = images.MAX_PIXELS
@@ -129,6 +131,15 @@ def _with_unique_samples(located: Sequence[tuple[Object, Found] | Skipped]) -> I
         yield pair
 
 
+def how_found(planned: Sequence[Crop | Skipped]) -> str:
+    """Return how many images were found by which rule; "" where all lie where the annotations say."""
+    rules = {crop.file: crop.rule for crop in planned if isinstance(crop, Crop)}
+    counts = Counter(rules.values())
+    if not rules or counts[RULES[0]] == len(rules):
+        return ""
+    return "images found: " + ", ".join(f"{counts[rule]:,} {rule}" for rule in RULES if counts[rule])
+
+
 def fingerprints(planned: Sequence[Crop | Skipped], folder: Path) -> dict[str, str]:
     """Return hashes of the input: of what the annotations say, and of the image files' names, sizes and times of change."""
     objects, stats = hashlib.sha256(), hashlib.sha256()
@@ -166,7 +177,8 @@ def cut_image(
     an image whose crops are all there is not decoded. Raises ImageError when the image cannot be used.
     """
     declared = batch[0].item.declared
-    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared)
+    background = resizing.COLORS[style.background]
+    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared, background=background)
     image = None
     written: Counter[Path] = Counter()
     for root, padding in roots.items():

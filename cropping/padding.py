@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.annotations import Box
+from annotations.records import Box
 from common.messages import Unusable
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from common import embeddings, files, npz
-from common.crops import Manifest
 from common.messages import UserError
+from imaging.crops import Manifest
 
 SHARD_ROWS = 100_000
 
@@ -61,6 +61,7 @@ class OutputSet:
         record = self._meta(found[0]) if found else self._unfinished_record()
         if record is None:
             return None
+        record = {"preprocessing_version": 1, **record}  # what older versions did not record
         changed = [key for key, value in wanted.items() if value is not None and record.get(key) != value]
         changed += [key for key, value in wanted.items() if value is None and key not in record]
         if not changed:
@@ -95,7 +96,7 @@ class OutputSet:
         bad = dict(rows.skipped)
         kept = manifest.take([row for row in range(len(manifest)) if row not in bad])
         texts = {name: np.array(getattr(kept, name), str) for name in ("crop_ids", "sample_ids", "paths")}
-        meta = {**record, "skipped": len(bad), "data_root": str(manifest.root.resolve())}
+        meta = {**record, "skipped": len(bad), "data_root": files.text_of_name(str(manifest.root.resolve()))}
         whole = embeddings.EmbeddingSet(rows.vectors, kept.labels, **texts, meta=meta)
         shards = -(-len(kept) // SHARD_ROWS)
         names = [self.stem] if shards <= 1 else [f"{self.stem}_{at:05d}-of-{shards:05d}" for at in range(shards)]
@@ -135,7 +136,7 @@ def digest(manifest: Manifest) -> str:
     total = hashlib.sha256()
     for row, path in enumerate(manifest.paths):
         try:
-            status = os.stat(manifest.root / path)
+            status = os.stat(files.as_stored(manifest.root / path))
             state = [status.st_size, status.st_mtime_ns]
         except (OSError, ValueError):  # missing, or no possible name: the row will be skipped
             state = []

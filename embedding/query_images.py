@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backbones.preprocess import POOLINGS, RESIZE_MODES
 from common.cli import cores
-from common.images import EXTENSIONS
 from common.messages import UserError, progress, warn
+from common.run_record import TEXT, check_fields, one_of, optional
+from imaging import crops
 
 if TYPE_CHECKING:
     from embedding.embedder import Embedder
+
+OPTIONS = {  # of embedder.load(), as the file of an embedding set records them
+    "layer": optional(TEXT),
+    "pooling": optional(one_of(*POOLINGS)),
+    "resize_mode": optional(one_of(*RESIZE_MODES)),
+    "weights": optional(TEXT),
+}
 
 
 def find(paths: Sequence[Path | str]) -> list[Path]:
@@ -22,14 +30,9 @@ def find(paths: Sequence[Path | str]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [
-                Path(folder, name)
-                for folder, folders, names in sorted(os.walk(path))
-                for name in sorted(names)
-                if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-            ]
+            inside = [path / name for name in crops.image_files(path)]
             if not inside:
-                raise UserError(f"{path}: no images in this folder; they end in {' '.join(EXTENSIONS)}")
+                raise UserError(f"{path}: no images in this folder; check the path")
             found |= dict.fromkeys(inside)
         elif path.exists():
             found[path] = None
@@ -43,23 +46,32 @@ def recorded_model(model: Mapping[str, Any], source: str, *, spec: str | None = 
 
     Raises UserError when the model is unknown, or is another one than that by its fingerprint.
     """
+    from backbones.architectures import refuse_code
     from embedding.embedder import load as load_model
 
     if spec is None and not model.get("model"):
         raise UserError(f"{source} does not say which model made it; name it with --model")
-    options = {key: value for key, value in dict(model.get("model_options") or {}).items() if value is not None}
+    if spec is None:
+        refuse_code(model["model"], source)
+    options, resize_mode = _recorded_options(model, source)
     if spec is not None:
         options.pop("weights", None)
-    resize_mode = dict(model.get("preprocess") or {}).get("resize_mode", "squash")
-    embedder = load_model(
-        spec or model["model"], **{"resize_mode": resize_mode, **options}, device=device, precision="fp32"
-    )
+    embedder = load_model(spec or model["model"], resize_mode=resize_mode, **options, device=device, precision="fp32")
     if model.get("fingerprint") and embedder.fingerprint != model["fingerprint"]:
         raise UserError(
             f"{source} was made with {model.get('model')} of fingerprint {model['fingerprint'][:12]}, and {spec or model['model']} "
             f"has {embedder.fingerprint[:12]}; name the model that made it with --model, or extract and build anew"
         )
     return embedder
+
+
+def _recorded_options(model: Mapping[str, Any], source: str) -> tuple[dict[str, str], str]:
+    """Return the options of embedder.load() and the resize mode that a file records. Raises UserError for what is none of them."""
+    options, preprocess = model.get("model_options") or {}, model.get("preprocess") or {}
+    check_fields(options, OPTIONS, f"{source}: model_options")
+    check_fields(preprocess, {"resize_mode": one_of(*RESIZE_MODES)}, f"{source}: preprocess")
+    given = {name: options[name] for name in OPTIONS if options.get(name) is not None}
+    return given, given.pop("resize_mode", preprocess.get("resize_mode", "squash"))
 
 
 def embed(
@@ -70,9 +82,8 @@ def embed(
     Raises UserError when none can be read.
     """
     vectors, readable = [], []
-    size = min(batch_size, len(paths))
     with progress(total=len(paths), desc="embedding", unit="image") as bar:
-        for batch in embedder.embed(paths, batch_size=size, workers=workers or cores()):
+        for batch in embedder.embed(paths, batch_size=batch_size, workers=workers or cores()):
             vectors.append(batch.vectors)
             readable += [paths[row] for row, sound in zip(batch.rows, batch.fine, strict=True) if sound]
             for row, reason in batch.skipped:

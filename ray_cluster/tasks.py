@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from annotations.records import Skipped
 from common import files, knn
-from common.annotations import Skipped
 from common.blocks import Mapped, locate
 from cropping import cutter
 from cropping.padding import Padding

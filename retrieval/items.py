@@ -1,19 +1,20 @@
-"""What a search is asked and answers: queries, items, hits, and what references must offer."""
+"""What a search takes and gives: queries, items, hits, and what the references that are searched must offer."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from common import files
 from common.embeddings import EmbeddingSet
 
 
 class Item(NamedTuple):
-    """One row of a gallery. `path` is that of the image, '' where unknown; `label` the whole label path, '' for none."""
+    """One row of the references. `path` is that of the image, '' where unknown; `label` the whole label path, '' for none."""
 
     dataset: str
     split: str
@@ -25,7 +26,7 @@ class Item(NamedTuple):
 
     @property
     def crop(self) -> tuple[str, str, str]:
-        """What the crop is known by, at any ID."""
+        """The name of the crop, the same at every ID."""
         return self.dataset, self.split, self.crop_id
 
     @property
@@ -44,30 +45,38 @@ class Hit:
 
 
 class Items:
-    """The items of one set by row, made when asked for. A row without a crop id is known by its path, else by its place.
+    """The items of one set by row, each made when it is asked for. A row without a crop ID is named by its path or its number.
 
-    `data_root` is where the pictures are now (default: where they were).
+    `data_root` is the folder of the pictures now (default: the one that the set names).
     """
 
-    def __init__(self, one: EmbeddingSet, data_root: str | os.PathLike | None = None) -> None:
-        self._set, self.label = one, one.label()
-        self._root = str(one.meta.get("data_root") or "") if data_root is None else str(data_root)
+    def __init__(self, embedding_set: EmbeddingSet, data_root: str | os.PathLike | None = None) -> None:
+        self._set, self.label = embedding_set, embedding_set.label()
+        self._root = str(embedding_set.meta.get("data_root") or "") if data_root is None else str(data_root)
 
     def __getitem__(self, row: int) -> Item:
-        one = self._set
-        path = str(one.paths[row])
-        crop_id = str(one.crop_ids[row]) or path or f"row {row}"
-        whole = os.path.join(self._root, path) if path else ""
-        return Item(one.dataset, one.split, one.id, crop_id, str(one.sample_ids[row]), whole, str(self.label[row]))
+        rows = self._set
+        path = str(rows.paths[row])
+        crop_id = str(rows.crop_ids[row]) or path or f"row {row}"
+        full_path = files.below(self._root, path)
+        sample_id, label = str(rows.sample_ids[row]), str(self.label[row])
+        return Item(rows.dataset, rows.split, rows.id, crop_id, sample_id, full_path, label)
 
     def __len__(self) -> int:
         return len(self._set)
 
 
-class Gallery(Protocol):
-    """gallery.NpzGallery or index.Index."""
+class References(Protocol):
+    """Rows that can be searched: exact.ExactSearch over files, or an index of the room indexes/.
+
+    n_views: how many rows one crop may have. source: the name to show. metric: COSINE, IP or L2. model: its MODEL_FIELDS.
+    """
 
     n_views: int
+    dim: int
+    source: str
+    metric: str
+    model: dict[str, Any]
 
     def __len__(self) -> int: ...
     def search(
@@ -86,7 +95,7 @@ class Gallery(Protocol):
 
 @dataclass(frozen=True)
 class Queries:
-    """vectors (n, dim) float32; pictures: their files, '' where unknown; items: what they are in the gallery, or None."""
+    """vectors (n, dim) float32; pictures: their files, '' where unknown; items: the reference rows that they are, or None."""
 
     vectors: np.ndarray
     pictures: Sequence[str]
@@ -96,5 +105,5 @@ class Queries:
         return len(self.vectors)
 
     def take(self, rows: Sequence[int]) -> Queries:
-        """Return these queries."""
+        """Return the queries of these rows."""
         return Queries(self.vectors[list(rows)], [self.pictures[r] for r in rows], [self.items[r] for r in rows])

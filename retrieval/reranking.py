@@ -6,9 +6,8 @@ import numpy as np
 
 from common import knn
 
-METHODS = ("none", "query_expansion", "k_reciprocal", "geometric")
 MIN_INLIERS = 15  # matches that a homography must explain; four points determine one, and some more agree by chance
-PIXELS, KEYPOINTS = 480, 800  # the longer side of pictures compared, and points looked at in each: both bound the work
+PIXELS, KEYPOINTS = 480, 800  # longest side of the pictures compared, and keypoints in each: both bound the work
 
 
 def expand_query(query: np.ndarray, neighbours: np.ndarray, *, alpha: float = 3.0) -> np.ndarray:
@@ -28,7 +27,7 @@ def k_reciprocal(
     """Return a distance (n,) float64 for each of the candidates (n, dim): small where their neighbours are the query's too.
 
     Zhong et al. 2017, "Re-ranking Person Re-identification with k-reciprocal Encoding", equations 1 to 12, with the query and its
-    candidates as the whole world: (1 - weight) Jaccard distance of the encodings + weight (1 - cosine), Jaccard after local
+    candidates as the only points: (1 - weight) Jaccard distance of the encodings + weight (1 - cosine), Jaccard after local
     expansion over k2. The distance d is 1 - cosine. Every point keeps its k1 + 1 nearest and an encoding of bounded length, so
     memory grows linearly with the number of candidates.
     """
@@ -48,7 +47,9 @@ def k_reciprocal(
         return near.multiply(near.T).tocsr()
 
     first, half = reciprocal(k1 + 1), reciprocal(round(k1 / 2) + 1)
-    shared = first.multiply(first @ half.T).tocoo()  # of p and q in p's set: how many of q's half set p's holds too
+    shared = first.multiply(
+        first @ half.T
+    ).tocoo()  # for q in p's set: how many members of q's half set are in p's set too
     joins = 3 * shared.data > 2 * half.sum(axis=1)[shared.col]
     joined = sparse.csr_array((np.ones(joins.sum()), (shared.row[joins], shared.col[joins])), shape=(n, n))
     members = (first + joined @ half).tocoo()
@@ -84,11 +85,11 @@ def _self_first(nearest: np.ndarray) -> np.ndarray:
     return out
 
 
-class Points:
-    """The SIFT points of one picture: places (n, 2) float32 in pixels and RootSIFT descriptors (n, 128) float32."""
+class Keypoints:
+    """The SIFT keypoints of one picture: places (n, 2) float32 in pixels and RootSIFT descriptors (n, 128) float32."""
 
     def __init__(self, picture: np.ndarray) -> None:
-        """picture: RGB uint8 (height, width, 3) of any size; it is looked at in grey, at most PIXELS a side."""
+        """picture: RGB uint8 (height, width, 3) of any size; it is made grey and at most PIXELS a side."""
         import cv2
 
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
@@ -96,13 +97,14 @@ class Points:
         if scale < 1:
             size = max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale))
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-        points, descriptors = cv2.SIFT_create(KEYPOINTS).detectAndCompute(grey, None)  # type: ignore[attr-defined]
-        self.places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
+        detector = cv2.SIFT_create(KEYPOINTS)  # type: ignore[attr-defined]
+        keypoints, descriptors = detector.detectAndCompute(grey, None)
+        self.places = np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
         raw = np.zeros((0, 128), np.float32) if descriptors is None else descriptors
         self.descriptors = np.sqrt(raw / np.maximum(raw.sum(1, keepdims=True), 1e-12))  # Arandjelovic & Zisserman 2012
 
 
-def inliers(query: Points, candidate: Points, *, ratio: float = 0.8) -> int:
+def inliers(query: Keypoints, candidate: Keypoints, *, ratio: float = 0.8) -> int:
     """Return how many matches of points agree with one homography, 0 where fewer than MIN_INLIERS do.
 
     A match is kept where its second nearest is clearly farther (Lowe 2004, section 7.1); the homography is found by RANSAC, 4
@@ -120,5 +122,5 @@ def inliers(query: Points, candidate: Points, *, ratio: float = 0.8) -> int:
     matrix, mask = cv2.findHomography(*places, cv2.RANSAC, 4.0, maxIters=1000)
     if matrix is None or not 1e-2 < np.linalg.det(matrix[:2, :2]) < 1e2:
         return 0
-    found = int(mask.sum())
-    return found if found >= MIN_INLIERS else 0
+    n = int(mask.sum())
+    return n if n >= MIN_INLIERS else 0

@@ -1,20 +1,23 @@
-"""How good and how fast a search is, and what each re-ranking gains: measures of ranked results, with their intervals."""
+"""How good and how fast a search is, and what each re-ranking gains: measures of ranked results, per query."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 
+from common.blocks import batches
+from common.messages import progress
 from evaluation.metrics import RECALL_AT
-from retrieval.items import Gallery, Hit, Item, Queries
+from retrieval.items import Hit, Item, Queries, References
 from retrieval.retrieve import retrieve
 from uncertainty import comparisons
 
 TOP = 10  # results that F1 is of
+BATCH = 256  # queries searched at once
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,19 @@ def score(labels: Sequence[str], results: Sequence[Sequence[Hit]], n_relevant: n
     with many relevant rows it cannot come near 1. A query whose label no row has scores 0 and counts.
     """
     right = np.zeros((len(labels), TOP), bool)
-    for at, (label, hits) in enumerate(zip(labels, results, strict=True)):
-        right[at, : len(hits)] = [hit.item.label == label for hit in hits[:TOP]]
+    for row, (label, hits) in enumerate(zip(labels, results, strict=True)):
+        right[row, : len(hits)] = [hit.item.label == label for hit in hits[:TOP]]
     shown = np.array([min(TOP, len(hits)) for hits in results])
     recalled = np.stack([right[:, :k].any(axis=1) for k in RECALL_AT], axis=1)
     f1 = np.where(n_relevant > 0, 2 * right.sum(axis=1) / np.maximum(shown + n_relevant, 1), 0.0)
     return Scores(recalled.astype(float), f1, n_relevant)
 
 
-def relevant(gallery: Gallery, items: Sequence[Item], *, same_sample: bool = False) -> np.ndarray:
+def relevant(references: References, items: Sequence[Item], *, same_sample: bool = False) -> np.ndarray:
     """Return (n,) how many rows have the query's label and are not its own."""
-    counts = gallery.label_counts({item.label for item in items})
-    having = np.array([counts.get(item.label, 0) for item in items], int)
-    return np.maximum(having - gallery.own_counts(items, same_sample=same_sample), 0)
+    counts = references.label_counts({item.label for item in items})
+    with_label = np.array([counts.get(item.label, 0) for item in items], int)
+    return np.maximum(with_label - references.own_counts(items, same_sample=same_sample), 0)
 
 
 def by_image(values: np.ndarray, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
@@ -69,24 +72,51 @@ def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> comparisons
     return comparisons.paired_comparison(difference[None], size)
 
 
-def latency(gallery: Gallery, queries: Queries, *, n: int = 50, **options: Any) -> np.ndarray:
-    """Return the seconds that up to n single queries took, evenly spaced ones; the first was run before, to warm up.
+@dataclass(frozen=True)
+class Measured:
+    """One re-ranking: its results and scores, and the seconds (n,) that single queries took."""
 
-    options: those of retrieval.retrieve.
-    """
+    results: list[list[Hit]]
+    scores: Scores
+    seconds: np.ndarray
+
+
+def measure(
+    references: References,
+    queries: Queries,
+    items: Sequence[Item],
+    n_relevant: np.ndarray,
+    method: str,
+    *,
+    candidates: int | None = None,
+    same_sample: bool = False,
+) -> Measured:
+    """Search for all queries, re-ranked by `method` (see retrieve), score the results and time single queries."""
+    search = partial(retrieve, references, k=TOP, method=method, candidates=candidates, same_sample=same_sample)
+    results: list[list[Hit]] = []
+    with progress(total=len(queries), desc=method, unit="query") as bar:
+        for batch in batches(len(queries), BATCH):
+            results += search(queries=queries.take(range(batch.start, batch.stop)))
+            bar.update(batch.stop - batch.start)
+    scores = score([item.label for item in items], results, n_relevant)
+    return Measured(results, scores, latency(lambda query: search(queries=query), queries))
+
+
+def latency(search: Callable[[Queries], object], queries: Queries, *, n: int = 50) -> np.ndarray:
+    """Return the seconds that up to n single queries took, evenly spaced; the first is searched once before, to warm up."""
     rows = np.unique(np.linspace(0, len(queries) - 1, min(n, len(queries))).astype(int)).tolist()
     seconds = []
     for row in [rows[0], *rows]:
         started = time.perf_counter()
-        retrieve(gallery, queries.take([row]), TOP, **options)
+        search(queries.take([row]))
         seconds.append(time.perf_counter() - started)
     return np.array(seconds[1:])
 
 
-def agreement(found: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> float:
+def agreement(results: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> float:
     """Return which share of the exact results was found, in 0..1."""
     shares = []
-    for hits, true in zip(found, exact, strict=True):
-        wanted = {(hit.item.crop, hit.item.id) for hit in true}
-        shares.append(sum((hit.item.crop, hit.item.id) in wanted for hit in hits) / max(1, len(true)))
+    for hits, exact_hits in zip(results, exact, strict=True):
+        wanted = {(hit.item.crop, hit.item.id) for hit in exact_hits}
+        shares.append(sum((hit.item.crop, hit.item.id) in wanted for hit in hits) / max(1, len(exact_hits)))
     return float(np.mean(shares))

@@ -14,10 +14,10 @@ import search
 from common import embeddings, knn
 from common.embedding_sets import read_sets
 from embedding import embedder
-from retrieval import index
-from retrieval.exact import NpzGallery
-from retrieval.index_build import principal
+from indexes import index_types
+from retrieval.exact import ExactSearch
 from retrieval.items import Hit, Item, Queries
+from retrieval.pca import principal
 from retrieval.retrieve import retrieve
 from retrieval.scores import agreement, gain, relevant, score
 
@@ -49,7 +49,7 @@ def brute(queries, rows, k):
 
 
 @pytest.fixture
-def gallery(tmp_path):
+def references(tmp_path):
     """900 rows of 24 dimensions in three sets (two splits), the last 50 of them copies of earlier ones."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((900, 24)).astype(np.float32) * rng.uniform(0.1, 9, (900, 1)).astype(np.float32)
@@ -59,7 +59,7 @@ def gallery(tmp_path):
         part = slice(at, at + 300)
         save(tmp_path / f"set_{at}_{split}.npz", rows[part], labels[part], split=split, variant=str(at))
     files = [tmp_path / name for name in ("set_0_train.npz", "set_300_val.npz", "set_600_train.npz")]
-    return NpzGallery(read_sets(files)), rows, np.array(labels)
+    return ExactSearch(read_sets(files)), rows, np.array(labels)
 
 
 def numbers(results):
@@ -67,8 +67,8 @@ def numbers(results):
 
 
 @pytest.mark.parametrize("n_query", [1, 5, 40])  # few queries go another way than many
-def test_exact_search_is_brute_force_ties_by_row(gallery, n_query):
-    one, rows, _ = gallery
+def test_exact_search_is_brute_force_ties_by_row(references, n_query):
+    one, rows, _ = references
     queries = np.random.default_rng(1).standard_normal((n_query, 24)).astype(np.float32)
     queries[0] = rows[120]  # rows 120 and 870 are equally near
     assert numbers(one.search(queries, 10)) == brute(queries, rows, 10).tolist()
@@ -81,8 +81,8 @@ def test_exact_search_is_brute_force_ties_by_row(gallery, n_query):
 
 
 @pytest.mark.parametrize("n_query", [3, 40])
-def test_filters_select_rows_before_the_search(gallery, n_query):
-    one, rows, labels = gallery
+def test_filters_select_rows_before_the_search(references, n_query):
+    one, rows, labels = references
     queries = np.random.default_rng(2).standard_normal((n_query, 24)).astype(np.float32)
     split = np.repeat(["train", "val", "train"], 300)
     for where, mask in (
@@ -97,8 +97,8 @@ def test_filters_select_rows_before_the_search(gallery, n_query):
         assert numbers(one.search(queries, 10, where)) == expected, where
 
 
-def test_vectors_come_with_hits_where_asked_for(gallery):
-    one, rows, _ = gallery
+def test_vectors_come_with_hits_where_asked_for(references):
+    one, rows, _ = references
     found = one.search(rows[[5]], 3, vectors=True)[0]
     for number, hit in zip(numbers([found])[0], found, strict=True):
         assert np.array_equal(hit.vector, rows[number])
@@ -116,7 +116,7 @@ def test_a_query_is_never_among_its_own_results(tmp_path):
             split="all",
             variant=variant,
         )
-    one = NpzGallery(read_sets([tmp_path]))
+    one = ExactSearch(read_sets([tmp_path]))
     items = [one.item(row) for row in range(30)]
     queries = Queries(crops.astype(np.float32), [""] * 30, items)
     for results, item in zip(retrieve(one, queries, 10), items, strict=True):
@@ -129,7 +129,7 @@ def test_a_query_is_never_among_its_own_results(tmp_path):
 def test_a_source_image_can_be_left_out_whole(tmp_path):
     rows = np.eye(6) + 0.1
     save(tmp_path / "a.npz", rows, ["x"] * 6, samples=["p", "p", "p", "p", "q", "q"])
-    one = NpzGallery(read_sets([tmp_path / "a.npz"]))
+    one = ExactSearch(read_sets([tmp_path / "a.npz"]))
     items = [one.item(row) for row in range(6)]
     queries = Queries(rows.astype(np.float32), [""] * 6, items)
     found = retrieve(one, queries, 2, same_sample=True)
@@ -297,11 +297,25 @@ def test_unlabelled_rows_are_welcome(tmp_path, capsys):
     rows = np.random.default_rng(0).standard_normal((20, 4))
     bare = tmp_path / "bare_0_all.npz"
     np.savez(bare, embeddings=rows.astype(np.float32))
-    one = NpzGallery(read_sets([bare]))
+    one = ExactSearch(read_sets([bare]))
     hit = one.search(rows[[3]].astype(np.float32), 1)[0][0]
     assert (hit.item.label, hit.item.path, hit.item.crop_id) == ("", "", "row 3")
     assert search.main(["evaluate", "--query_npz", str(bare), "--npz", str(bare)]) == 1
     assert "has no labels" in capsys.readouterr().err
+
+
+ASKED = ["query", "-q", "a.npz", "--uri", "x.db", "--collection", "c"]
+ODD = [
+    ("HNSW", "M=1"),
+    ("HNSW", "efConstruction=1"),
+    ("HNSW", "M=4096"),
+    ("IVF_FLAT", "nlist=0"),
+]  # the first ends Milvus Lite
+
+
+def build_with(kind, value):
+    argv = ["build", "--npz", "a.npz", "--uri", "x.db", "--collection", "c"]
+    return [*argv, "--index_type", kind, "--index_params", value]
 
 
 @pytest.mark.parametrize(
@@ -319,6 +333,8 @@ def test_unlabelled_rows_are_welcome(tmp_path, capsys):
             2,
             "no parameter at all",
         ),
+        *((build_with(kind, value), 2, f"{value.partition('=')[0]} is from") for kind, value in ODD),
+        ([*ASKED, "--search_params", "ef=99999999999"], 2, "ef is from"),
         (
             ["build", "--npz", "a.npz", "--uri", "x.db", "--collection", "c", "--pca", "9"],
             1,
@@ -364,13 +380,13 @@ def test_principal_directions_are_the_best_there_are():
 
 def test_plans_by_hand():
     """Rows of 128 dimensions: 512 bytes of vector, 250 of text; SQ8 128 bytes, 8 of numbering, 4,000 centres of 512 bytes."""
-    plans = {plan.index_type: plan for plan in index.plans(10**6, 128)}
+    plans = {plan.index_type: plan for plan in index_types.plans(10**6, 128)}
     assert plans["FLAT"].memory == 10**6 * (512 + 250)
     assert plans["IVF_SQ8"].index_params == {"nlist": 4000}
     assert plans["IVF_SQ8"].memory == pytest.approx(10**6 * (128 + 8 + 250) + 4000 * 512)
     assert plans["HNSW"].memory == pytest.approx(10**6 * (512 + 4 * 32 + 4 * 16 / 15 + 250))
     assert [plan.index_type for plan in plans.values() if plan.suggested] == ["HNSW"]
-    big = {plan.index_type: plan for plan in index.plans(10**9, 128)}
+    big = {plan.index_type: plan for plan in index_types.plans(10**9, 128)}
     assert big["IVF_SQ8"].suggested
     assert big["IVF_SQ8"].index_params == {"nlist": 65_536}
     assert big["FLAT"].nodes == -(-762 * 10**9 // int(0.8 * 64 * 2**30))

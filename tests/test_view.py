@@ -20,9 +20,10 @@ import pytest
 import view
 from common.messages import UserError
 from viewer import local_server, map_data
-from viewer.explorer import Explorer
+from viewer.app import make_app
 from viewer.map_data import Filters
-from viewer.parquet_rows import Points
+from viewer.parquet_rows import ParquetRows
+from viewer.viewer_data import PictureSearch, ViewerData
 
 N, DIM = 40, 8
 LABELS = ("amber", "beige", "coral", "dun")
@@ -81,16 +82,22 @@ def drawn(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
     return path, make(path)
 
 
+def client_of(path: Path):
+    """Return Flask's test client of the page over one file."""
+    data = ViewerData([ParquetRows(path)])
+    return make_app(data, PictureSearch(data), "127.0.0.1").server.test_client()
+
+
 @pytest.fixture(scope="module")
 def client(drawn):
-    return view.make_app(Explorer([Points(drawn[0])]), "127.0.0.1").server.test_client()
+    return client_of(drawn[0])
 
 
 # --- what a file holds
 
 
 def test_columns_labels_and_keys(drawn):
-    points = Points(drawn[0])
+    points = ParquetRows(drawn[0])
     assert (points.n, points.dim, points.levels) == (N, DIM, 2)
     codes, names = points.codes("label")
     assert names == [f"brand/{label}" for label in LABELS]
@@ -98,14 +105,14 @@ def test_columns_labels_and_keys(drawn):
     assert points.codes("level:0")[1] == ["brand"]
     assert points.row(21)["correct"] is True
     assert "projection_x" not in points.row(21)
-    explorer = Explorer([points])
-    assert np.array_equal(explorer.keys[0][:20], explorer.keys[0][20:])  # a crop is itself at any padding
-    assert len(set(explorer.keys[0].tolist())) == 20
+    data = ViewerData([points])
+    assert np.array_equal(data.keys[0][:20], data.keys[0][20:])  # a crop is itself at any padding
+    assert len(set(data.keys[0].tolist())) == 20
 
 
 def test_neighbours_are_exact_in_every_scope(drawn):
     path, frame = drawn
-    explorer = Explorer([Points(path)])
+    data = ViewerData([ParquetRows(path)])
     vectors = unit(np.stack(frame["embedding"].to_numpy()))
     for row in (0, 17, 39):
         similarity = vectors @ vectors[row]
@@ -116,17 +123,17 @@ def test_neighbours_are_exact_in_every_scope(drawn):
             "split:train": ((frame["split"] == "train") & (frame.index != row)).to_numpy(),
         }
         for scope, keep in allowed.items():
-            near, _ = explorer.near(0, row, scope)
+            near, _ = data.neighbours(0, row, scope)
             wanted = [other for other in np.argsort(-similarity, kind="stable") if keep[other]][:12]
             assert [one.row for one in near] == wanted, scope
             assert np.allclose([one.similarity for one in near], similarity[wanted], atol=1e-6)
 
 
 def test_vectors_read_in_parts_give_the_same_neighbours(drawn, monkeypatch):
-    whole = Explorer([Points(drawn[0])]).near(0, 5, "crops")
-    monkeypatch.setattr("viewer.parquet_rows.KEEP_BYTES", 0)
-    points = Points(drawn[0])
-    assert Explorer([points]).near(0, 5, "crops") == whole
+    whole = ViewerData([ParquetRows(drawn[0])]).neighbours(0, 5, "crops")
+    monkeypatch.setattr("viewer.parquet_columns.KEEP_BYTES", 0)
+    points = ParquetRows(drawn[0])
+    assert ViewerData([points]).neighbours(0, 5, "crops") == whole
     assert points.vectors._whole is None
     assert len(points.vectors.shards()) == 3
 
@@ -134,7 +141,7 @@ def test_vectors_read_in_parts_give_the_same_neighbours(drawn, monkeypatch):
 def test_the_neighbours_of_the_file_are_used(tmp_path):
     near = [{"ids": [(row + 1) % N, (row + 2) % N], "distances": [0.25, 0.5]} for row in range(N)]
     make(tmp_path / "n.parquet", neighbors=near)
-    found, said = Explorer([Points(tmp_path / "n.parquet")]).near(0, 39, "all")
+    found, said = ViewerData([ParquetRows(tmp_path / "n.parquet")]).neighbours(0, 39, "all")
     assert [(one.row, one.similarity) for one in found] == [(0, 0.75), (1, 0.5)]
     assert "from the file" in said
 
@@ -142,7 +149,7 @@ def test_the_neighbours_of_the_file_are_used(tmp_path):
 def test_neighbours_that_point_outside_the_file_are_left_out(tmp_path):
     near = [{"ids": [N + 5, -1, 3], "distances": [0.1, 0.2, 0.3]} for _ in range(N)]
     make(tmp_path / "n.parquet", neighbors=near)
-    assert [one.row for one in Explorer([Points(tmp_path / "n.parquet")]).near(0, 1, "all")[0]] == [3]
+    assert [one.row for one in ViewerData([ParquetRows(tmp_path / "n.parquet")]).neighbours(0, 1, "all")[0]] == [3]
 
 
 # --- what a map holds
@@ -163,7 +170,8 @@ def test_neighbours_that_point_outside_the_file_are_left_out(tmp_path):
 def test_filters_keep_the_rows_they_name(drawn, filters, id, wanted):
     path, frame = drawn
     assert (
-        np.flatnonzero(map_data.passing(Points(path), id, filters)).tolist() == np.flatnonzero(wanted(frame)).tolist()
+        np.flatnonzero(map_data.passing(ParquetRows(path), id, filters)).tolist()
+        == np.flatnonzero(wanted(frame)).tolist()
     )
 
 
@@ -173,7 +181,7 @@ def decoded(text: str, dtype: str) -> np.ndarray:
 
 def test_a_scene_holds_every_point_once(drawn):
     path, frame = drawn
-    points, rows = Points(path), np.arange(N)
+    points, rows = ParquetRows(path), np.arange(N)
     legend, (groups,) = map_data.grouped([(points, rows)], "label")
     drawn_scene = map_data.scene(points, rows, groups, np.arange(N, dtype=np.int32), legend, 2)
     x = decoded(drawn_scene["x"], "f4")
@@ -187,7 +195,7 @@ def test_a_scene_holds_every_point_once(drawn):
 def test_many_classes_are_grouped_as_other(tmp_path):
     names = [f"class {min(row // 2, 17):02d}" for row in range(N)]  # the last has six rows
     make(tmp_path / "m.parquet", class_1=names)
-    points = Points(tmp_path / "m.parquet")
+    points = ParquetRows(tmp_path / "m.parquet")
     legend, (groups,) = map_data.grouped([(points, np.arange(N))], "label")
     assert len(legend) == map_data.GROUPS
     assert legend[-1].name == "OTHER (4 more)"
@@ -197,7 +205,7 @@ def test_many_classes_are_grouped_as_other(tmp_path):
 
 
 def test_numbers_are_put_into_bins_and_what_has_none_stands_apart(drawn):
-    legend, (groups,) = map_data.grouped([(Points(drawn[0]), np.arange(N))], "margin")
+    legend, (groups,) = map_data.grouped([(ParquetRows(drawn[0]), np.arange(N))], "margin")
     assert legend[-1].name == "(none)"
     assert (groups[:20] == len(legend) - 1).all()
     assert (np.diff(groups[20:].astype(int)) >= 0).all()
@@ -205,7 +213,7 @@ def test_numbers_are_put_into_bins_and_what_has_none_stands_apart(drawn):
 
 
 def test_right_and_wrong_have_colour_and_symbol_of_their_own(drawn):
-    legend, _ = map_data.grouped([(Points(drawn[0]), np.arange(N))], "correct")
+    legend, _ = map_data.grouped([(ParquetRows(drawn[0]), np.arange(N))], "correct")
     assert {one.name: one.symbol for one in legend} == {"right": 0, "wrong": 5, "not scored": 6}
 
 
@@ -217,14 +225,14 @@ def test_colours_stand_out_on_light_and_on_dark():
 
 
 def test_more_points_than_a_map_takes_are_sampled(drawn):
-    points = Points(drawn[0])
+    points = ParquetRows(drawn[0])
     rows = map_data.sampled(points, np.ones(N, bool), 12)
     assert np.bincount(points.codes("label")[0][rows]).tolist() == [3, 3, 3, 3]
 
 
 def test_a_file_without_a_map_gets_one_by_pca(tmp_path):
     make(tmp_path / "p.parquet", projection_x=None, projection_y=None)
-    points = Points(tmp_path / "p.parquet")
+    points = ParquetRows(tmp_path / "p.parquet")
     places, said = points.map(2)
     assert "PCA, computed now" in said
     rows = unit(np.stack(pd.read_parquet(points.path)["embedding"].to_numpy()))
@@ -274,7 +282,7 @@ def test_a_source_that_is_no_picture_is_not_served(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     bad = [str(tmp_path / "secret.txt"), str(tmp_path / "pipe"), "/dev/zero", "a\0b", str(tmp_path), None] * 7
     make(tmp_path / "h.parquet", pictures=False, source_file=bad[:N])
-    client = view.make_app(Explorer([Points(tmp_path / "h.parquet")]), "127.0.0.1").server.test_client()
+    client = client_of(tmp_path / "h.parquet")
     for row in range(6):
         assert client.get(f"/picture/0/{row}").status_code == 404
         assert client.get(f"/picture/0/{row}/large").status_code == 404
@@ -283,7 +291,7 @@ def test_a_source_that_is_no_picture_is_not_served(tmp_path):
 def test_bytes_that_are_no_picture_are_not_served(tmp_path):
     images = [{"bytes": b"<script>alert(1)</script>", "path": ""} for _ in range(N)]
     make(tmp_path / "s.parquet", image=images, source_file=None)
-    client = view.make_app(Explorer([Points(tmp_path / "s.parquet")]), "127.0.0.1").server.test_client()
+    client = client_of(tmp_path / "s.parquet")
     assert client.get("/picture/0/0").status_code == 404
 
 
@@ -326,6 +334,12 @@ class Colour:
         return np.pad(batch.mean(axis=(1, 2)) + 1, [(0, 0), (0, DIM - 3)]).astype(np.float32)
 
 
+def search_in(path: Path, embedder: Colour | None = None, index=None) -> PictureSearch:
+    search = PictureSearch(ViewerData([ParquetRows(path)]), index=index)
+    search._embedder = embedder
+    return search
+
+
 def encoded(colour: tuple[int, int, int]) -> bytes:
     return cv2.imencode(".png", np.full((10, 12, 3), colour[::-1], np.uint8))[1].tobytes()
 
@@ -334,15 +348,14 @@ def test_an_upload_finds_its_like_and_their_vote(tmp_path):
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (N, 3))
     make(tmp_path / "c.parquet", embedding=list(np.pad(colours + 1, [(0, 0), (0, DIM - 3)]).astype(np.float32)))
-    explorer = Explorer([Points(tmp_path / "c.parquet")])
-    explorer._embedder = Colour()
-    answer = explorer.look_up(encoded(tuple(colours[13].tolist())), "all", 1)
-    assert (answer.near[0].row, round(answer.near[0].similarity, 5)) == (13, 1)
+    search = search_in(tmp_path / "c.parquet", Colour())
+    answer = search.look_up(encoded(tuple(colours[13].tolist())), "all", 1)
+    assert (answer.neighbours[0].row, round(answer.neighbours[0].similarity, 5)) == (13, 1)
     assert answer.label == "brand/beige"
     similarity = unit(colours + 1) @ unit(colours[[5]] + 1)[0]
     train = [row for row in np.argsort(-similarity, kind="stable") if row % 20 < 12]
-    answer = explorer.look_up(encoded(tuple(colours[5].tolist())), "split:train", 5)
-    assert [one.row for one in answer.near] == train[:12]
+    answer = search.look_up(encoded(tuple(colours[5].tolist())), "split:train", 5)
+    assert [one.row for one in answer.neighbours] == train[:12]
     votes = [LABELS[row % 4] for row in train[:5]]
     best = max(dict.fromkeys(votes), key=votes.count)
     assert answer.label == f"brand/{best}"
@@ -367,17 +380,16 @@ def test_an_upload_is_searched_in_an_index(tmp_path):
     uri = str(tmp_path / "index.db")
     argv = ["build", "--npz", str(tmp_path / "drawn_0_train.npz"), "--uri", uri, "--collection", "drawn"]
     assert search.main([*argv, "--index_type", "FLAT"]) == 0
-    points = Points(tmp_path / "i.parquet")
-    with view.opened(uri, None, [points]) as index:
-        explorer = Explorer([points], index=index)
-        explorer._embedder = Colour()
-        assert next(iter(explorer.references())) == "index"
-        answer = explorer.look_up(encoded(tuple(colours[5].tolist())), "index", 1)
-        assert (answer.near[0].row, answer.label) == (5, "brand/beige")
-        assert answer.near[0].similarity == pytest.approx(1, abs=1e-4)
-        answer = explorer.look_up(encoded(tuple(colours[12].tolist())), "index", 1)
-        assert (answer.near[0].row, answer.near[0].name) == (None, "elsewhere")
-    with pytest.raises(UserError, match="no such index"), view.opened(str(tmp_path / "no.db"), None, [points]):
+    rows = ParquetRows(tmp_path / "i.parquet")
+    with view.opened_index(uri, None, rows) as index:
+        by_picture = search_in(tmp_path / "i.parquet", Colour(), index)
+        assert next(iter(by_picture.references())) == "index"
+        answer = by_picture.look_up(encoded(tuple(colours[5].tolist())), "index", 1)
+        assert (answer.neighbours[0].row, answer.label) == (5, "brand/beige")
+        assert answer.neighbours[0].similarity == pytest.approx(1, abs=1e-4)
+        answer = by_picture.look_up(encoded(tuple(colours[12].tolist())), "index", 1)
+        assert (answer.neighbours[0].row, answer.neighbours[0].name) == (None, "elsewhere")
+    with pytest.raises(UserError, match="no such index"), view.opened_index(str(tmp_path / "no.db"), None, rows):
         pass
 
 
@@ -394,16 +406,25 @@ def test_an_upload_of_too_many_pixels_is_refused_before_it_is_decoded(drawn):
         + chunk(b"IDAT", b"")
         + chunk(b"IEND", b"")
     )
-    explorer = Explorer([Points(drawn[0])])
-    explorer._embedder = Colour()
+    search = search_in(drawn[0], Colour())
     with pytest.raises(Exception, match="20,000 x 20,000 pixels are more than the 60 million taken"):
-        explorer.look_up(bomb, "all", 1)
+        search.look_up(bomb, "all", 1)
 
 
 def test_a_file_cannot_choose_code_to_run(tmp_path):
     make(tmp_path / "f.parquet", model="os:getcwd")
     with pytest.raises(UserError, match="names code as its model"):
-        Explorer([Points(tmp_path / "f.parquet")]).look_up(encoded((1, 2, 3)), "all", 1)
+        search_in(tmp_path / "f.parquet").look_up(encoded((1, 2, 3)), "all", 1)
+
+
+def test_a_file_cannot_choose_a_folder_or_a_program_to_load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "program.pt2").write_bytes(b"PK")
+    for name in ("checkpoint", str(tmp_path / "checkpoint"), "program.pt2", "../../../" * 9 + "etc"):
+        make(tmp_path / "f.parquet", model=name)
+        with pytest.raises(UserError, match="names a path as its model"):
+            search_in(tmp_path / "f.parquet").look_up(encoded((1, 2, 3)), "all", 1)
 
 
 # --- what a user is told
@@ -457,13 +478,13 @@ def test_an_address_open_to_others_is_warned_of(capsys):
 
 
 def test_many_threads_read_one_file(drawn):
-    explorer = Explorer([Points(drawn[0])])
+    data = ViewerData([ParquetRows(drawn[0])])
     wrong = []
 
     def read(start: int) -> None:
         for row in range(start, start + 60):
-            data = explorer.files[0].picture(row % N, 128)
-            picture = cv2.imdecode(np.frombuffer(data or b"", np.uint8), cv2.IMREAD_COLOR)
+            content = data.files[0].pictures.read(row % N, 128)
+            picture = cv2.imdecode(np.frombuffer(content or b"", np.uint8), cv2.IMREAD_COLOR)
             if abs(int(picture.mean()) - 5 * (row % N)) > 2:
                 wrong.append(row)
 
@@ -514,17 +535,19 @@ def test_an_upload_is_embedded_by_the_model_that_the_file_names(tmp_path):
         == 0
     )
     assert npz_to_parquet.main(["--root", str(out), "--out", str(tmp_path / "real.parquet"), "--thumbnails", "32"]) == 0
-    points = Points(tmp_path / "real.parquet")
+    points = ParquetRows(tmp_path / "real.parquet")
     source = points.row(4)["source_file"]
-    answer = Explorer([points]).look_up(Path(source).read_bytes(), "all", 1)
-    assert answer.near[0].row == 4
-    assert answer.near[0].similarity > 0.999
+    answer = PictureSearch(ViewerData([points])).look_up(Path(source).read_bytes(), "all", 1)
+    assert answer.neighbours[0].row == 4
+    assert answer.neighbours[0].similarity > 0.999
     assert answer.label == points.row(4)["label"]
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
     for folder in ("resnet", "vit"):
         make(tmp_path / folder / "embeddings.parquet")
-    names = Explorer([Points(tmp_path / folder / "embeddings.parquet") for folder in ("resnet", "vit")]).sources()
+    names = ViewerData(
+        [ParquetRows(tmp_path / folder / "embeddings.parquet") for folder in ("resnet", "vit")]
+    ).sources()
     assert names["0|"] == "resnet/embeddings: all 2 IDs"
     assert names["1|10"] == "vit/embeddings: ID 10"

@@ -92,7 +92,8 @@ def start(spec: str, weights: str | Path | None, image_size: int | None, seed: i
 
     `siamese` and weights="random" start untrained; of a checkpoint the backbone is taken. Raises UserError or UsageError.
     """
-    if spec != architectures.SIAMESE and Path(spec, checkpoint.ABOUT).is_file():
+    folder, _ = checkpoint.folder_and_code(spec)
+    if spec != architectures.SIAMESE and (folder / checkpoint.ABOUT).is_file():
         if weights is not None:
             raise UsageError(f"{spec} holds its own weights; leave --weights away")
         spec, backbone = checkpoint.architecture(spec)

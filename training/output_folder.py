@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import files
+from common import files, run_record
 from common.messages import UserError, note
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def begin(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
     def begun() -> bool:
         return finished() or state_file(folder).is_file()
 
-    complete = files.claim(path, record, overwrite=overwrite, finished=finished, begun=begun, clear=clear)
+    complete = run_record.claim(path, record, overwrite=overwrite, finished=finished, begun=begun, clear=clear)
     files.sweep(folder)
     return complete
 
@@ -62,10 +62,10 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     import torch
 
     buffer = io.BytesIO()
-    torch.save(state, buffer)
-    files.write_bytes(
-        path, buffer.getbuffer()
-    )  # on a full disk it raises OSError; torch.save would raise a RuntimeError
+    torch.save(state, buffer)  # not into the file: on a full disk that would raise a RuntimeError
+    with files.whole(path) as temporary:
+        temporary.write_bytes(buffer.getvalue() + files.SEAL.encode())
+        files.seal(temporary)
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any] | None:
@@ -73,9 +73,19 @@ def read_state(path: Path, device: torch.device) -> dict[str, Any] | None:
     import torch
 
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        files.check_seal(path)
+        return torch.load(io.BytesIO(path.read_bytes()), map_location=device, weights_only=True)
     except FileNotFoundError:
         return None
-    except (RuntimeError, EOFError, LookupError, ValueError, AttributeError, TypeError, pickle.UnpicklingError):
+    except (
+        UserError,
+        RuntimeError,
+        EOFError,
+        LookupError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        pickle.UnpicklingError,
+    ):
         note(f"{path} cannot be read: training starts anew")
         return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dash import dcc, html
+
 KEYS = (
     ("← ↑ → ↓", "move or turn"),
     ("+ −", "zoom"),
@@ -22,8 +24,6 @@ def layout(
     defaults: Mapping[str, Any],
 ) -> Any:
     """Return the whole page. `choices`: the options of the controls; `defaults`: their first values."""
-    from dash import dcc, html
-
     stores = ["scene-a", "scene-b", "focus", "near", "selection", "upload", "groups"]
     silent = ["shown-a", "shown-b", "legend-done", "marked"]
     return html.Div(
@@ -42,7 +42,7 @@ def layout(
                             _tab("tab-upload", "panel-upload", "Search by picture", False),
                         ],
                         role="tablist",
-                        **_told({"aria-label": "What to do"}),
+                        **_attributes({"aria-label": "What to do"}),
                     ),
                 ],
                 className="top",
@@ -52,14 +52,12 @@ def layout(
     )
 
 
-def _told(attributes: dict[str, str]) -> Any:
-    """Return attributes whose names are no Python names, for `**`."""
+def _attributes(attributes: dict[str, str]) -> Any:
+    """Return HTML attributes whose names have dashes, for `**`."""
     return attributes
 
 
 def banner(text: str) -> Any:
-    from dash import html
-
     before, command, after = (*text.split("`"), "", "")[:3]
     return html.Div(
         [html.Span("Note"), html.P([before, html.Code(command) if command else "", after])], className="banner caution"
@@ -67,22 +65,18 @@ def banner(text: str) -> Any:
 
 
 def _tab(name: str, panel: str, text: str, on: bool) -> Any:
-    from dash import html
-
-    told = {"aria-selected": str(on).lower(), "aria-controls": panel}
-    return html.Button(text, id=name, role="tab", type="button", tabIndex="0" if on else "-1", **_told(told))
+    attributes = {"aria-selected": str(on).lower(), "aria-controls": panel}
+    return html.Button(
+        text, id=name, role="tab", type="button", tabIndex="0" if on else "-1", **_attributes(attributes)
+    )
 
 
 def _field(text: str, control: Any) -> Any:
-    from dash import html
-
     return html.Div([html.Label(text, htmlFor=control.id), control], className="field")
 
 
 def _map_panel(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping[str, Any]) -> Any:
-    from dash import dcc, html
-
-    def one(name: str, text: str) -> Any:
+    def single(name: str, text: str) -> Any:
         return _field(
             text,
             dcc.Dropdown(
@@ -90,7 +84,7 @@ def _map_panel(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping[st
             ),
         )
 
-    def many(name: str, text: str) -> Any:
+    def several(name: str, text: str) -> Any:
         return _field(text, dcc.Dropdown(choices[name], [], id=name, multi=True, placeholder="any"))
 
     radio = dcc.RadioItems(
@@ -98,21 +92,21 @@ def _map_panel(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping[st
     )
     only = dcc.Checklist(choices["only"], [], id="only", inline=True, className="choice")
     filters = [
-        many(name, text)
+        several(name, text)
         for name, text in (("label", "Labels"), ("split", "Splits"), ("padding", "Paddings"))
         if choices[name]
     ]
     search = dcc.Input(id="text", type="search", placeholder="part of an id or file name", debounce=0.3)
     controls = html.Section(
         [
-            one("source-a", "Show"),
-            one("source-b", "Beside it"),
-            one("colour", "Colour by"),
+            single("source-a", "Show"),
+            single("source-b", "Beside it"),
+            single("colour", "Colour by"),
             html.Div(
                 [html.Span("Map", className="label"), radio],
                 className="field",
                 role="group",
-                **_told({"aria-label": "Map"}),
+                **_attributes({"aria-label": "Map"}),
             ),
             *filters,
             _field("Search ids", search),
@@ -123,7 +117,7 @@ def _map_panel(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping[st
             ),
         ],
         className="card controls",
-        **_told({"aria-label": "What the map shows"}),
+        **_attributes({"aria-label": "What the map shows"}),
     )
     hidden = [
         html.Div(dcc.Dropdown(id=name, multi=True), hidden=True)
@@ -134,26 +128,22 @@ def _map_panel(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping[st
         [controls, *hidden, html.Div([html.Div([_maps(), _points()]), _aside(choices, defaults)], className="work")],
         id="panel-map",
         role="tabpanel",
-        **_told({"aria-labelledby": "tab-map"}),
+        **_attributes({"aria-labelledby": "tab-map"}),
     )
 
 
 def _points() -> Any:
-    from dash import html
-
     def button(name: str, text: str) -> Any:
         return html.Button(text, id=name, type="button", className="button")
 
     bar = [html.H2("Points", id="listed"), button("clear", "Clear selection"), button("export", "Export CSV")]
     more = html.Div(button("more", "Show more"), id="more-box")
     return html.Section(
-        [html.Div(bar, className="bar"), html.Ul(id="gallery", className="tiles"), more], className="card"
+        [html.Div(bar, className="bar"), html.Ul(id="tiles", className="tiles"), more], className="card"
     )
 
 
 def _aside(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping[str, Any]) -> Any:
-    from dash import dcc, html
-
     scope = dcc.Dropdown(choices["scope"], defaults["scope"], id="scope", clearable=False, searchable=False)
     near = [
         _field("Nearest neighbours among", scope),
@@ -165,26 +155,29 @@ def _aside(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping[str, A
         [chosen, html.Div(near, id="near-box", hidden=True)],
         id="detail",
         className="card detail",
-        **_told({"aria-label": "The chosen point"}),
+        **_attributes({"aria-label": "The chosen point"}),
     )
 
 
 def _maps() -> Any:
-    from dash import html
-
     def tool(name: str, text: str, label: str, pressed: bool | None = None) -> Any:
-        told = {"aria-label": label} | ({} if pressed is None else {"aria-pressed": str(pressed).lower()})
-        return html.Button(text, id=name, type="button", className="tool", title=label, **_told(told))
+        attributes = {"aria-label": label} | ({} if pressed is None else {"aria-pressed": str(pressed).lower()})
+        return html.Button(text, id=name, type="button", className="tool", title=label, **_attributes(attributes))
 
     def canvas(name: str, label: str) -> Any:
         caption = html.Figcaption([html.B(id=f"title-{name}"), html.Span(id=f"count-{name}")])
-        told = {"aria-label": label, "aria-describedby": "keys"}
+        attributes = {"aria-label": label, "aria-describedby": "keys"}
         return html.Figure(
-            [caption, html.Div(id=f"map-{name}", className="map", role="application", tabIndex="0", **_told(told))],
+            [
+                caption,
+                html.Div(
+                    id=f"map-{name}", className="map", role="application", tabIndex="0", **_attributes(attributes)
+                ),
+            ],
             id=f"figure-{name}",
         )
 
-    keys: list[Any] = [part for key, text in KEYS for part in (*(html.Kbd(one) for one in key.split()), f" {text}  ")]
+    keys: list[Any] = [part for key, text in KEYS for part in (*(html.Kbd(sign) for sign in key.split()), f" {text}  ")]
     return html.Section(
         [
             html.Div(
@@ -203,7 +196,7 @@ def _maps() -> Any:
                 [canvas("a", "Map of the points"), canvas("b", "Second map of the points")], className="maps", id="maps"
             ),
             html.P(keys, className="keys", id="keys"),
-            html.P(id="said", className="sr", **_told({"aria-live": "polite"})),
+            html.P(id="said", className="sr", **_attributes({"aria-live": "polite"})),
             html.Div(
                 [
                     html.H2("Legend", id="legend-head"),
@@ -212,16 +205,14 @@ def _maps() -> Any:
                 ],
                 className="legend-head",
             ),
-            html.Div(id="legend", className="legend", role="group", **_told({"aria-labelledby": "legend-head"})),
+            html.Div(id="legend", className="legend", role="group", **_attributes({"aria-labelledby": "legend-head"})),
         ],
         className="card",
-        **_told({"aria-label": "Map"}),
+        **_attributes({"aria-label": "Map"}),
     )
 
 
 def _upload_panel(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping[str, Any]) -> Any:
-    from dash import dcc, html
-
     among = dcc.Dropdown(choices["among"], defaults["among"], id="among", clearable=False, searchable=False)
     votes = dcc.Dropdown([1, 3, 5, 10, 20], 5, id="votes", clearable=False, searchable=False)
     return html.Div(
@@ -254,7 +245,7 @@ def _upload_panel(choices: Mapping[str, list[dict[str, str]]], defaults: Mapping
         id="panel-upload",
         role="tabpanel",
         hidden=True,
-        **_told({"aria-labelledby": "tab-upload"}),
+        **_attributes({"aria-labelledby": "tab-upload"}),
     )
 
 
@@ -262,8 +253,6 @@ def tile(
     file: int, row: int, key: int, name: str, lines: Sequence[str], right: bool | None = None, *, pictured: bool = True
 ) -> Any:
     """Return a picture that opens its point when pressed; `right` adds a frame and a sign."""
-    from dash import html
-
     role = {None: "", True: " right", False: " wrong"}[right]
     none = html.Span("no picture", className="missing")
     frame: list[Any] = [html.Img(src=f"picture/{file}/{row}", alt="") if pictured else none]
@@ -272,48 +261,49 @@ def tile(
             html.Span(
                 "✓" if right else "✗",
                 className="sign",
-                **_told({"aria-label": "same label" if right else "other label"}),
+                **_attributes({"aria-label": "same label" if right else "other label"}),
             )
         )
     caption = html.Figcaption([html.B(name, title=name), *(html.Span(line, title=line) for line in lines)])
-    told = {"data-file": str(file), "data-row": str(row), "data-key": str(key)}
+    attributes = {"data-file": str(file), "data-row": str(row), "data-key": str(key)}
     figure = html.Figure([html.Div(frame, className="frame"), caption], className=f"thumb{role}")
-    return html.Li(html.Button(figure, type="button", className="tile", **_told(told)))
+    return html.Li(html.Button(figure, type="button", className="tile", **_attributes(attributes)))
 
 
 def bare_tile(name: str, lines: Sequence[str]) -> Any:
     """Return a result that is in no file of this page, and so has no picture."""
-    from dash import html
-
     frame = html.Div(html.Span("not in these files", className="missing"), className="frame")
     return html.Li(
         html.Figure([frame, html.Figcaption([html.B(name, title=name), *map(html.Span, lines)])], className="thumb")
     )
 
 
-def empty_detail() -> list[Any]:
-    from dash import html
+def variant(values: Mapping[str, Any]) -> list[str]:
+    """Return [the split and padding of a row], [] where it tells neither."""
+    padding = values.get("padding")
+    text = " · ".join(str(part) for part in (values.get("split"), padding and f"padding {padding}") if part)
+    return [text] if text else []
 
+
+def empty_detail() -> list[Any]:
     text = "Press a point of the map, or a picture below it: its picture, its facts and its nearest neighbours appear here."
     return [html.H2("No point chosen"), html.P(text, className="empty")]
 
 
-def detail(file: int, row: int, told: Mapping[str, Any], *, pictured: bool) -> list[Any]:
+def detail(file: int, row: int, values: Mapping[str, Any], *, pictured: bool) -> list[Any]:
     """Return the chosen point: picture, verdict, facts."""
-    from dash import html
-
     verdict = []
-    if "correct" in told:
-        right = bool(told["correct"])
-        margin = f", margin {told['margin']:.3f}" if isinstance(told.get("margin"), float) else ""
-        text = "✓ predicted right" if right else f"✗ predicted {told.get('predicted') or 'otherwise'}"
+    if "correct" in values:
+        right = bool(values["correct"])
+        margin = f", margin {values['margin']:.3f}" if isinstance(values.get("margin"), float) else ""
+        text = "✓ predicted right" if right else f"✗ predicted {values.get('predicted') or 'otherwise'}"
         verdict = [html.P([html.B(text, className="up" if right else "down"), margin], className="verdict")]
     source = f"picture/{file}/{row}/large"
-    picture = [html.Img(src=source, alt=f"picture of {told['label']}", className="picture")] if pictured else []
+    picture = [html.Img(src=source, alt=f"picture of {values['label']}", className="picture")] if pictured else []
     left = ("label", "correct", "predicted", "margin", "projection_x", "projection_y", "projection_z")
-    facts = [(name, value) for name, value in told.items() if name not in left and not name.startswith("class_")]
+    facts = [(name, value) for name, value in values.items() if name not in left and not name.startswith("class_")]
     return [
-        html.H2(told["label"]),
+        html.H2(values["label"]),
         *picture,
         *verdict,
         html.Dl(
@@ -323,10 +313,8 @@ def detail(file: int, row: int, told: Mapping[str, Any], *, pictured: bool) -> l
     ]
 
 
-def answer(picture: str, label: str, votes: str, said: str, hits: Sequence[Any]) -> list[Any]:
+def answer(picture: str, label: str, votes: str, compared: str, hits: Sequence[Any]) -> list[Any]:
     """Return what a picture that was uploaded is like. `picture`: a data URL."""
-    from dash import html
-
     facts = [
         html.Span("k-NN label", className="eyebrow"),
         html.Span(label, className="number", id="knn-label"),
@@ -334,6 +322,6 @@ def answer(picture: str, label: str, votes: str, said: str, hits: Sequence[Any])
     ]
     return [
         html.Div([html.Img(src=picture, alt="the picture you chose"), html.Div(facts)], className="answer"),
-        html.P(said, className="small"),
+        html.P(compared, className="small"),
         html.Ul(list(hits), className="tiles", id="hits"),
     ]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotations.formats import parse
-from common.annotations import Box, Object, Skipped
+from annotations.records import Box, Object, Skipped
 from common.messages import UserError
 
 

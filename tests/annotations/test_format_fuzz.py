@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from annotations import formats
 from annotations.options import Options
-from common.annotations import Object, Skipped
+from annotations.records import Object, Skipped
 from common.messages import UserError
 
 FUZZ = settings(

@@ -10,7 +10,7 @@ import pytest
 
 import crop
 from annotations import segmentation
-from common.annotations import Outline
+from annotations.records import Outline
 from common.messages import Unusable
 from cropping.cutouts import fill_outside
 from cropping.padding import Region

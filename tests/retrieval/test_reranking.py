@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from common import images
+from imaging import images
 from retrieval import reranking
 
 
@@ -110,22 +110,22 @@ def packages(study_data):
 
 def test_a_warped_photograph_is_found_among_others(packages):
     pictures, warped = packages
-    query = reranking.Points(warped)
-    found = [reranking.inliers(query, reranking.Points(picture)) for picture in pictures]
+    query = reranking.Keypoints(warped)
+    found = [reranking.inliers(query, reranking.Keypoints(picture)) for picture in pictures]
     assert int(np.argmax(found)) == 4
     assert found[4] > 50
     assert sorted(found)[-2] < found[4] / 3
 
 
 def test_pictures_without_points_match_nothing(packages):
-    empty = reranking.Points(np.full((100, 100, 3), 128, np.uint8))
-    tiny = reranking.Points(np.zeros((1, 1, 3), np.uint8))
-    some = reranking.Points(packages[0][0])
+    empty = reranking.Keypoints(np.full((100, 100, 3), 128, np.uint8))
+    tiny = reranking.Keypoints(np.zeros((1, 1, 3), np.uint8))
+    some = reranking.Keypoints(packages[0][0])
     assert reranking.inliers(empty, some) == reranking.inliers(some, tiny) == reranking.inliers(empty, empty) == 0
 
 
 def test_a_mirrored_photograph_is_another_thing(packages):
     picture = packages[0][4]
-    query = reranking.Points(picture)
-    assert reranking.inliers(query, reranking.Points(picture)) > 100
-    assert reranking.inliers(query, reranking.Points(np.ascontiguousarray(picture[:, ::-1]))) < 20
+    query = reranking.Keypoints(picture)
+    assert reranking.inliers(query, reranking.Keypoints(picture)) > 100
+    assert reranking.inliers(query, reranking.Keypoints(np.ascontiguousarray(picture[:, ::-1]))) < 20

@@ -17,7 +17,7 @@ from hostile import call, check, picture, sentence, study
 import evaluate_combo
 import greedy_combo_eval
 import npz_to_parquet
-from common import files
+from common import files, run_record
 from common.messages import UserError
 
 
@@ -135,7 +135,7 @@ def test_leftovers_of_dead_runs_go_and_those_of_living_ones_stay(tmp_path: Path)
 
 def test_a_seal_tells_every_flipped_bit(tmp_path: Path) -> None:
     """JSON records and Parquet files: each flip is refused, or changes nothing that is read."""
-    files.write_json(tmp_path / "record.json", {"seed": 1, "model": "näme"})
+    run_record.write_json(tmp_path / "record.json", {"seed": 1, "model": "näme"})
     frame = pd.DataFrame({"query": [f"crop {n}" for n in range(50)], "margin": np.linspace(0, 1, 50)})
     files.write_table(tmp_path / "table.parquet", frame)
     assert pd.read_parquet(tmp_path / "table.parquet").equals(frame)
@@ -155,7 +155,7 @@ def test_a_seal_tells_every_flipped_bit(tmp_path: Path) -> None:
         flipped.write_bytes(data)
         try:
             if name == "record.json":
-                same = {k: v for k, v in files.read_json(flipped).items() if k in ("seed", "model")}
+                same = {k: v for k, v in run_record.read_json(flipped).items() if k in ("seed", "model")}
                 return None if same == {"seed": 1, "model": "näme"} else f"read {same}"
             files.check_seal(flipped)
             return None if pd.read_parquet(flipped).equals(frame) else "other content"

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from test_view import DIM, LABELS, Colour, N, encoded, make
 
-import view
 from viewer import local_server
-from viewer.explorer import Explorer
-from viewer.parquet_rows import Points
+from viewer.app import make_app
+from viewer.parquet_rows import ParquetRows
+from viewer.viewer_data import PictureSearch, ViewerData
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
@@ -46,15 +46,16 @@ def frame(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def url(frame):
-    explorer = Explorer([Points(frame[0])])
-    explorer._embedder = Colour()
-    return served(explorer)
+    return served(frame[0])
 
 
-def served(explorer: Explorer) -> str:
+def served(path: Path) -> str:
     """Return the address of the page; the server runs in a thread, as view.py runs it."""
     listening = local_server.bind("127.0.0.1", 0)
-    app = view.make_app(explorer, "127.0.0.1")
+    data = ViewerData([ParquetRows(path)])
+    search = PictureSearch(data)
+    search._embedder = Colour()
+    app = make_app(data, search, "127.0.0.1")
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
     threading.Thread(target=local_server.serve, args=(app.server, listening), daemon=True).start()
     return address
@@ -81,7 +82,7 @@ def opened(browser, url: str, width: int = 1280, height: int = 1300, **options):
     page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
     page.set_default_timeout(90_000)  # a machine busy with other tests is slow, not wrong
     page.goto(url)
-    page.locator("#gallery .tile").nth(N - 1).wait_for()
+    page.locator("#tiles .tile").nth(N - 1).wait_for()
     page.wait_for_function(STILL, polling=100)
     return page
 
@@ -197,8 +198,8 @@ def test_lasso_lists_the_selection_and_exports_it(page, frame, tmp_path):
     page.mouse.up()
     listed(page, "Selection: 12 points")
     inside = [row for row in range(24) if row % 8 < 4]
-    page.wait_for_function("() => document.querySelectorAll('#gallery .tile').length === 12")
-    assert [int(tile.get_attribute("data-row")) for tile in page.locator("#gallery .tile").all()] == inside
+    page.wait_for_function("() => document.querySelectorAll('#tiles .tile').length === 12")
+    assert [int(tile.get_attribute("data-row")) for tile in page.locator("#tiles .tile").all()] == inside
     with page.expect_download() as download:
         page.click("#export")
     download.value.save_as(tmp_path / "selection.csv")
@@ -330,13 +331,13 @@ def test_a_phone_shows_everything_without_sideways_scrolling(browser, url, schem
 def test_pictures_that_have_moved_are_said_and_leave_no_broken_image(browser, tmp_path):
     make(tmp_path / "x.parquet", pictures=False)
     shutil.move(tmp_path / "pictures", tmp_path / "elsewhere")
-    page = opened(browser, served(Explorer([Points(tmp_path / "x.parquet")])))
+    page = opened(browser, served(tmp_path / "x.parquet"))
     note = page.locator(".banner").inner_text()
     assert str(tmp_path / "pictures" / "0.png") in note
     assert "--data_root" in note
-    page.wait_for_function("() => document.querySelectorAll('#gallery img.lost').length === 40")
-    assert not page.locator("#gallery img").first.is_visible()
-    says = page.evaluate("() => getComputedStyle(document.querySelector('#gallery .frame'), '::before').content")
+    page.wait_for_function("() => document.querySelectorAll('#tiles img.lost').length === 40")
+    assert not page.locator("#tiles img").first.is_visible()
+    says = page.evaluate("() => getComputedStyle(document.querySelector('#tiles .frame'), '::before').content")
     assert says == '"no picture"'
     assert {"404" in error for error in page.errors} == {True}
     page.context.close()
@@ -344,7 +345,7 @@ def test_pictures_that_have_moved_are_said_and_leave_no_broken_image(browser, tm
 
 def test_labels_are_text_and_never_markup(browser, tmp_path):
     make(tmp_path / "x.parquet", class_1=["<img src=x onerror=alert(1)>"] * N, crop_id=["<b>bold</b>"] * N)
-    page = opened(browser, served(Explorer([Points(tmp_path / "x.parquet")])))
+    page = opened(browser, served(tmp_path / "x.parquet"))
     page.on("dialog", lambda dialog: page.errors.append("a script of the file ran"))
     page.mouse.move(*page.evaluate(PLACE, 3))
     page.locator("#map-a .tip").wait_for()

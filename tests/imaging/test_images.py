@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import images
-from common.images import ImageError
 from cropping import resizing
 from cropping.padding import Region
+from imaging import images
+from imaging.images import ImageError
 
 
 def photo(width=96, height=64, seed=0) -> np.ndarray:
@@ -123,7 +123,7 @@ def test_what_is_no_image_says_why(tmp_path, content, why):
 
 
 def test_a_bomb_is_not_decoded(study_data, monkeypatch):
-    monkeypatch.setattr(images, "_pixels", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(images, "plain_pixels", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ImageError, match="above --max_pixels"):
         images.decode(study_data / "broken" / "images" / "bomb.png")
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from common.images import EXTENSIONS
-from common.labels import SPLIT_NAMES
-from common.messages import UserError, warn
+from common import files, run_record
+from common.labels import SPLIT_NAMES, clean
+from common.messages import UserError, count, note, warn
+from imaging.images import EXTENSIONS, NO_HEIC, image_kind
+from imaging.pixels import reads_heic
 
 if TYPE_CHECKING:
     import numpy as np
 
+NOT_AN_IMAGE = "not an image"
 MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
 
 
@@ -46,25 +51,34 @@ class Manifest:
 
 
 def read(
-    data_root: Path | str, *, folders: Sequence[str] | None = None, splits: Sequence[str] | None = None
+    data_root: Path | str,
+    *,
+    folders: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    strict: bool = False,
 ) -> Manifest:
     """Return the images below `data_root`: the rows of crops.csv where there is one, else every image of the tree.
 
     `folders` keeps class folders, each named from the split or from the first class on, such as `train/Fruit`, `Fruit` or
-    `Fruit/Apple`; `splits` keeps splits. Raises UserError when nothing is left, or when a name of either kind matches nothing.
+    `Fruit/Apple`; `splits` keeps splits. A crops.csv that was changed since crop.py wrote it is told, or with `strict` is
+    an error. Raises UserError when nothing is left, or when a name of either kind matches nothing.
     """
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name a crops folder or a folder of images with --data_root")
     if (root / MANIFEST).is_file():
         manifest = _read_manifest(root)
+        if changed := changes(root):
+            if strict:
+                raise UserError(f"{changed[0]}, and --strict is given; run crop.py again, or leave --strict away")
+            warn(changed[0])
     elif (root / RECORD).is_file():
         raise UserError(f"{root}: crop.py has not finished here; run it again, it does only what is missing")
     elif inner := sorted(str(path.parent) for path in root.glob(f"*/{MANIFEST}")):
         raise UserError(f"{root} holds several crops folders; name one of them: {', '.join(inner[:20])}")
     else:
         paths, names, classes = scan_tree(root, splits or ())
-        ids = [os.path.splitext(path)[0] for path in paths]
+        ids = sample_ids(paths)
         manifest = Manifest(root, paths, names, ids, list(ids), _levels(classes))
     rows = list(range(len(manifest)))
     if splits:
@@ -73,7 +87,7 @@ def read(
     if folders:
         rows = _in_folders(manifest, rows, folders)
     if not rows:
-        raise UserError(f"{root}: no images; it needs crops.csv, class folders or images ({' '.join(EXTENSIONS)})")
+        raise UserError(f"{root}: no images; it needs crops.csv, class folders or images")
     return manifest.take(rows)
 
 
@@ -81,29 +95,45 @@ def _read_manifest(root: Path) -> Manifest:
     import numpy as np
 
     path = root / MANIFEST
+    text = io.StringIO(path.read_bytes().decode("utf-8-sig", "backslashreplace"), newline="")
+    reader = csv.reader(text, strict=True)
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            lacking = [name for name in ("path", "split", "sample_id", "crop_id") if name not in header]
-            if lacking:
-                raise UserError(f"{path}: no column {', '.join(lacking)}; make the folder with crop.py")
-            rows = []
-            for row in reader:
-                if len(row) != len(header):
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: {len(row)} fields, not {len(header)}; repair it or crop again"
-                    )
-                rows.append(row)
+        header = next(reader, [])
+        lacking = [name for name in ("path", "split", "sample_id", "crop_id") if name not in header]
+        if lacking:
+            raise UserError(f"{path}: no column {', '.join(lacking)}; make the folder with crop.py")
+        at, rows = header.index("path"), []
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(row) != len(header):
+                raise UserError(f"{where}: {len(row)} fields, not {len(header)}; repair it or crop again")
+            if not files.below(root, row[at]):
+                raise UserError(f"{where}: {row[at][:80]!r} is no file below {root}; repair it or crop again")
+            rows.append(row)
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; repair it or run crop.py again") from None
     columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(header, ())
     classes = sorted((name for name in header if name.startswith("class_")), key=lambda name: (len(name), name))
-    labels = np.array([columns[name] for name in classes], dtype=str).reshape(len(classes), len(rows)).T
+    labels = clean(np.array([columns[name] for name in classes], dtype=str).reshape(len(classes), len(rows)).T)
     paddings = set(columns.get("padding", ()))
     padding = paddings.pop() if len(paddings) == 1 else None
     paths, splits, sample_ids, crop_ids = (list(columns[name]) for name in ("path", "split", "sample_id", "crop_id"))
     return Manifest(root, paths, splits, sample_ids, crop_ids, labels, padding)
+
+
+def changes(root: Path) -> list[str]:
+    """Return a sentence for crops.csv and one for skipped.csv where they were changed since crop.py wrote them."""
+    try:
+        written = run_record.read_json(root / RECORD).get("written", {})
+    except (OSError, UserError):  # no folder of crop.py, or of an older version, or a record that says nothing for sure
+        return []
+    told = []
+    for name, facts in written.items() if isinstance(written, dict) else ():
+        known = name in (MANIFEST, SKIPPED) and isinstance(facts, dict) and (root / name).is_file()
+        if known and run_record.checksum(root / name) != facts.get("crc32"):
+            rows = max(0, (root / name).read_bytes().count(b"\n") - 1)
+            told.append(f"{root / name} was changed since crop.py wrote it: {facts.get('rows')} rows then, {rows} now")
+    return told
 
 
 def _levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
@@ -112,7 +142,7 @@ def _levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
 
     levels = max(map(len, classes), default=0)
     filled = [[*names, *[""] * (levels - len(names))] for names in classes]
-    return np.array(filled, dtype=str).reshape(len(classes), levels)
+    return clean(np.array(filled, dtype=str).reshape(len(classes), levels))
 
 
 def _in_folders(manifest: Manifest, rows: list[int], folders: Sequence[str]) -> list[int]:
@@ -151,10 +181,9 @@ def scan_tree(root: Path, splits: Sequence[str] = ()) -> tuple[list[str], list[s
     """Return path, split and class names of every image below `root`, sorted by path; hidden files are left out.
 
     The first level is the split where all its folders are called so, in any case, or where `splits` names one of them; else
-    the split is `all`. Raises UserError when two images differ in their extension only, for they would share an id.
+    the split is `all`.
     """
-    paths = sorted(_walk(root, "", frozenset()))
-    _check_ids(root, paths)
+    paths = image_files(root)
     parts = [path.split("/")[:-1] for path in paths]
     top = {folders[0] for folders in parts if folders}
     named = {name for name in top if name.lower() in SPLIT_NAMES}
@@ -171,7 +200,42 @@ def scan_tree(root: Path, splits: Sequence[str] = ()) -> tuple[list[str], list[s
     return paths, found, [tuple(folders[1:]) for folders in parts]
 
 
+def image_files(root: Path) -> list[str]:
+    """Return the images in and below `root`, sorted paths relative to it; say on stderr what else lies there.
+
+    A file is an image by its ending or by its first bytes. Hidden files, as `.DS_Store`, are left out.
+    """
+    paths: list[str] = []
+    left_out: dict[str, list[str]] = {}
+    for path in _walk(root, "", frozenset()):
+        reason = _no_image(root, path)
+        left_out.setdefault(reason, []).append(path) if reason else paths.append(path)
+    for reason, names in sorted(left_out.items()):
+        shown = ", ".join(sorted(names)[:3]) + (" …" if len(names) > 3 else "")
+        told = f"{root}: {count(len(names), 'file')} left out, {reason}: {shown}"
+        note(told) if reason == NOT_AN_IMAGE else warn(told)
+    return sorted(map(files.text_of_name, paths))
+
+
+def _no_image(root: Path, path: str) -> str:
+    """Return why a file is not taken for an image, '' where it is. Damaged ones are: they become a counted skip later."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending in EXTENSIONS and ending not in (".heic", ".heif"):
+        return ""
+    try:
+        if not os.path.isfile(root / path):
+            return "no regular file"
+        with open(root / path, "rb") as file:
+            kind = image_kind(file.read(32))
+    except OSError as error:
+        return error.strerror or "unreadable"
+    if kind == "HEIC" and not reads_heic():
+        return NO_HEIC
+    return "" if kind or ending in EXTENSIONS else NOT_AN_IMAGE
+
+
 def _walk(root: Path, below: str, above: frozenset[str]) -> Iterator[str]:
+    """Yield the files in and below a folder, hidden ones apart."""
     real = os.path.realpath(root / below)
     if real in above:  # a link that leads back up
         return
@@ -179,15 +243,15 @@ def _walk(root: Path, below: str, above: frozenset[str]) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if files.is_folder(entry):
                 yield from _walk(root, f"{below}{entry.name}/", above | {real})
-            elif entry.name.lower().endswith(EXTENSIONS):
+            else:
                 yield below + entry.name
 
 
-def _check_ids(root: Path, paths: Sequence[str]) -> None:
-    first: dict[str, str] = {}
-    for path in paths:
-        other = first.setdefault(os.path.splitext(path)[0], path)
-        if other is not path:
-            raise UserError(f"{root}: {other} and {path} would share one id; rename or remove one of them")
+def sample_ids(paths: Sequence[str]) -> list[str]:
+    """Return an ID for each path: without its ending, or the whole path where another file would have the same ID."""
+    ids = [os.path.splitext(path)[0] for path in paths]
+    while shared := {name for name, n in Counter(ids).items() if n > 1}:
+        ids = [path if name in shared else name for path, name in zip(paths, ids, strict=True)]
+    return ids

@@ -17,10 +17,12 @@ import search
 from common import embeddings
 from common.embedding_sets import read_sets, read_shards
 from common.messages import UsageError, UserError
-from retrieval import index_build, milvus
-from retrieval.exact import NpzGallery
-from retrieval.index import Index
-from retrieval.milvus import Store, expression
+from indexes import milvus_build, milvus_store
+from indexes.description import key_of
+from indexes.milvus_collection import MilvusCollection, expression
+from indexes.milvus_index import MilvusIndex
+from indexes.milvus_store import MilvusStore
+from retrieval.exact import ExactSearch
 
 DIM, N = 16, 600
 
@@ -83,8 +85,8 @@ def npz(tmp_path):
 
 
 def build(uri, name, *paths, **options):
-    with Store(uri, create=True) as store:
-        return index_build.build(store, name, read_shards(paths), **options)
+    with MilvusStore(uri, create=True) as store:
+        return milvus_build.build(store, name, read_shards(paths), **options)
 
 
 def brute(queries, rows, k):
@@ -101,8 +103,8 @@ def crops(results):
 def test_an_index_finds_what_brute_force_finds(uri, name, npz, index_type):
     build(uri, name, npz, index_type=index_type)
     queries = clustered(40, seed=1)[0]
-    with Store(uri) as store:
-        index = Index(store, name)
+    with MilvusStore(uri) as store:
+        index = MilvusIndex(store, name)
         found = index.search(queries, 10, vectors=True)
     rows = clustered()[0]
     true = brute(queries, rows, 10)
@@ -121,10 +123,10 @@ def test_an_index_finds_what_brute_force_finds(uri, name, npz, index_type):
 def test_index_parameters_reach_the_index(uri, name, npz):
     build(uri, name, npz, index_type="IVF_FLAT", index_params={"nlist": 12})
     queries, rows = clustered(40, seed=1)[0], clustered()[0]
-    with Store(uri) as store:
-        found = Index(store, name, params={"nprobe": 12}).search(queries, 10)  # all lists: nothing can be missed
+    with MilvusStore(uri) as store:
+        found = MilvusIndex(store, name, params={"nprobe": 12}).search(queries, 10)  # all lists: nothing can be missed
         assert crops(found) == [[f"crop_{row}" for row in mine] for mine in brute(queries, rows, 10)]
-        kept = store._client.describe_index(name, index_name="vector")
+        kept = store.client.describe_index(name, index_name="vector")
     inner = kept.get("params", kept)  # Lite keeps them together
     assert int((json.loads(inner) if isinstance(inner, str) else inner)["nlist"]) == 12
 
@@ -142,46 +144,46 @@ def test_building_twice_changes_nothing_and_changed_files_replace_their_rows(uri
     write(npz, -vectors[:400], labels[:400])  # a new extraction, of fewer crops
     changed = build(uri, name, npz)
     assert (changed.rows, changed.total) == (400, 450)
-    with Store(uri) as store:
-        found = Index(store, name).search(-vectors[[7]], 1, {"split": ["train"]})
-        assert store.about(name)["growing"] is None
+    with MilvusStore(uri) as store:
+        found = MilvusIndex(store, name).search(-vectors[[7]], 1, {"split": ["train"]})
+        assert store.description(name).growing is None
     assert found[0][0].item.crop_id == "crop_7"
     assert found[0][0].score == pytest.approx(1, abs=1e-5)
 
 
 def test_a_killed_build_leaves_nothing_under_the_name_and_goes_on(uri, name, npz, monkeypatch):
-    monkeypatch.setattr(index_build, "FLUSH", 200)
-    put = Store.upsert
+    monkeypatch.setattr(milvus_build, "FLUSH", 200)
+    put = MilvusCollection.upsert
     sent = []
 
     def killed(self, *args, **kwargs):
         if len(sent) == 5:
             raise KeyboardInterrupt
-        sent.append(len(args[1]))
+        sent.append(len(args[0]))
         put(self, *args, **kwargs)
 
-    monkeypatch.setattr(Store, "upsert", killed)
+    monkeypatch.setattr(MilvusCollection, "upsert", killed)
     with pytest.raises(KeyboardInterrupt):
         build(uri, name, npz, batch_size=100)
-    with Store(uri) as store:
+    with MilvusStore(uri) as store:
         assert name not in store.names()
         with pytest.raises(UserError, match="not complete; run the same"):
-            Index(store, name)
-    monkeypatch.setattr(Store, "upsert", put)
+            MilvusIndex(store, name)
+    monkeypatch.setattr(MilvusCollection, "upsert", put)
     rest = build(uri, name, npz, batch_size=100)
     assert (rest.rows, rest.total) == (200, N)  # 400 were on the disk, the fifth batch was not
-    with Store(uri) as store:
-        assert crops(Index(store, name).search(clustered()[0][:50], 1)) == [[f"crop_{row}"] for row in range(50)]
+    with MilvusStore(uri) as store:
+        assert crops(MilvusIndex(store, name).search(clustered()[0][:50], 1)) == [[f"crop_{row}"] for row in range(50)]
         assert f"{name}__building" not in store.names()
 
 
 def test_what_was_put_in_is_found_at_once_though_only_the_first_search_waits(uri, name, npz, monkeypatch):
     build(uri, name, npz)
     rows = clustered()[0]
-    with Store(uri) as store:
-        index, levels, plain = Index(store, name), [], store._client.search
+    with MilvusStore(uri) as store:
+        index, levels, plain = MilvusIndex(store, name), [], store.client.search
         note = lambda *args, **kwargs: levels.append(kwargs["consistency_level"]) or plain(*args, **kwargs)  # noqa: E731
-        monkeypatch.setattr(store._client, "search", note)
+        monkeypatch.setattr(store.client, "search", note)
         for _ in range(2):
             assert crops(index.search(rows[[3]], 1)) == [["crop_3"]]
         item = index.search(rows[[3]], 1)[0][0].item
@@ -189,22 +191,22 @@ def test_what_was_put_in_is_found_at_once_though_only_the_first_search_waits(uri
             far = np.eye(1, DIM, turn, dtype=np.float32) - 5 * rows[[3]] / np.linalg.norm(rows[3])
             far /= np.linalg.norm(far)
             new = item._replace(crop_id=f"new_{turn}")
-            store.upsert(name, [index_build.key_of(new)], far, [new])
+            index._collection.upsert([key_of(new)], far, [new])
             assert crops(index.search(far, 1)) == [[f"new_{turn}"]]
     assert levels == ["Strong", "Bounded", "Bounded", *["Strong"] * 5]
 
 
 def stop_at(monkeypatch, number):
     """Let the given call of upsert be the one at which the process ends; returns what undoes it."""
-    put, calls = Store.upsert, itertools.count(1)
+    put, calls = MilvusCollection.upsert, itertools.count(1)
 
     def killed(self, *args, **kwargs):
         if next(calls) == number:
             raise KeyboardInterrupt
         put(self, *args, **kwargs)
 
-    monkeypatch.setattr(Store, "upsert", killed)
-    return lambda: monkeypatch.setattr(Store, "upsert", put)
+    monkeypatch.setattr(MilvusCollection, "upsert", killed)
+    return lambda: monkeypatch.setattr(MilvusCollection, "upsert", put)
 
 
 def test_a_killed_update_keeps_what_was_there_and_goes_on(uri, name, npz, tmp_path, monkeypatch):
@@ -212,21 +214,21 @@ def test_a_killed_update_keeps_what_was_there_and_goes_on(uri, name, npz, tmp_pa
     labels = [f"fruit/kind {code}" for code in codes]
     build(uri, name, npz)
     more = write(tmp_path / "set_0_val.npz", vectors[:300] + 1, labels[:300], split="val")
-    monkeypatch.setattr(index_build, "FLUSH", 100)
+    monkeypatch.setattr(milvus_build, "FLUSH", 100)
     resume = stop_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         build(uri, name, npz, more, batch_size=100)
     resume()
-    with Store(uri) as store:
-        assert any("an update was interrupted" in line for line in index_build.describe(store, name))
-        found = Index(store, name).search(vectors[:50], 1, {"split": ["train"]})
+    with MilvusStore(uri) as store:
+        assert any("an update was interrupted" in line for line in milvus_build.describe(store, name))
+        found = MilvusIndex(store, name).search(vectors[:50], 1, {"split": ["train"]})
         assert crops(found) == [[f"crop_{row}"] for row in range(50)]
     rest = build(uri, name, npz, more, batch_size=100)
     assert (rest.rows, rest.skipped, rest.total) == (100, 1, N + 300)
-    with Store(uri) as store:
-        found = Index(store, name).search(vectors[:300] + 1, 1, {"split": ["val"]})
+    with MilvusStore(uri) as store:
+        found = MilvusIndex(store, name).search(vectors[:300] + 1, 1, {"split": ["val"]})
         assert crops(found) == [[f"crop_{row}"] for row in range(300)]
-        assert not any("interrupted" in line for line in index_build.describe(store, name))
+        assert not any("interrupted" in line for line in milvus_build.describe(store, name))
 
 
 @pytest.mark.parametrize("stage", ["rows", "rename"])
@@ -236,23 +238,23 @@ def test_a_killed_overwrite_is_the_old_index_or_goes_on(uri, name, npz, monkeypa
     if stage == "rows":
         resume = stop_at(monkeypatch, 3)
     else:  # the old index is dropped, the new one has not its name yet
-        plain = Store.rename
-        monkeypatch.setattr(Store, "rename", lambda self, old, new: self.drop(new) or stop_here())
-        resume = lambda: monkeypatch.setattr(Store, "rename", plain)  # noqa: E731
+        plain = MilvusStore.rename
+        monkeypatch.setattr(MilvusStore, "rename", lambda self, old, new: self.drop(new) or stop_here())
+        resume = lambda: monkeypatch.setattr(MilvusStore, "rename", plain)  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
         build(uri, name, npz, metric="L2", overwrite=True, batch_size=100)
     resume()
-    with Store(uri) as store:
+    with MilvusStore(uri) as store:
         if stage == "rows":
-            index = Index(store, name)
+            index = MilvusIndex(store, name)
             assert index.metric == "COSINE"
             assert crops(index.search(vectors[:50], 1)) == [[f"crop_{row}"] for row in range(50)]
         else:
             with pytest.raises(UserError, match="not complete; run the same"):
-                Index(store, name)
+                MilvusIndex(store, name)
     assert build(uri, name, npz, metric="L2", overwrite=True, batch_size=100).total == N
-    with Store(uri) as store:
-        index = Index(store, name)
+    with MilvusStore(uri) as store:
+        index = MilvusIndex(store, name)
         assert index.metric == "L2"
         assert crops(index.search(vectors[:50], 1)) == [[f"crop_{row}"] for row in range(50)]
         assert f"{name}__building" not in store.names()
@@ -260,6 +262,54 @@ def test_a_killed_overwrite_is_the_old_index_or_goes_on(uri, name, npz, monkeypa
 
 def stop_here():
     raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import itertools, search
+from indexes import milvus_build, milvus_collection, milvus_store
+kind, method, number = sys.argv[2], sys.argv[3], int(sys.argv[4])
+milvus_build.FLUSH = 200
+owner = milvus_store.MilvusStore if kind == "store" else milvus_collection.MilvusCollection
+plain, calls = getattr(owner, method), itertools.count(1)
+def killed(self, *args, **kwargs):
+    if next(calls) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, *args, **kwargs)
+setattr(owner, method, killed)
+sys.exit(search.main(sys.argv[5:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "number"),
+    [
+        ("rows", "upsert", 4),
+        ("rows", "flush", 2),
+        ("store", "set_description", 2),
+        ("store", "finish", 1),
+        ("store", "rename", 1),
+    ],
+)
+def test_a_build_that_is_killed_in_its_process_is_finished_by_its_repetition(
+    root, npz, tmp_path, capsys, kind, method, number
+):
+    """SIGKILL, as a machine that goes down sends none: nothing under the name, and all rows after the same command again."""
+    uri = str(tmp_path / "index.db")
+    argv = ["build", "--npz", str(npz), "--uri", uri, "--collection", "one", "--batch_size", "100", "--quiet"]
+    command = [sys.executable, "-c", KILLED, str(root), kind, method, str(number), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stderr
+    with MilvusStore(uri) as store:
+        assert "one" not in store.names()
+    assert search.main(argv) == 0
+    assert "600 rows in all" in capsys.readouterr().out
+    with MilvusStore(uri) as store:
+        index = MilvusIndex(store, "one")
+        assert len(index) == N
+        assert crops(index.search(clustered()[0], 1)) == [[f"crop_{row}"] for row in range(N)]
+        assert store.names() == ["one"]
 
 
 @pytest.mark.server
@@ -271,15 +321,15 @@ def test_a_server_killed_in_the_middle_is_one_sentence_and_nothing_is_lost(
         tmp_path / "set_0_val.npz", vectors[:300] + 1, [f"fruit/kind {code}" for code in codes[:300]], split="val"
     )
     build(server.uri, name, npz)
-    put, calls = Store.upsert, itertools.count(1)
+    put, calls = MilvusCollection.upsert, itertools.count(1)
 
     def losing(self, *args, **kwargs):
         if next(calls) == 2:
             server.kill()
         put(self, *args, **kwargs)
 
-    monkeypatch.setattr(Store, "upsert", losing)
-    monkeypatch.setattr(milvus, "SECONDS", 10)
+    monkeypatch.setattr(MilvusCollection, "upsert", losing)
+    monkeypatch.setattr(milvus_store, "SECONDS", 10)
     argv = ["build", "--npz", str(npz), str(more), "--collection", name, "--batch_size", "100", "--quiet"]
     try:
         assert search.main([*argv, "--uri", server.uri]) == 1
@@ -289,13 +339,13 @@ def test_a_server_killed_in_the_middle_is_one_sentence_and_nothing_is_lost(
     finally:
         server.start()
     monkeypatch.undo()
-    with Store(server.uri) as store:
-        found = Index(store, name).search(vectors[:50], 1, {"split": ["train"]})
+    with MilvusStore(server.uri) as store:
+        found = MilvusIndex(store, name).search(vectors[:50], 1, {"split": ["train"]})
         assert crops(found) == [[f"crop_{row}"] for row in range(50)]
     assert search.main([*argv, "--uri", server.uri]) == 0
     assert f"{N + 300:,} rows in all" in capsys.readouterr().out
-    with Store(server.uri) as store:
-        found = Index(store, name).search(vectors[:300] + 1, 1, {"split": ["val"]})
+    with MilvusStore(server.uri) as store:
+        found = MilvusIndex(store, name).search(vectors[:300] + 1, 1, {"split": ["val"]})
         assert crops(found) == [[f"crop_{row}"] for row in range(300)]
 
 
@@ -307,8 +357,8 @@ def test_another_model_or_option_is_refused_and_overwrite_replaces(uri, name, np
     with pytest.raises(UserError, match="metric COSINE"):
         build(uri, name, npz, metric="L2")
     assert build(uri, name, other, metric="L2", overwrite=True).total == 30
-    with Store(uri) as store:
-        hit = Index(store, name).search(clustered(30, seed=5)[0][[3]] + 0.01, 1)[0][0]
+    with MilvusStore(uri) as store:
+        hit = MilvusIndex(store, name).search(clustered(30, seed=5)[0][[3]] + 0.01, 1)[0][0]
     assert hit.item.crop_id == "crop_3"
     assert hit.score < 0.1  # a distance
 
@@ -318,8 +368,8 @@ def test_filters_hold_with_any_characters_and_lose_no_row(uri, name, tmp_path):
     odd = ['6" pipe', "back\\slash", "50%_off", "naïve 果", "plain"]
     labels = [f"shelf/{odd[row % 4] if row < 8 else odd[4]}" for row in range(N)]
     build(uri, name, write(tmp_path / "odd_0_train.npz", vectors, labels), index_type="HNSW")
-    with Store(uri) as store:
-        index = Index(store, name)
+    with MilvusStore(uri) as store:
+        index = MilvusIndex(store, name)
         for at, label in enumerate(odd[:4]):  # 2 rows of 600: a graph search that skips the others finds none by itself
             found = index.search(vectors[[300]], 5, {"label": [f"shelf/{label}"]})
             assert sorted(crops(found)[0]) == [f"crop_{at}", f"crop_{at + 4}"], label
@@ -335,11 +385,11 @@ def test_pca_is_kept_applied_and_priced(uri, name, npz):
     axes = np.linalg.svd(unit.astype(np.float64), full_matrices=False)[2][:6]  # the oracle: the best rank-6 fit
     queries = clustered(20, seed=3)[0]
     true = brute(queries @ axes.T, unit @ axes.T, 10)
-    with Store(uri) as store:
-        index = Index(store, name)
+    with MilvusStore(uri) as store:
+        index = MilvusIndex(store, name)
         assert crops(index.search(queries, 10)) == [[f"crop_{row}" for row in mine] for mine in true]
         assert index.prepared(queries).shape == (20, 6)
-        assert index_build.delete(store, name) == N
+        assert milvus_build.delete(store, name) == N
         assert not [one for one in store.names() if one.startswith(name)]
     kept = brute(rows[::3], rows, 11)[:, 1:], brute(rows[::3] @ axes.T, unit @ axes.T, 11)[:, 1:]
     expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(*kept, strict=True)])
@@ -371,12 +421,12 @@ def test_the_script_on_an_index(uri, name, npz, tmp_path, capsys):
 
 
 def test_foreign_collections_and_wrong_names_are_refused(uri, name):
-    with Store(uri, create=True) as store:
-        store._client.create_collection(name, dimension=4)
+    with MilvusStore(uri, create=True) as store:
+        store.client.create_collection(name, dimension=4)
         with pytest.raises(UserError, match="has not made the collection"):
-            Index(store, name)
+            MilvusIndex(store, name)
         with pytest.raises(UsageError, match="letters, digits"):
-            store.about("no spaces")
+            store.description("no spaces")
         store.drop(name)
 
 
@@ -387,8 +437,8 @@ def test_a_server_that_is_gone_is_one_sentence(capsys):
 
 def test_a_first_connection_already_keeps_milvus_from_printing_tracebacks(root, tmp_path):
     code = (
-        "import logging, sys; from retrieval.milvus import Store\n"
-        "with Store(sys.argv[1], create=True):\n"
+        "import logging, sys; from indexes.milvus_store import MilvusStore\n"
+        "with MilvusStore(sys.argv[1], create=True):\n"
         "    names = [name for name in logging.root.manager.loggerDict if name.startswith('pymilvus')]\n"
         "    assert 'pymilvus.decorators' in names\n"
         "    print(*[n for n in names if 'bulk' not in n and logging.getLogger(n).isEnabledFor(logging.ERROR)])"
@@ -412,7 +462,7 @@ def test_a_full_disk_under_a_server_is_one_sentence_and_leaves_no_index(server, 
             assert done.returncode == 1
             assert "no space is left on its disk; free some, restart the server and run the same" in done.stderr
             assert len(done.stderr.strip().splitlines()) == 1
-            with Store(full.uri) as store:
+            with MilvusStore(full.uri) as store:
                 assert "one" not in store.names()
         small_disk(3000)
         with milvus_server.running(data) as roomy:
@@ -447,8 +497,8 @@ def test_a_file_in_use_says_so(npz, tmp_path):
     with open(f"{path}/LOCK") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="in use by another process"):
-            Store(path)
-    Store(path).__exit__()
+            MilvusStore(path)
+    MilvusStore(path).__exit__()
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_index(npz, tmp_path, monkeypatch):
@@ -462,7 +512,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_index(npz, tmp_path, monkeypa
         patched.setattr(engine, "execute_flush", full)
         with pytest.raises(UserError, match="no space is left on its disk"):
             build(path, "one", npz)
-    with Store(path) as store:
+    with MilvusStore(path) as store:
         assert "one" not in store.names()
     assert build(path, "one", npz).total == N
 
@@ -477,20 +527,20 @@ def test_a_small_disk_that_fills_is_one_sentence_and_the_build_goes_on_later(tmp
     assert "no space is left on its disk; free some and run the same command again" in err
     assert len(err.strip().splitlines()) == 1
     small_disk(200)
-    with Store(uri) as store:
+    with MilvusStore(uri) as store:
         assert "one" not in store.names()
     assert search.main(argv) == 0
     assert "20,000 rows in all" in capsys.readouterr().out
 
 
 def test_keys_are_stable_and_of_128_bits(npz):
-    gallery = NpzGallery(read_sets([npz]))
-    keys = [index_build.key_of(gallery.item(row)) for row in range(N)]
+    references = ExactSearch(read_sets([npz]))
+    keys = [key_of(references.item(row)) for row in range(N)]
     assert len(set(keys)) == N
     assert all(len(key) == 32 for key in keys)
     assert keys[0] == "ba0b2338b5352fee2e7b8c918a6fa660"
-    twin = gallery.item(0)._replace(dataset="set", split="", crop_id="traincrop_0")
-    assert index_build.key_of(twin) != keys[0]
+    twin = references.item(0)._replace(dataset="set", split="", crop_id="traincrop_0")
+    assert key_of(twin) != keys[0]
 
 
 def test_expressions_quote_what_users_write():

@@ -1,0 +1,163 @@
+"""The record of options that an output was made with, by which a run goes on; JSON objects with a checksum, and their fields."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.files import SEAL, check_seal, seal, whole
+from common.messages import UserError
+
+_REMOVED = {"state": "being removed"}  # in the place of a record
+
+
+def write_json(path: Path | str, content: dict[str, Any]) -> None:
+    """Write a JSON object with a seal, whole or not at all."""
+    with whole(path) as temporary:
+        text = json.dumps({**content, "checksum": SEAL}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        temporary.write_bytes(text.encode("utf-8", "surrogatepass") + b"\n")
+        seal(temporary)
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """Return the JSON object in `path` without its seal. Raises UserError where it is damaged, FileNotFoundError."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object; make it anew")
+    if "checksum" in content:
+        check_seal(path)
+    return {key: value for key, value in content.items() if key != "checksum"}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return what two records differ in, as `seed 0 -> 1, model "a" -> "b"`."""
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    return ", ".join(f"{key} {_short(old.get(key))} -> {_short(new.get(key))}" for key in changed)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:18] + "…" + text[-18:]
+
+
+def claim(
+    path: Path,
+    record: dict[str, Any],
+    *,
+    overwrite: bool,
+    finished: Callable[[], bool],
+    begun: Callable[[], bool],
+    clear: Callable[[], None],
+    advice: str = "name another output",
+) -> bool:
+    """Make the output whose record file is `path` this run's, and return whether an earlier run has finished it.
+
+    `record` is JSON-serialisable: the options, model and input that decide the output; what it says under `written` of the output
+    itself, see finish(), is not compared. An output of the same record is gone on with;
+    `overwrite` removes a finished one, and one of another record. Without it, another record is a UserError that names what
+    differs, unless nothing was `begun`. `clear` removes what earlier runs wrote, but `path` itself; the record says so
+    meanwhile, so that a run that is killed while it removes leaves nothing that a later one would go on with.
+    """
+    record = json.loads(json.dumps(record))
+    try:
+        old = read_json(path)
+    except FileNotFoundError:
+        old = None
+    except UserError:
+        if not overwrite:
+            raise UserError(f"{path} is damaged; add --overwrite to start anew, or name another output") from None
+        old = {}
+    if old is not None:
+        old.pop("written", None)
+    same = old == record
+    if same and not (overwrite and finished()):
+        return finished()
+    if old not in (None, _REMOVED) and not same and not overwrite and begun():
+        raise UserError(
+            f"{path.parent} was made with other options or input ({differences(old or {}, record)}); "
+            f"{advice}, or add --overwrite, which removes it"
+        )
+    if old is not None or overwrite:
+        write_json(path, _REMOVED)
+        clear()
+    write_json(path, record)
+    return False
+
+
+def finish(path: Path, written: dict[str, Any]) -> None:
+    """Add to the record file `path` what the run has written, such as a table's number of rows and its CRC-32."""
+    write_json(path, read_json(path) | {"written": written})
+
+
+def checksum(path: Path) -> str:
+    """Return the CRC-32 of a file as eight hexadecimal digits."""
+    total = 0
+    with open(path, "rb") as file:
+        while part := file.read(1 << 22):
+            total = zlib.crc32(part, total)
+    return f"{total:08x}"
+
+
+Check = tuple[str, Callable[[Any], bool]]  # what a field has to be, in words and as a test
+
+TEXT: Check = ("a text", lambda value: isinstance(value, str) and "\0" not in value)
+NAME: Check = ("a text or a number", lambda value: TEXT[1](value) or _is_number(value))
+OBJECT: Check = ("an object", lambda value: isinstance(value, dict))
+FLAG: Check = ("true or false", lambda value: isinstance(value, bool))
+POSITIVE: Check = ("a number above 0", lambda value: _is_number(value) and value > 0)
+WHOLE: Check = ("a whole number from 0 on", lambda value: type(value) is int and 0 <= value < 1 << 63)
+UNIQUE_TEXTS: Check = (
+    "a list of different texts",
+    lambda value: isinstance(value, list) and all(map(TEXT[1], value)) and len({*value}) == len(value),
+)
+
+
+def optional(check: Check) -> Check:
+    """Return the check of a field that may also be null."""
+    return f"{check[0]} or null", lambda value: value is None or check[1](value)
+
+
+def one_of(*known: str) -> Check:
+    """Return the check of a field that has one of these texts."""
+    return " or ".join(known), lambda value: isinstance(value, str) and value in known
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+def check_fields(
+    content: Any, fields: Mapping[str, Check], where: str, *, needed: Sequence[str] = (), version: int = 1
+) -> None:
+    """Raise UserError naming `where` and the field that is of another form, that is missing, or whose version is newer than ours.
+
+    Fields that are not in the table are left alone: a later version of the same format may have them.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{where} is no JSON object; the file is damaged, make it anew")
+    number = content.get("format_version", version)
+    if type(number) is not int or number < 1:
+        raise UserError(f"{where}: format_version is {shown(number)}, not a whole number from 1 on; make the file anew")
+    if number > version:
+        raise UserError(f"{where} has format {shown(number)}, this version reads up to {version}; update the scripts")
+    for name in needed:
+        if name not in content:
+            raise UserError(f"{where} has no field {name}; make the file anew")
+    for name, (words, test) in fields.items():
+        if name in content and not test(content[name]):
+            raise UserError(f"{where}: {name} is {shown(content[name])}, not {words}; make the file anew")
+
+
+def shown(value: object) -> str:
+    """Return a value of JSON as it may stand in a message."""
+    try:
+        return _short(value)
+    except (ValueError, RecursionError):
+        return "nested too deeply"
