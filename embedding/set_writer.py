@@ -15,7 +15,7 @@ import numpy as np
 from backbones.preprocess import Preprocess
 from common import files, knn, messages
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
-from embedding import extraction, precision
+from embedding import extraction
 from embedding.output_set import OutputSet, digest
 from imaging import images
 from imaging.crops import Manifest
@@ -105,8 +105,10 @@ def write_set(
 
 def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:
     """Add a run to the models.csv of the folder: one row a model, precision and processor, its images and seconds added up."""
+    from embedding.precision import processor
+
     names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds")
-    key = (model.spec, model.fingerprint, model.precision, precision.processor(model.device))
+    key = (model.spec, model.fingerprint, model.precision, processor(model.device))
     path = folder / MODELS_CSV
     try:
         with files.locked(folder / f".{MODELS_CSV}.lock", wait=True):
