@@ -61,13 +61,18 @@ def make_parser(doc: str | None, script: str) -> argparse.ArgumentParser:
     return parser
 
 
+def version() -> str:
+    """Return the version that pyproject.toml states."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    return found[1] if found else "unknown"
+
+
 class _Version(argparse.Action):
-    """Prints the version that pyproject.toml states, read only when it is asked for."""
+    """Prints the version, read only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-        version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
-        print(f"{parser.prog} {version[1] if version else 'unknown'}")
+        print(f"{parser.prog} {version()}")
         parser.exit()
 
 

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from common import files
+from common.array_choice import SHARD
 from common.blocks import Blocks, batches, release
 from common.cli import cores
-from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
+from common.embeddings import TEXTS, EmbeddingSet, load
 from common.labels import natural, same_split, warn_alike, warn_strangers
-from common.messages import UserError, note, warn
+from common.messages import UserError, count, detail, note, warn
 
 PIECE = 1 << 16  # rows
 # The option that says which split a side takes.
@@ -109,17 +110,24 @@ def read_sides(
     """Return the sets of each side, every row of them labelled; the first side are the references, the others queries.
 
     A side is (option, specs, split), such as ("--train_npz", ["*.npz"], "train"): it keeps the sets of its split and those that
-    name none, IDs in their natural order unless `id=path` gives one. Sets left out are named on stderr. The same specs are read
+    name none, IDs in their natural order unless `id=path` gives one. Sets left out are counted on stderr. The same specs are read
     once. Raises UserError when a side is empty or has one ID twice, and when a set without a split is both reference and query.
     """
     read: dict[tuple[str, ...], list[EmbeddingSet]] = {}
-    chosen = []
-    for option, specs, split in sides:
+    for _, specs, _ in sides:
         same = tuple(map(str, specs))
         if same not in read:
             read[same] = read_sets(same, **reading)
+    unused = {embedding_set.source for sets in read.values() for embedding_set in sets}
+    chosen = []
+    for option, specs, split in sides:
+        same = tuple(map(str, specs))
         kept = _of_side(option, read[same], split)
+        unused -= {embedding_set.source for embedding_set in kept}
         chosen.append([_labelled(embedding_set, label_level) for embedding_set in kept])
+    if unused:
+        splits = ", ".join(repr(split) for _, _, split in sides)
+        note(f"{count(len(unused), 'set')} of other splits than {splits} left out (--verbose names the files)")
     _tell_labels(chosen, label_level)
     nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:
@@ -151,7 +159,7 @@ def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[Embe
     others = [embedding_set for embedding_set in sets if embedding_set not in kept]
     if others:
         names = ", ".join(Path(other.source).name for other in others)
-        note(f"{option}: not of split {split!r}, left out: {names}")
+        detail(f"{option}: not of split {split!r}, left out: {names}")
     if not kept:
         splits = ", ".join(sorted({other.split for other in others}))
         raise UserError(
@@ -189,15 +197,17 @@ def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserErr
         fingerprint = other.model.get("fingerprint")
         if other.dim == first.dim and (not fingerprint or fingerprint == first.model["fingerprint"]):
             continue
-        both = [
-            f"{one.source} ({one.model.get('model', 'unknown model')}, {one.dim} dimensions)" for one in (first, other)
-        ]
+        both = [f"{vectors.source} ({_model_text(vectors)})" for vectors in (first, other)]
         raise error(f"{' and '.join(both)} come from different models or preprocessing; {what}")
     versions = {int(one.model.get("preprocessing_version") or 1): one.source for one in sets}
     if len(versions) > 1:
         told = ", ".join(f"{version} as {source}" for version, source in sorted(versions.items()))
         note(f"the vectors were made by different versions of the preprocessing ({told}); extract again for equal ones")
     return first.model
+
+
+def _model_text(vectors: Vectors) -> str:
+    return f"{vectors.model.get('model', 'unknown model')}, {vectors.dim} dimensions"
 
 
 def _labelled(embedding_set: EmbeddingSet, label_level: int | None) -> EmbeddingSet:

