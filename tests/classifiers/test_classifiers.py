@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from builders import unit
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from classifiers.choice import choose, per_photo, photo_folds
 from classifiers.recipes import KINDS, Recipe, Rows, candidates
-from tests.builders import unit
 
 N_CLASS = 5
 
