@@ -3,10 +3,13 @@
 
   python classify.py --image photo.jpg
   python classify.py --image photos/ --model checkpoints/shelf --top_k 3 --plot labels.png
+  python classify.py --image photos/ --model hf/google/vit-base-patch16-224
   python classify.py --image photos/ --reference_npz embeddings/*_train.npz --format json
 
-Without --model the images get labels of ImageNet's 1,000 classes. --model is a checkpoint of train.py --objective classifier;
-its confidences are calibrated on the validation images. --reference_npz embeds the images with the model that made the file.
+Without --model the images get labels of ImageNet's 1,000 classes. --model is a checkpoint of train.py --objective classifier, whose
+confidences are calibrated on its validation images, or any pretrained classifier with its own classes and preprocessing:
+a timm name, torchvision/NAME, hf/ID, or a local folder of timm or Hugging Face. --reference_npz embeds the images with the
+model that made the file.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import cli, knn, messages
 
@@ -29,21 +32,20 @@ Labelled = list[tuple[Path, list[tuple[str, float]]]]  # image, [(label, confide
 
 
 def by_classifier(
-    paths: Sequence[Path], model: Path | None, *, top_k: int, device: str, batch_size: int, workers: int
+    paths: Sequence[Path],
+    model: str | None,
+    weights: str | None,
+    *,
+    top_k: int,
+    device: str,
+    batch_size: int,
+    workers: int,
 ) -> Labelled:
     """Return the most probable classes of each image."""
-    from backbones import checkpoint
     from embedding import classifier, query_images
     from training import calibration
 
-    if model is None:
-        loaded = classifier.load_imagenet_classifier(device=device, precision="fp32")
-    elif (checkpoint.folder_and_code(model)[0] / checkpoint.ABOUT).is_file():
-        loaded = classifier.load_classifier(model, device=device, precision="fp32")
-    else:
-        raise messages.UserError(
-            f"{model} is no checkpoint of train.py (no {checkpoint.ABOUT} in it); leave --model away for ImageNet's classes"
-        )
+    loaded = classifier.load(model, weights, device=device, precision="fp32")
     logits, readable = query_images.embed(paths, loaded.embedder, batch_size=batch_size, workers=workers)
     confidences = calibration.softmax(logits, loaded.temperature)
     return list(zip(readable, best(confidences, loaded.classes, top_k), strict=True))
@@ -52,7 +54,7 @@ def by_classifier(
 def by_neighbours(
     paths: Sequence[Path],
     references: Sequence[EmbeddingSet],
-    model: Path | None,
+    model: str | None,
     *,
     k: int,
     top_k: int,
@@ -67,9 +69,7 @@ def by_neighbours(
     from retrieval.exact import ExactSearch
 
     gallery = ExactSearch(references)
-    embedder = query_images.recorded_model(
-        gallery.model, gallery.source, spec=None if model is None else str(model), device=device
-    )
+    embedder = query_images.recorded_model(gallery.model, gallery.source, spec=model, device=device)
     if embedder.dim != gallery.dim:
         raise messages.UserError(
             f"{embedder.spec} gives {embedder.dim} dimensions, {gallery.source} holds {gallery.dim}"
@@ -86,11 +86,11 @@ def by_neighbours(
     return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]
 
 
-def labelled_sets(files: Sequence[str], key: str | None) -> list[EmbeddingSet]:
+def labelled_sets(files: Sequence[str], reading: dict[str, Any]) -> list[EmbeddingSet]:
     """Return the labelled rows of the sets; raises UserError where there are none."""
     from common.embedding_sets import read_sets
 
-    sets = [embedding_set.take(embedding_set.label() != "") for embedding_set in read_sets(files, key=key)]
+    sets = [embedding_set.take(embedding_set.label() != "") for embedding_set in read_sets(files, **reading)]
     sets = [embedding_set for embedding_set in sets if len(embedding_set)]
     if not sets:
         raise messages.UserError(f"{files[0]} has no labels: there is nothing to learn from; name labelled sets")
@@ -112,11 +112,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
     add("--image", nargs="+", required=True, metavar="IMAGE", help="images, or folders of them")
-    text = "checkpoint of train.py (default: the embedded ImageNet classifier)"
-    add("--model", type=Path, metavar="FOLDER", help=text)
+    text = "checkpoint of train.py, or a pretrained classifier, see above (default: the embedded one of ImageNet)"
+    add("--model", metavar="SPEC", help=text)
+    add("--weights", metavar="FILE", help="state dict for a pretrained classifier, its head included")
     text = "labelled embedding sets: classify by nearest neighbours"
     add("--reference_npz", nargs="+", metavar="[ID=]NPZ", help=text)
     add("--key", help="name of the array or of the pickled dict inside a foreign .npz")
+    cli.add_arrays(parser)
     add("--k", type=cli.whole(1, 10_000), default=5, help="neighbours that vote, with --reference_npz")
     add("--top_k", type=cli.whole(1, 1000), default=1, metavar="N", help="labels for each image")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
@@ -133,10 +135,14 @@ def run(args: argparse.Namespace) -> None:
     paths = query_images.find(args.image)
     options = {name: getattr(args, name) for name in ("top_k", "device", "batch_size", "workers")}
     if args.reference_npz:
-        references = labelled_sets(args.reference_npz, args.key)
+        if args.weights:
+            raise messages.UsageError(
+                "--weights goes with a pretrained classifier; --reference_npz names its own model"
+            )
+        references = labelled_sets(args.reference_npz, cli.reading(args))
         labelled = by_neighbours(paths, references, args.model, k=args.k, **options)
     else:
-        labelled = by_classifier(paths, args.model, **options)
+        labelled = by_classifier(paths, args.model, args.weights, **options)
     if args.format == "json":
         rows = [
             {"image": str(path), "labels": [{"label": name, "confidence": round(value, 6)} for name, value in labels]}

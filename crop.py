@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -23,14 +22,14 @@ from pathlib import Path
 from annotations import formats
 from annotations.fields import BOX_FORMATS, BOX_UNITS
 from annotations.formats import Source
-from annotations.options import Options
 from annotations.records import Skipped
-from common import cli, crops, images, messages
-from cropping import box_check, crops_folder, cutter, resizing
+from common import cli, messages
+from cropping import box_check, crops_folder, cutter, image_folder, resizing
 from cropping.cutouts import CUTOUTS
 from cropping.cutter import Crop, Style
-from cropping.image_folder import RULES, ImageFolder
+from cropping.image_folder import ImageFolder
 from cropping.padding import Padding
+from imaging import crops, images
 
 Outcomes = Generator[tuple[cutter.Image, cutter.Size | str, Counter[Path]], None, None]
 
@@ -47,44 +46,6 @@ def choose_paddings(
     if len(paddings) > 1 and "{padding}" not in output_root:
         raise messages.UsageError("several paddings need {padding} in --output_root, as in crops/pad_{padding}")
     return {Path(output_root.replace("{padding}", str(padding))): padding for padding in paddings}
-
-
-def reading_options(
-    split: str | None, renamed: Sequence[str], box_format: str | None, box_units: str | None, *, outlines: bool
-) -> Options:
-    """Return how annotations are to be read; `renamed` has OLD=NEW names of splits."""
-    names = dict(pair.split("=", 1) for pair in renamed if "=" in pair.strip("="))
-    if len(names) < len(renamed):
-        raise messages.UsageError("--split_names takes OLD=NEW, each OLD once, as in 1=train 2=test")
-    return Options(split, names, box_format, box_units, outlines)
-
-
-def read_annotations(paths: Sequence[Path], options: Options, forced: str | None) -> list[Source]:
-    """Return what all annotation files say, and tell what was concluded; `forced` is their format."""
-    sources: list[Source] = []
-    for path in paths:
-        found, passed = formats.read(path, options, forced=forced)
-        sources += found
-        if passed:
-            shown = ", ".join(passed[:5]) + f" and {len(passed) - 5} more" * (len(passed) > 5)
-            messages.note(f"{path}: {messages.count(len(passed), 'file')} without annotations passed over ({shown})")
-    for line in formats.summary(sources, options):
-        messages.note(line)
-    return sources
-
-
-def choose_image_folder(folder: Path | None, annotations: Sequence[Path]) -> Path:
-    """Return the folder of images: the one that is named, else the one that holds all annotation files."""
-    if folder is None:
-        folders = [path if path.is_dir() else path.parent for path in annotations]
-        folder = folders[0] if len({*folders}) == 1 else Path(os.path.commonpath([path.absolute() for path in folders]))
-        if len({*folders}) > 1 and folder == Path(folder.anchor):
-            raise messages.UsageError("the annotations share no folder; name that of the images with --image_folder")
-        if folder.name.lower() in ("annotations", "labels"):  # the images lie beside this folder
-            folder = folder.parent
-    if not folder.is_dir():
-        raise messages.UserError(f"{folder}: no such folder; name the folder of images with --image_folder")
-    return folder
 
 
 def plan(sources: Sequence[Source], folder: Path, style: Style, choice: box_check.Choice) -> list[Crop | Skipped]:
@@ -131,15 +92,6 @@ def report(root: Path, n_written: int, n_there: int, skipped: Sequence[Skipped])
     text += f", {len(skipped):,} skipped"
     kinds = messages.tally(item.reason.partition(":")[0] for item in skipped)
     return text + (f" ({kinds}), see {root / crops.SKIPPED}" if skipped else "")
-
-
-def how_found(planned: Sequence[Crop | Skipped]) -> str:
-    """Return how many images were found by which rule; "" where all lie where the annotations say."""
-    rules = {crop.file: crop.rule for crop in planned if isinstance(crop, Crop)}
-    counts = Counter(rules.values())
-    if not rules or counts[RULES[0]] == len(rules):
-        return ""
-    return "images found: " + ", ".join(f"{counts[rule]:,} {rule}" for rule in RULES if counts[rule])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -194,9 +146,9 @@ def run(args: argparse.Namespace) -> None:
     roots = choose_paddings(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
     outlines = args.cutout == "mask"
-    options = reading_options(args.split, args.split_names, args.box_format, args.box_units, outlines=outlines)
-    sources = read_annotations(args.json_path, options, args.annotation_format)
-    folder = choose_image_folder(args.image_folder, args.json_path)
+    options = formats.reading_options(args.split, args.split_names, args.box_format, args.box_units, outlines=outlines)
+    sources = formats.read_all(args.json_path, options, args.annotation_format)
+    folder = image_folder.choose(args.image_folder, args.json_path)
     confirmed = args.exif != "auto" or args.rescale or bool(args.box_format or args.box_units)
     planned = plan(sources, folder, style, box_check.Choice(args.exif, args.rescale, confirmed))
     paths = [crop.path for crop in planned if isinstance(crop, Crop)]
@@ -226,7 +178,7 @@ def run(args: argparse.Namespace) -> None:
         for root, padding in todo.items():
             rows, skipped[root] = cutter.settle(planned, outcomes, padding, style)
             crops_folder.write(root, rows, skipped[root])
-    if rules := how_found(planned):
+    if rules := cutter.how_found(planned):
         print(rules)
     for root in roots:
         line = report(root, written[root], len(planned) - len(skipped[root]), skipped[root])

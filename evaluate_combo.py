@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, files, messages
 from plots.projection import METHODS
 from terminal.options import add_evaluation_options
 
@@ -60,7 +60,7 @@ def show_similarity(coded: CodedSets, reference_ids: Sequence[str], output_root:
     text, matrix, names = class_similarity(coded, reference_ids)
     print(text)
     ids = "+".join(reference_ids)
-    path = output_root / f"similarity_{ids}.png"
+    path = output_root / files.name_part(f"similarity_{ids}.png")
     heatmaps.similarity_heatmap(path, matrix, names, title=f"Mean cosine between classes, references {ids}")
     print(f"wrote {path} and .svg\n")
 
@@ -95,7 +95,7 @@ def draw(
     reference_ids, query_ids = "+".join(combination.reference_ids), "+".join(combination.query_ids)
     for method in methods:
         points = projection.project(vectors, method, 2, seed=seed)
-        path = output_root / f"{method}_{reference_ids}_{query_ids}.png"
+        path = output_root / files.name_part(f"{method}_{reference_ids}_{query_ids}.png")
         title = f"{method.upper()}, references {reference_ids}, queries {query_ids}"
         maps.embedding_map(path, points, labels, top_n=top_n, marker_by=role, correct=correct, title=title)
         print(f"wrote {path} and .svg")
@@ -103,7 +103,6 @@ def draw(
 
 def write_predictions(evaluator: Evaluator, decided: dict[Combination, Decisions], path: Path) -> None:
     """Write every decision of the combinations as one table."""
-    from common import files
     from evaluation import per_query
 
     table = per_query.prediction_table(evaluator, decided)
@@ -152,10 +151,8 @@ def run(args: argparse.Namespace) -> None:
     from evaluation.records import Rule
     from terminal import prompt
 
-    references, queries = read_sides(
-        [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)],
-        **{name: getattr(args, name) for name in ("label_level", "key", "company_name", "drop_invalid")},
-    )
+    sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
+    references, queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
     coded = code_sets(references, queries, args.label_level)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     draw_maps = partial(draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbones.preprocess import POOLINGS, RESIZE_MODES
-from common import cli, messages
+from common import cli, files, messages
 from embedding.set_writer import COMPILE_FROM, Options, write_set
 
 if TYPE_CHECKING:
-    from common.crops import Manifest
     from embedding.set_writer import Model
+    from imaging.crops import Manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -74,7 +74,7 @@ def name_sets(
     for manifest in manifests:
         set_id = (identity or "{padding}").replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
         for split in dict.fromkeys(manifest.splits):
-            dataset = company_name or manifest.root.resolve().name
+            dataset = files.without_bytes(company_name or manifest.root.resolve().name)
             names = {"dataset_name": dataset, "id": set_id, "split": split}
             other = roots.setdefault(tuple(names.values()), manifest.root)
             if other != manifest.root:
@@ -87,13 +87,13 @@ def name_sets(
 
 
 def run(args: argparse.Namespace) -> None:
-    from common import crops
+    from imaging import crops
 
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     roots = dict.fromkeys(args.data_root)
-    manifests = [crops.read(root, folders=args.folders, splits=args.splits) for root in roots]
+    manifests = [crops.read(root, folders=args.folders, splits=args.splits, strict=args.strict) for root in roots]
     parts = name_sets(manifests, args.model, args.id, args.company_name)
     n_images = sum(len(manifest) for manifest, _ in parts)
     about_model = ("weights", "layer", "pooling", "resize_mode", "device", "precision")

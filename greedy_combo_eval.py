@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, files, messages
 from terminal.options import add_evaluation_options, add_search_options
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> None:
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
-    names = ("label_level", "key", "company_name", "drop_invalid")
-    references, *queries = read_sides(sides, **{name: getattr(args, name) for name in names})
+    references, *queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
     if args.data_root:
         references, *queries = ([moved(one, args.data_root) for one in side] for side in (references, *queries))
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
@@ -128,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
 
 def moved(embedding_set: EmbeddingSet, data_root: str) -> EmbeddingSet:
     """Return the set with its crops in another folder, whose name may hold {id}."""
-    return embedding_set.renamed(data_root=data_root.replace("{id}", embedding_set.id))
+    return embedding_set.renamed(data_root=data_root.replace("{id}", files.name_part(embedding_set.id)))
 
 
 def write_flips(
@@ -142,7 +141,6 @@ def write_flips(
 ) -> None:
     """Write the table of flips and print how many crops each of the first combinations rescues and breaks."""
     from combinations import comparison, flips
-    from common import files
 
     coded, baseline = evaluator.coded, final.baseline.combination
     reported = [result.combination for result in final.results[: comparison.REPORTED]]

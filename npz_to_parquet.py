@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # Which columns another script's file gives, and their Arrow types.
 JOINS = {"predictions": {"predicted": "string", "correct": "bool", "margin": "float64"}, "flips": {"flip": "string"}}
-RUN_ONLY_META = ("source", "named")
 # By column: the option of the embedding-atlas command that shows it.
 ATLAS = {
     "projection_y": " --x projection_x --y projection_y",
@@ -64,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--flips", type=Path, metavar="FILE", help="add the flips from greedy_combo_eval.py")
     add("--data_root", type=Path, metavar="DIR", help="where the pictures are (default: where they were extracted)")
     add("--key", metavar="NAME", help="the array, or the dict inside, of npz files of other tools")
+    cli.add_arrays(parser)
     add("--drop_invalid", action="store_true", help="leave zero and non-finite rows out instead of stopping")
     cli.add_seed(parser)
     return parser
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         raise messages.UsageError("a .csv file holds no --neighbors and no --thumbnails; write a .parquet file")
     from common.embedding_sets import read_shards
 
-    groups = read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
+    groups = read_shards(args.root, **cli.reading(args))
     tell_doubts([shards[0] for shards in groups])
     models = by_model([shard for shards in groups for shard in shards])
     if len(models) > 1 and ("{model}" not in str(args.out) or args.predictions or args.flips):
@@ -154,6 +154,7 @@ def write(
     sets: Sequence[EmbeddingSet], path: Path, more: dict[str, Any], side: int | None, data_root: Path | None
 ) -> list[str]:
     """Write the sets of one model with `more` columns, and thumbnails of `side` pixels; return the names of all columns."""
+    from common.embeddings import RUN_ONLY
     from export import parquet_table
 
     n = sum(map(len, sets))
@@ -162,7 +163,7 @@ def write(
     groups = groups if thumbnails else parquet_table.ahead(groups)  # thumbnails keep all cores busy by themselves
     facts = []
     for embedding_set in sets:
-        meta = {name: value for name, value in embedding_set.meta.items() if name not in RUN_ONLY_META}
+        meta = {name: value for name, value in embedding_set.meta.items() if name not in RUN_ONLY}
         facts.append({"rows": len(embedding_set), **meta})
     with messages.progress(total=n, desc=path.name, unit="row") as bar:
         columns = parquet_table.write(path, groups, {"sets": json.dumps(facts, ensure_ascii=False)}, bar)

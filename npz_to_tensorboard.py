@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_points", type=cli.whole(2, MOST_POINTS), default=MOST_POINTS, metavar="N", help=most_help)
     add("--data_root", type=Path, metavar="DIR", help="where the pictures are (default: where they were extracted)")
     add("--key", metavar="NAME", help="the array, or the dict inside, of npz files of other tools")
+    cli.add_arrays(parser)
     add("--drop_invalid", action="store_true", help="leave zero and non-finite rows out instead of stopping")
     cli.add_seed(parser)
     return parser
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from common.embedding_sets import read_shards, require_one_model
     from export import projector
 
-    groups = read_shards(args.root, key=args.key, drop_invalid=args.drop_invalid)
+    groups = read_shards(args.root, **cli.reading(args))
     sets = [shard for shards in groups for shard in shards]
     remedy = "the projector shows one model at a time: name one model's files with --root"
     require_one_model(sets, what=remedy, error=messages.UsageError)

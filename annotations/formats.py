@@ -16,7 +16,7 @@ from annotations import coco, createml, cvat, datumaro, label_studio, labelme, s
 from annotations.contents import decoded, parse_json, parse_xml, unpacked
 from annotations.options import Options
 from annotations.records import Object, Skipped
-from common.messages import UserError
+from common.messages import UsageError, UserError, count, note
 
 NAMES = {
     "coco": "COCO JSON",
@@ -216,3 +216,27 @@ def summary(sources: Sequence[Source], options: Options) -> list[str]:
             told = f" (by {' and '.join(sorted(reasons))})" if reasons else ""
             lines.append(f"{source.path}: {NAMES[source.format]}, {shown}{told}")
     return lines
+
+
+def reading_options(
+    split: str | None, renamed: Sequence[str], box_format: str | None, box_units: str | None, *, outlines: bool
+) -> Options:
+    """Return how annotations are to be read; `renamed` has OLD=NEW names of splits."""
+    names = dict(pair.split("=", 1) for pair in renamed if "=" in pair.strip("="))
+    if len(names) < len(renamed):
+        raise UsageError("--split_names takes OLD=NEW, each OLD once, as in 1=train 2=test")
+    return Options(split, names, box_format, box_units, outlines)
+
+
+def read_all(paths: Sequence[Path], options: Options, forced: str | None) -> list[Source]:
+    """Return what all annotation files say, and tell what was concluded; `forced` is their format."""
+    sources: list[Source] = []
+    for path in paths:
+        found, passed = read(path, options, forced=forced)
+        sources += found
+        if passed:
+            shown = ", ".join(passed[:5]) + f" and {len(passed) - 5} more" * (len(passed) > 5)
+            note(f"{path}: {count(len(passed), 'file')} without annotations passed over ({shown})")
+    for line in summary(sources, options):
+        note(line)
+    return sources

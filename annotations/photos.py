@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from annotations.options import Options
 from annotations.records import Box, Object, Outline, Skipped
-from common.images import EXTENSIONS
 from common.messages import Unusable
+from imaging.images import EXTENSIONS
 
 T = TypeVar("T")
 

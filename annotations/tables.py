@@ -20,7 +20,10 @@ _TENSORFLOW = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
 
 def form(text: str) -> str | None:
     """Return which of the known tables this is, by its header: open_images, tensorflow, via, or None."""
-    header = {name.strip() for name in next(csv.reader([text[: text.find("\n") + 1 or len(text)]]), [])}
+    try:
+        header = {name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])}
+    except csv.Error:
+        return None
     if header >= _OPEN_IMAGES:
         return "open_images"
     if header >= _TENSORFLOW:

@@ -7,6 +7,7 @@ A factory and a program are code. They are run where the command line names them
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -41,6 +42,8 @@ def build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbon
     if spec == SIAMESE:  # ./siamese is a folder of that name
         return siamese_model(weights)
     if (path / "config.json").is_file():
+        if is_timm_folder(path):
+            return hubs.timm_model(f"{hubs.LOCAL}{path}", weights, pooling)
         return hubs.hugging_face_model(spec, weights, pooling)
     if path.is_file():
         return programs.load_program(path, weights)
@@ -49,6 +52,15 @@ def build(spec: str, weights: str | Path | None, pooling: str | None) -> Backbon
     if path.is_dir() and len(path.parts) > 1:
         raise UserError(f"{path}: neither a checkpoint (model.json) nor a Hugging Face model (config.json) is in it")
     return hubs.timm_model(spec, weights, pooling)
+
+
+def is_timm_folder(folder: Path) -> bool:
+    """Return whether timm wrote the config.json of this folder, not transformers."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "architecture" in config
 
 
 def is_code(spec: str) -> bool:

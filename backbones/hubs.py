@@ -1,7 +1,9 @@
-"""Models of timm, torchvision and Hugging Face by name, without their classifiers, with their own preprocessing."""
+"""Models of timm, torchvision and Hugging Face by name or folder, with or without their classifiers, and their preprocessing."""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +16,27 @@ from backbones.preprocess import INTERPOLATIONS, Preprocess
 from common.messages import UsageError, UserError
 
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL's numbers
+LOCAL = "local-dir:"  # before a folder, as timm names it
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "distillation_token")
 
 
-def timm_model(name: str, weights: str | Path | None, pooling: str | None) -> Backbone:
-    weights_of.go_offline_without("huggingface.co", "HF_ENDPOINT")
+def timm_model(name: str, weights: str | Path | None, pooling: str | None, *, head: bool = False) -> Backbone:
+    """Return a model of timm, or of a folder that timm wrote (local-dir:FOLDER); `head`: with its classifier, for logits."""
+    folder = name.startswith(LOCAL)
+    embedded = weights_of.ALIASES.get(name, name) in weights_of.EMBEDDED and weights is None
+    if not (embedded or folder):
+        weights_of.go_offline_without("huggingface.co", "HF_ENDPOINT")
     import timm
 
     # timm would map xception itself, with a warning of its own
     name = {"xception": "legacy_xception", **weights_of.ALIASES}.get(name, name)
-    embedded = name in weights_of.EMBEDDED and weights is None
-    if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:6] or weights_of.near(name, timm.list_models())
-        raise UsageError(
-            f"--model {name}: no such file, and timm has no such model{'; near it: ' + ', '.join(near) if near else ''}"
-        )
+    if not folder and not timm.is_model(name.split(".")[0]):
+        raise UsageError(f"--model {name}: no such file, and timm has no such model{_did_you_mean(name)}")
     try:
-        module = timm.create_model(name, pretrained=weights is None and not embedded, num_classes=0)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise weights_of.unreachable(f"timm/{name}", error) from None
+        options: dict[str, Any] = {} if head else {"num_classes": 0}
+        module: Any = timm.create_model(name, pretrained=weights is None and not embedded, **options)
+    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise weights_of.unreachable(name if folder else f"timm/{name}", error, local=folder) from None
     config = timm.data.resolve_model_data_config(module)
     _, height, width = config["input_size"]
     preprocess = Preprocess(
@@ -43,59 +47,56 @@ def timm_model(name: str, weights: str | Path | None, pooling: str | None) -> Ba
         _interpolation(config["interpolation"]),
         int(height / config["crop_pct"]) if config["crop_mode"] == "center" and height == width else None,
     )
+    spec = f"timm/{module.pretrained_cfg['architecture'] if folder else name}"
     if embedded:
         package = f"the package {weights_of.EMBEDDED[name]}"
-        weights_of.fill(module, weights_of.embedded(module, name), f"timm/{name}", package)
+        weights_of.fill(module, weights_of.embedded(module, name), spec, package)
     elif weights is not None:
-        weights_of.give(module, weights, f"timm/{name}")
+        weights_of.give(module, weights, spec)
     if pooling is not None and hasattr(module, "forward_features"):
         module.forward = module.forward_features  # type: ignore[assignment]  # tokens; the pooling is ours
     return Backbone(
         module,
         preprocess,
-        {"spec": f"timm/{name}"},
+        {"spec": spec},
         prefix_tokens=int(getattr(module, "num_prefix_tokens", 0)),
         channels_last_output=str(getattr(module, "output_fmt", "")).endswith("NHWC"),
     )
 
 
-def torchvision_model(name: str, weights: str | Path | None) -> Backbone:
-    import torch
+def _did_you_mean(name: str) -> str:
+    """Return the names of timm's models that are nearest to a misspelt one, as the end of a sentence."""
+    import timm
+
+    models = timm.list_models()
+    near = weights_of.near(name.split(".")[0], models) or [model for model in models if name in model][:6]
+    return f"; near it: {', '.join(near)}" if near else ""
+
+
+def torchvision_model(name: str, weights: str | Path | None, *, head: bool = False) -> Backbone:
+    """Return a classification model of torchvision; `head`: with its classifier, for logits."""
     import torchvision
 
     spec = f"torchvision/{name}"
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UsageError(f"--model {spec}: no such model; near it: {', '.join(weights_of.near(name, known)) or 'none'}")
-    pretrained = torchvision.models.get_model_weights(name).DEFAULT
+    pretrained = torchvision_weights(name)
     module = torchvision.models.get_model(name, weights=None)
-    own = pretrained.transforms()
+    transforms = pretrained.transforms()
     preprocess = Preprocess(
-        own.crop_size[0],
-        own.crop_size[0],
-        tuple(own.mean),
-        tuple(own.std),
-        _interpolation(own.interpolation.value),
-        own.resize_size[0],
+        transforms.crop_size[0],
+        transforms.crop_size[0],
+        tuple(transforms.mean),
+        tuple(transforms.std),
+        _interpolation(transforms.interpolation.value),
+        transforms.resize_size[0],
     )
     if weights is None:
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(pretrained.url).name
-        if not cached.is_file() and not weights_of.in_reach("download.pytorch.org"):
-            raise weights_of.unreachable(spec)
-        try:
-            weights_of.fill(module, pretrained.get_state_dict(progress=False, check_hash=True), spec, pretrained.url)
-        except (OSError, RuntimeError) as error:
-            raise weights_of.unreachable(spec, error) from None
-    n_classes = len(pretrained.meta["categories"])
-    heads = [
-        name
-        for name, layer in module.named_modules()
-        if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == n_classes
-    ]
-    parent, _, last = heads[-1].rpartition(".")  # auxiliary classifiers come before it
-    setattr(module.get_submodule(parent), last, torch.nn.Identity())
-    if weights is not None:
+        _fill_from_hub(module, pretrained, spec)
+    elif head:
         weights_of.give(module, weights, spec)
+    if not head:
+        _remove_head(module, n_classes=len(pretrained.meta["categories"]))
+        if weights is not None:
+            weights_of.give(module, weights, spec)
     return Backbone(
         module,
         preprocess,
@@ -105,37 +106,96 @@ def torchvision_model(name: str, weights: str | Path | None) -> Backbone:
     )
 
 
+def torchvision_weights(name: str) -> Any:
+    """Return the description of a model's best weights: url, transforms, and categories; raises UsageError for a misspelt name."""
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = ", ".join(weights_of.near(name, known)) or "none"
+        raise UsageError(f"--model torchvision/{name}: no such model; near it: {near}")
+    return torchvision.models.get_model_weights(name).DEFAULT
+
+
+def _fill_from_hub(module: nn.Module, pretrained: Any, spec: str) -> None:
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(pretrained.url).name
+    if not cached.is_file() and not weights_of.in_reach("download.pytorch.org"):
+        raise weights_of.unreachable(spec)
+    try:
+        weights_of.fill(module, pretrained.get_state_dict(progress=False, check_hash=True), spec, pretrained.url)
+    except (OSError, RuntimeError) as error:
+        raise weights_of.unreachable(spec, error) from None
+
+
+def _remove_head(module: nn.Module, *, n_classes: int) -> None:
+    """Put nothing in the place of the last layer that gives as many numbers as there are classes."""
+    heads = [
+        name
+        for name, layer in module.named_modules()
+        if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == n_classes
+    ]
+    parent, _, last = heads[-1].rpartition(".")  # auxiliary classifiers come before it
+    setattr(module.get_submodule(parent), last, nn.Identity())
+
+
 def hugging_face_model(name: str, weights: str | Path | None, pooling: str | None) -> Backbone:
+    """Return a vision model of the Hugging Face hub, or of a local folder, without its classifier."""
+    model, config, preprocess = _from_hugging_face(name, weights, "AutoModel", optional=("pooler",))
+    spec = f"hf/{name}"
+    module = Vision(model, pooled=pooling is None, spec=spec)
+    if weights is not None:
+        weights_of.give(module.model, weights, spec, optional=("pooler",))
+    module.drop_pooler()
+    identity = {"spec": f"hf/{config.model_type}" if Path(name).is_dir() else spec}
+    return Backbone(module, preprocess, identity, prefix_tokens=module.prefix_tokens)
+
+
+def hugging_face_classifier(name: str, weights: str | Path | None) -> tuple[Backbone, Mapping[int, str]]:
+    """Return an image classifier of the Hugging Face hub, or of a local folder, for logits; and the names of its classes."""
+    model, config, preprocess = _from_hugging_face(name, weights, "AutoModelForImageClassification")
+    if weights is not None:
+        weights_of.give(model, weights, f"hf/{name}")
+    return Backbone(Logits(model), preprocess, {"spec": f"hf/{name}"}), config.id2label
+
+
+def _from_hugging_face(
+    name: str, weights: str | Path | None, kind: str, optional: tuple[str, ...] = ()
+) -> tuple[Any, Any, Preprocess]:
+    """Return model, configuration and preprocessing; the model is unfilled where `weights` will be given to it.
+
+    kind: the class of transformers that makes it. optional: words in the names of weights that may be missing.
+    """
     local = Path(name).is_dir()
     if not local:
         weights_of.go_offline_without("huggingface.co", "HF_ENDPOINT")
     import transformers
 
-    from backbones.backbone import Backbone
-
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    spec = f"hf/{name}"
+    spec, maker = f"hf/{name}", getattr(transformers, kind)
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         if weights is None:
-            model, loaded = transformers.AutoModel.from_pretrained(
-                name, trust_remote_code=False, output_loading_info=True
-            )
-            missing = sorted(key for key in loaded["missing_keys"] if "pooler" not in key)
+            model, loaded = maker.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
+            missing = sorted(key for key in loaded["missing_keys"] if not any(word in key for word in optional))
             if missing:
                 raise UserError(f"{spec} lacks {len(missing)} weights, such as {missing[0]}; choose a complete model")
         else:
-            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
-        preprocess = preprocess_of(name, config)
+            model = maker.from_config(config, trust_remote_code=False)
+        return model, config, preprocess_of(name, config)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
         raise weights_of.unreachable(spec, error, local=local) from None
-    module = Vision(model, pooled=pooling is None, spec=spec)
-    if weights is not None:
-        weights_of.give(module.model, weights, spec, optional=("pooler",))
-    module.drop_pooler()
-    identity = {"spec": f"hf/{config.model_type}" if local else spec}
-    return Backbone(module, preprocess, identity, prefix_tokens=module.prefix_tokens)
+
+
+class Logits(nn.Module):
+    """float (n, 3, h, w) -> the logits (n, classes) of a classifier of transformers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=images).logits
 
 
 def _interpolation(name: str) -> str:
@@ -188,18 +248,18 @@ def preprocess_of(name: str, config: Any) -> Preprocess:
     size, crop = values.get("size", {}), values.get("crop_size") if values.get("do_center_crop") else None
     size = {"height": size, "width": size} if isinstance(size, int) else size
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    own = int(getattr(getattr(config, "vision_config", config), "image_size", 224) or 224)
+    image_size = int(getattr(getattr(config, "vision_config", config), "image_size", 224) or 224)
     short_edge = size.get("shortest_edge")
     target = crop or ({"height": short_edge, "width": short_edge} if short_edge else size)
     resample = values.get("resample", 2)
-    found = {
-        "height": target.get("height", own),
-        "width": target.get("width", own),
+    described = {
+        "height": target.get("height", image_size),
+        "width": target.get("width", image_size),
         "mean": values.get("image_mean") or (0.5, 0.5, 0.5),
         "std": values.get("image_std") or (0.5, 0.5, 0.5),
         "interpolation": _RESAMPLE[resample] if isinstance(resample, int) else INTERPOLATIONS[2],
         "short_edge": short_edge,
     }
     if values.get("do_normalize") is False:
-        found |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    return Preprocess.from_dict(found, f"hf/{name}")
+        described |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    return Preprocess.from_dict(described, f"hf/{name}")

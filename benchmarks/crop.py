@@ -29,9 +29,9 @@ import numpy as np
 import crop
 from annotations.formats import parse
 from annotations.records import Object
-from common import images
 from cropping import resizing
 from cropping.padding import Padding, place
+from imaging import images
 
 PADDINGS = (0, 5, 10, 20)
 SIZE = (224, 224)

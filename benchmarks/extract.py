@@ -25,12 +25,12 @@ import numpy as np
 import torch
 
 from backbones.preprocess import Preprocess
-from common import images
 from embedding import extraction
 from embedding.embedder import Embedder
 from embedding.embedder import load as load_model
 from embedding.extraction import Batch
 from embedding.precision import cosines, multiplies_bf16
+from imaging import images
 
 MODELS = ("tf_efficientnet_lite0", "resnet50", "vit_small_patch16_224")
 BATCH = 64
@@ -61,7 +61,7 @@ def ready(name: str, sample: np.ndarray, *, best: bool) -> tuple[Embedder, str]:
     embedder = load_model(name, weights=weights, precision="auto" if best else "fp32", device="auto")
     said = "fp32"
     if best:
-        embedder.settle(sample)
+        embedder.settle(lambda: sample)
         seconds = embedder.compile(extraction.fill(sample, BATCH))
         said = embedder.precision + (f", compiled in {seconds:.0f} s" if seconds is not None else ", not compiled")
     return embedder, said

@@ -29,7 +29,7 @@ import bench
 import growth
 import numpy as np
 
-from common import crops
+from imaging import crops
 from indexes.index_types import index_size, plans
 
 PADDINGS, PER_IMAGE = 4, 20

@@ -57,9 +57,8 @@ class Plain:
         path = shelf / "annotations_sku.json"
         self.objects = [item for item in parse(path.read_bytes(), path) if isinstance(item, Object)]
         whole: Any = models.build("tf_efficientnet_lite0")
-        self.model: Any = timm.create_model("tf_efficientnet_lite0")
+        self.model: Any = timm.create_model("tf_efficientnet_lite0", num_classes=0)
         self.model.load_state_dict(whole.module.state_dict(), strict=False)
-        self.model.reset_classifier(0)
         self.model.eval()
         self.labels = np.array(["/".join(item.classes) for item in self.objects])
         self.splits = np.array([item.split for item in self.objects])

@@ -30,6 +30,10 @@ _MEMORY = (
 MOST_CONFIG = 1 << 20  # bytes of a --config file
 
 
+# Options of reading embedding sets: the keyword arguments of common.embeddings.load.
+READING = ("key", "labels_key", "paths_key", "ids_key", "labels", "company_name", "drop_invalid")
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the docstring's line breaks and shows every default."""
 
@@ -70,6 +74,25 @@ class _Version(argparse.Action):
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add --seed, the one way to change what is random."""
     parser.add_argument("--seed", type=whole(0, LARGEST_SEED), default=0, metavar="N", help="seed of everything random")
+
+
+def add_arrays(parser: argparse._ActionsContainer) -> None:
+    """Add the options that name the arrays in files of other tools; see `reading`."""
+    add = parser.add_argument
+    add("--labels_key", metavar="NAME", help="the array or column of the labels, in files of other tools")
+    add("--paths_key", metavar="NAME", help="the array or column of the image paths, in files of other tools")
+    add("--ids_key", metavar="NAME", help="the array or column of the crop IDs, in files of other tools")
+    text = "labels of files that hold none, such as .npy: one a line, or .npy; told apart by their length, or by name"
+    add("--labels", nargs="+", default=[], metavar="[NPY=]FILE", help=text)
+
+
+# Options by which every script reads embedding sets, as common.embeddings.load takes them.
+READING = ("key", "labels_key", "paths_key", "ids_key", "labels", "company_name", "drop_invalid")
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments of `common.embeddings.load` that the options say."""
+    return {name: getattr(args, name) for name in READING if hasattr(args, name)}
 
 
 def add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -274,7 +297,7 @@ def _before_main(kind: type[BaseException], error: BaseException, trace: Any) ->
 
 
 if (
-    Path(getattr(sys.modules["__main__"], "__file__", None) or "-").resolve().parent == ROOT
+    Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve().parent == ROOT
 ):  # one of this suite's scripts
     sys.excepthook = _before_main
 

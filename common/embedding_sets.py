@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -12,10 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common import files
+from common.array_choice import SHARD
 from common.blocks import Blocks, batches, release
 from common.cli import cores
-from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
-from common.labels import natural, same_split
+from common.embeddings import TEXTS, EmbeddingSet, load
+from common.labels import natural, same_split, warn_alike, warn_strangers
 from common.messages import UserError, note, warn
 
 PIECE = 1 << 16  # rows
@@ -33,7 +36,10 @@ def expand(specs: Iterable[str | Path]) -> list[tuple[str | None, Path]]:
         name, path = None, spec
         if "=" in spec and not Path(spec).exists():
             name, path = spec.split("=", 1)
-        for file in map(Path.resolve, _files(path)):
+        for found in _files(path):
+            file = Path(os.path.realpath(found))
+            if not file.is_file():  # a pipe would be waited for, for ever
+                raise UserError(f"{file} is no regular file, which an .npz has to be; remove it, or name the others")
             ids[file] = name or ids.get(file)
     return [(name, file) for file, name in ids.items()]
 
@@ -54,37 +60,26 @@ def _files(path: str) -> list[Path]:
     return files
 
 
-def read_sets(
-    specs: Iterable[str | Path],
-    *,
-    key: str | None = None,
-    company_name: str | None = None,
-    drop_invalid: bool = False,
-) -> list[EmbeddingSet]:
+def read_sets(specs: Iterable[str | Path], **reading: Any) -> list[EmbeddingSet]:
     """Read files, folders and globs and group shards into sets by dataset, ID, split and fingerprint, in the order given.
 
-    Raises UserError for unreadable files, a missing shard, and shards of different dimension.
+    `reading`: keyword arguments of `embeddings.load`. Raises UserError for unreadable files, a missing shard, and shards of
+    different dimension.
     """
-    groups = read_shards(specs, key=key, company_name=company_name, drop_invalid=drop_invalid)
+    groups = read_shards(specs, **reading)
     return [join(shards) for shards in groups]
 
 
-def read_shards(
-    specs: Iterable[str | Path],
-    *,
-    key: str | None = None,
-    company_name: str | None = None,
-    drop_invalid: bool = False,
-) -> list[list[EmbeddingSet]]:
+def read_shards(specs: Iterable[str | Path], **reading: Any) -> list[list[EmbeddingSet]]:
     """Return the sets of `read_sets` as lists of their shards, for what goes through them one after the other."""
     named = expand(specs)
-    read = partial(load, key=key, company_name=company_name, drop_invalid=drop_invalid)
+    read = partial(load, **reading)
     with ThreadPoolExecutor(cores()) as pool:  # the checksum of every byte is computed without the interpreter's lock
         loaded = list(pool.map(read, [path for _, path in named]))
     groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
     for (name, path), embedding_set in zip(named, loaded, strict=True):
         if name:
-            embedding_set = embedding_set.renamed(id=name, named=True)
+            embedding_set = embedding_set.renamed(id=files.without_bytes(name), named=True)
         unsharded = "" if SHARD.search(path.stem) else str(path)
         same = (embedding_set.dataset, embedding_set.id, embedding_set.split, embedding_set.fingerprint, unsharded)
         groups.setdefault(same, []).append((path, embedding_set))
@@ -110,9 +105,7 @@ def read_sides(
     sides: Sequence[tuple[str, Sequence[str | Path], str]],
     *,
     label_level: int | None = None,
-    key: str | None = None,
-    company_name: str | None = None,
-    drop_invalid: bool = False,
+    **reading: Any,
 ) -> list[list[EmbeddingSet]]:
     """Return the sets of each side, every row of them labelled; the first side are the references, the others queries.
 
@@ -125,9 +118,10 @@ def read_sides(
     for option, specs, split in sides:
         same = tuple(map(str, specs))
         if same not in read:
-            read[same] = read_sets(same, key=key, company_name=company_name, drop_invalid=drop_invalid)
+            read[same] = read_sets(same, **reading)
         kept = _of_side(option, read[same], split)
         chosen.append([_labelled(embedding_set, label_level) for embedding_set in kept])
+    _tell_labels(chosen, label_level)
     nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:
         if shared := sorted(nameless[0] & queries):
@@ -135,6 +129,19 @@ def read_sides(
                 f"{shared[0]} is both reference and query, and names no split; if that is meant, name it twice: id=path"
             )
     return chosen
+
+
+def _tell_labels(sides: Sequence[Sequence[EmbeddingSet]], level: int | None) -> None:
+    """Warn of labels that the references lack, and of labels that differ only in how they are written."""
+    labels: list[set[str]] = []
+    for side in sides:
+        labels.append(set())
+        for embedding_set in side:
+            for piece in pieces(embedding_set):
+                labels[-1].update(piece.label(level).tolist())
+    for queries in labels[1:]:
+        warn_strangers(labels[0], queries)
+    warn_alike(set().union(*labels))
 
 
 def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[EmbeddingSet]:
@@ -183,11 +190,17 @@ def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserErr
         fingerprint = other.model.get("fingerprint")
         if other.dim == first.dim and (not fingerprint or fingerprint == first.model["fingerprint"]):
             continue
-        both = [
-            f"{one.source} ({one.model.get('model', 'unknown model')}, {one.dim} dimensions)" for one in (first, other)
-        ]
+        both = [f"{vectors.source} ({_model_text(vectors)})" for vectors in (first, other)]
         raise error(f"{' and '.join(both)} come from different models or preprocessing; {what}")
+    versions = {int(one.model.get("preprocessing_version") or 1): one.source for one in sets}
+    if len(versions) > 1:
+        told = ", ".join(f"{version} as {source}" for version, source in sorted(versions.items()))
+        note(f"the vectors were made by different versions of the preprocessing ({told}); extract again for equal ones")
     return first.model
+
+
+def _model_text(vectors: Vectors) -> str:
+    return f"{vectors.model.get('model', 'unknown model')}, {vectors.dim} dimensions"
 
 
 def _labelled(embedding_set: EmbeddingSet, label_level: int | None) -> EmbeddingSet:
@@ -195,7 +208,13 @@ def _labelled(embedding_set: EmbeddingSet, label_level: int | None) -> Embedding
     unlabelled = np.concatenate([piece.label(label_level) == "" for piece in pieces(embedding_set)])
     source = embedding_set.source
     if unlabelled.all():
-        raise UserError(f"{source} has no labels: there is nothing to score; look at it with npz_to_parquet.py")
+        others = embedding_set.meta.get("unread")
+        remedy = (
+            f"name them with --labels_key ({others})"
+            if others not in (None, "nothing")
+            else "give them with --labels FILE"
+        )
+        raise UserError(f"{source} has no labels: there is nothing to score; {remedy}")
     if not unlabelled.any():
         return embedding_set
     warn(f"{source}: {unlabelled.sum():,} of {len(embedding_set):,} rows have no label and are left out")

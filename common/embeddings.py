@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,25 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from common import files, npz
+from common import array_choice, files, npz
+from common.array_files import Columns, described, open_arrays
 from common.blocks import Blocks, release
-from common.labels import SPLIT_NAMES, label_paths
+from common.labels import label_paths, texts_of
 from common.messages import UserError, warn
 from common.run_record import FLAG, NAME, OBJECT, TEXT, WHOLE, check_fields, optional
 
 # The fields of meta that say which model made the vectors.
-MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "normalized")
+MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "preprocessing_version", "normalized")
 FORMAT_VERSION = 1
+PREPROCESSING_VERSION = (
+    1  # higher wherever the same image and options give other pixels: another decoder, another resize
+)
 META = {  # the fields that this suite reads, see docs/formats.md
     **dict.fromkeys(("id", "split", "dataset_name", "padding"), optional(NAME)),
     **dict.fromkeys(("model", "fingerprint", "data_root", "precision", "input"), optional(TEXT)),
     **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
-    **dict.fromkeys(("skipped", "batch_size"), optional(WHOLE)),
+    **dict.fromkeys(("skipped", "batch_size", "preprocessing_version"), optional(WHOLE)),
     **dict.fromkeys(("normalized", "compiled"), optional(FLAG)),
 }
-SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
-_TEXT_FIELDS = ("labels", "class_names", "targets", "classes", "crop_ids", "ids", "dolt_ids", "sample_ids", "paths")
+RUN_ONLY = ("source", "named", "unread")  # of meta: what only this run knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,71 +132,76 @@ def save(path: Path | str, embedding_set: EmbeddingSet) -> None:
         if len(values) != n:
             raise UserError(f"{path}: {len(values)} {name} for {n} vectors")
         arrays[name] = values
-    meta = {"format_version": FORMAT_VERSION, **embedding_set.meta}
-    meta.pop("source", None)
+    kept = {name: value for name, value in embedding_set.meta.items() if name not in RUN_ONLY}
+    meta = {"format_version": FORMAT_VERSION, **kept}
     arrays["meta"] = np.array(json.dumps(meta, sort_keys=True, ensure_ascii=False))
     with files.whole(path) as temporary, open(temporary, "wb") as file:
         npz.write(file, arrays)
 
 
 def load(
-    path: Path | str, key: str | None = None, *, company_name: str | None = None, drop_invalid: bool = False
+    path: Path | str,
+    key: str | None = None,
+    *,
+    company_name: str | None = None,
+    drop_invalid: bool = False,
+    labels_key: str | None = None,
+    paths_key: str | None = None,
+    ids_key: str | None = None,
+    labels: Sequence[str] = (),
 ) -> EmbeddingSet:
-    """Read one .npz file: this suite's, another tool's plain arrays, or an older pickled dict.
+    """Read the set of one file: this suite's, another tool's arrays or table (see common.array_files), or an older pickled dict.
 
-    `key` names the array or the dict inside. Vectors are memory-mapped where they are stored as float32. Zero and non-finite rows
-    are an error, or with `drop_invalid` are left out and counted on stderr. Raises UserError naming file and remedy.
+    `key` names the array of vectors, or the dict, inside; `labels_key`, `paths_key` and `ids_key` name those of the labels, image
+    paths and crop IDs. Without them the names of docs/formats.md are taken; labels are else the only other array that fits in
+    length. `labels`: files `[NAME=]FILE` of labels for files without any. Vectors are memory-mapped where they are stored as
+    float32. Zero and non-finite rows are an error, or with `drop_invalid` are left out and counted on stderr. What was guessed is
+    told there. Raises UserError naming file and remedy.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; name one .npz file")
-    archive = npz.Archive(path)
-    name = _pick(archive, key, company_name)
-    value = archive.read(name)
+    arrays = open_arrays(path)
+    chosen = {"labels": labels_key, "paths": paths_key, "ids": ids_key}
+    name, value = array_choice.find_vectors(arrays, key, company_name, chosen)
     if isinstance(value, dict):
-        arrays = {str(inner): content for inner, content in value.items()}
-        vectors = arrays.get("embeddings")
-        if vectors is None:
-            inside = ", ".join(arrays) or "nothing"
-            raise UserError(f"{path}: {name!r} is a dict without 'embeddings'; it has: {inside}")
+        held = {str(inner): content for inner, content in value.items()}
+        if "embeddings" not in held:
+            raise UserError(f"{path}: {name!r} is a dict without 'embeddings'; it has: {', '.join(held) or 'nothing'}")
+        value, fields = held["embeddings"], {inner: held[inner] for inner in held if inner != "embeddings"}
+        arrays = Columns(path, {inner: np.asarray(content, dtype=object) for inner, content in fields.items()})
     else:
-        vectors = value
-        arrays = {other: archive.read(other) for other in (*_TEXT_FIELDS, "meta") if other in archive and other != name}
-    vectors = _matrix(path, name, vectors)
-    read = EmbeddingSet(vectors, **_texts(path, arrays, len(vectors)), meta=_meta(path, arrays, company_name))
-    sound = _sound_rows(vectors)
-    if not sound.all():
-        bad = np.flatnonzero(~sound)
-        if not drop_invalid or len(bad) == len(vectors):
-            shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
-            raise UserError(
-                f"{path}: {len(bad)} of {len(vectors)} vectors are zero or not finite (row {shown}, counted from 0); "
-                "make them anew, or leave them out with --drop_invalid"
-            )
-        warn(f"{path}: {len(bad)} of {len(vectors)} rows left out, zero or not finite")
-        read = read.take(sound)
-    return read
+        fields = {
+            other: arrays.read(other)
+            for other in (*array_choice.TEXT_FIELDS, "meta")
+            if other in arrays and other != name
+        }
+    vectors = _matrix(path, name, value)
+    fields |= array_choice.named_fields(arrays, chosen, fields)
+    is_table = isinstance(arrays, Columns) and arrays.table
+    fields |= array_choice.table_fields(arrays, fields, len(vectors)) if is_table else {}
+    fields |= array_choice.find_labels(arrays, fields, len(vectors), name, labels)
+    meta = _meta(path, fields, company_name)
+    if not (fields.keys() & {"labels", "class_names", "targets"}):
+        meta["unread"] = described(arrays, [other for other in arrays.names if other != name and other not in fields])
+    embedding_set = EmbeddingSet(vectors, **_texts(path, fields, len(vectors)), meta=meta)
+    return _without_invalid(embedding_set, drop_invalid)
 
 
-def _pick(archive: npz.Archive, key: str | None, company_name: str | None) -> str:
-    names = archive.names
-    split = _split_of(archive.path)
-    for candidate in (
-        key,
-        "embeddings",
-        names[0] if len(names) == 1 and names[0] not in _TEXT_FIELDS else None,
-        company_name,
-        split,
-    ):
-        if candidate is not None and candidate in archive:
-            return candidate
-        if key is not None:
-            break
-    has = ", ".join(names[:12]) or "nothing"
-    hint = f" Try --key {'embeddings' if 'embeddings' in names else names[0]}" if key is not None and names else ""
-    if key is not None:
-        raise UserError(f"{archive.path} has no array {key!r}; it has: {has}.{hint}")
-    raise UserError(f"{archive.path} has no array 'embeddings'; it has: {has}. Name the right one with --key")
+def _without_invalid(embedding_set: EmbeddingSet, drop_invalid: bool) -> EmbeddingSet:
+    """Return the set without zero and non-finite rows; raises UserError where there are any, unless they are to be dropped."""
+    sound, path = _sound_rows(embedding_set.vectors), embedding_set.source
+    if sound.all():
+        return embedding_set
+    bad = np.flatnonzero(~sound)
+    if not drop_invalid or len(bad) == len(sound):
+        shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
+        raise UserError(
+            f"{path}: {len(bad)} of {len(sound)} vectors are zero or not finite (row {shown}, counted from 0); "
+            "make them anew, or leave them out with --drop_invalid"
+        )
+    warn(f"{path}: {len(bad)} of {len(sound)} rows left out, zero or not finite")
+    return embedding_set.take(sound)
 
 
 def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
@@ -228,7 +237,7 @@ def _sound_rows(vectors: np.ndarray) -> np.ndarray:
 
 def _texts(path: Path, arrays: dict[str, Any], n: int) -> dict[str, np.ndarray]:
     """Return labels, crop_ids, sample_ids, paths from a schema file or an older one."""
-    text = {name: _text(path, name, arrays[name]) for name in _TEXT_FIELDS if name in arrays}
+    text = {name: _text(path, name, arrays[name]) for name in array_choice.TEXT_FIELDS if name in arrays}
     if "targets" in text and "classes" in text and not {"labels", "class_names"} & set(text):
         try:
             text["labels"] = text["classes"][np.asarray(arrays["targets"], dtype=np.int64)]
@@ -252,17 +261,11 @@ def _texts(path: Path, arrays: dict[str, Any], n: int) -> dict[str, np.ndarray]:
 def _text(path: Path, name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
-        if array.dtype.kind == "S":
-            return np.char.decode(array, "utf-8")
-        if array.dtype.kind in "iufb":
-            return array.astype(str)
-        if array.dtype.kind == "O":
-            array = np.array(["" if item is None else str(item) for item in array.ravel()], dtype=str).reshape(
-                array.shape
-            )
-        if array.dtype.kind == "U" and array.ndim in (1, 2):
+        if array.dtype.kind == "U" and name not in array_choice.LABELS:
             return array
-    except (ValueError, TypeError, UnicodeDecodeError, RecursionError):
+        if array.ndim in (1, 2):
+            return texts_of(array)
+    except (ValueError, TypeError, RecursionError):
         pass
     raise UserError(f"{path}: {name!r} is no list of texts; save it as an array of strings")
 
@@ -275,17 +278,12 @@ def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{path}: 'meta' is no JSON object; the file is damaged, make it anew") from None
         check_fields(meta, META, f"{path}: meta", version=FORMAT_VERSION)
-    stem = SHARD.sub("", path.stem)
+    stem = array_choice.SHARD.sub("", path.stem)
     named = next((arrays[name] for name in ("dataset_name", "company_name") if isinstance(arrays.get(name), str)), None)
     number = re.search(r"_(\d+(?:\.\d+)?)", stem)
-    split = _split_of(path)
+    split = array_choice.split_of(path)
     meta.setdefault("dataset_name", named or company_name or "")
     meta.setdefault("split", split or "")
     meta.setdefault("id", number[1] if number else stem.removesuffix(f"_{split}") if split else stem)
-    meta["source"] = str(path)
-    return meta
-
-
-def _split_of(path: Path) -> str | None:
-    ending = re.split(r"[_\-. ]", SHARD.sub("", path.stem))[-1].lower()
-    return ending if ending in (*SPLIT_NAMES, "all") else None
+    meta = {name: files.without_bytes(value) if isinstance(value, str) else value for name, value in meta.items()}
+    return meta | {"source": str(path)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -201,6 +202,60 @@ def sweep(folder: Path) -> None:
                 Path(parent, name).unlink(missing_ok=True)
 
 
+def read_regular(path: Path | str, most: int) -> bytes:
+    """Return the content of a regular file of up to `most` bytes; raises OSError for a pipe or a device, and for a larger file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not be waited for
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.ENOTSUP, "it is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"its {status.st_size:,} bytes are more than is read", str(path))
+        return file.read(most)
+
+
+def below(root: Path | str, name: str) -> str:
+    """Return the path of `name`, which some file's data gives, below the folder `root`; '' where it is none or leads out of it.
+
+    Where it leads is decided by resolved paths: `..`, absolute names and links count.
+    """
+    if not name or "\0" in name:
+        return ""
+    path = os.path.join(root, name)
+    folder, last = os.path.split(path)
+    top, inside = _resolved(str(root) or "."), _resolved(folder or ".")
+    if last in ("", ".", "..") or os.path.islink(as_stored(path) if "\\x" in name else path):
+        inside = os.path.dirname(os.path.realpath(path))
+    return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is one, links followed; links that lead round in a circle are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_regular(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a regular file, links followed; links that lead round in a circle are none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _resolved(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def name_part(text: str) -> str:
+    """Return a text that some file's data gives as a part of a file's name, which leads nowhere else."""
+    part = text.replace("/", "__").replace("\0", "")
+    return part if part not in (".", "..") else part.replace(".", "_")
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write UTF-8 `text` to `path`, whole or not at all."""
     write_bytes(path, text.encode("utf-8", "surrogateescape"))
@@ -303,6 +358,11 @@ def text_of_name(name: str) -> str:
         return name
     name = re.sub(r"\\(?=x5c|x[89a-f][0-9a-f])", r"\\x5c", name)
     return "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in name)
+
+
+def without_bytes(text: str) -> str:
+    """Return a text of the command line or of an older file with each byte that is no UTF-8 as `\\xe9`; all else stays."""
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) - 0xDC00 & 0xFFFF:02x}", text)
 
 
 def name_of_text(text: str) -> str:

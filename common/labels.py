@@ -4,18 +4,115 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from common.messages import UserError
+from common.messages import UserError, warn
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SPLIT_NAMES = tuple(name for names in SPLITS.values() for name in names)
+_CHUNK = 1 << 16  # texts looked at at a time
 
 
 def same_split(first: str, second: str) -> bool:
     """Whether two names are those of one split, such as `val` and `validation`."""
     return first == second or any(first in names and second in names for names in SPLITS.values())
+
+
+def clean(texts: np.ndarray) -> np.ndarray:
+    """Return label texts, an array of str of any shape, without blanks around them and with composed accents (NFC).
+
+    The array itself, which may be a memory map, where it has none of either.
+    """
+    flat = texts.reshape(-1)
+    for start in range(0, len(flat), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        if (np.char.strip(part) != part).any() or not all(map(_is_composed, set(part.tolist()))):
+            break
+    else:
+        return texts
+    cleaned = {text: unicodedata.normalize("NFC", text.strip()) for text in set(flat.tolist())}
+    return np.array([cleaned[text] for text in flat.tolist()], dtype=str).reshape(texts.shape)
+
+
+def _is_composed(text: str) -> bool:
+    return text.isascii() or unicodedata.is_normalized("NFC", text)
+
+
+def text_of(value: Any) -> str:
+    """Return the label that a typed value is: a whole number as an integer, None and NaN as '' (missing), text as it is."""
+    if value is None or value is np.ma.masked:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, (float, np.floating)):
+        if math.isnan(value):
+            return ""
+        return str(int(value)) if float(value).is_integer() else str(value)
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' own missing values
+        return ""
+    return str(value)
+
+
+def texts_of(values: np.ndarray) -> np.ndarray:
+    """Return an array of any type as label texts of the same shape, see `text_of` and `clean`.
+
+    Raises ValueError for bytes that are not UTF-8 and for types that are no labels.
+    """
+    if values.dtype.kind == "U":
+        return clean(values)
+    if values.dtype.kind in "iub":
+        return values.astype(str)
+    if values.dtype.kind not in "fOS":
+        raise ValueError(f"{values.dtype} is no type of labels")
+    distinct: dict[Any, str] = {}
+    texts = []
+    for value in values.ravel().tolist():
+        try:
+            texts.append(distinct[type(value), value])
+        except KeyError:
+            texts.append(distinct.setdefault((type(value), value), text_of(value)))
+        except TypeError:  # what cannot be hashed, such as a list
+            texts.append(text_of(value))
+    return clean(np.array(texts, dtype=str).reshape(values.shape))
+
+
+def warn_strangers(
+    references: Iterable[str], queries: Iterable[str], names: tuple[str, str] = ("references", "queries")
+) -> None:
+    """Warn when no label, or under half of the labels of the queries, occurs among the references; `names`: of both sides."""
+    known, asked = {*references} - {""}, {*queries} - {""}
+    shared = asked & known
+    if not asked or 2 * len(shared) >= len(asked):
+        return
+    few = f"only {len(shared):,}" if shared else "none"
+    examples = []
+    for name, labels in zip(names, (known - asked, asked - known), strict=True):
+        examples.append(f"{name}: {', '.join(map(repr, sorted(sorted(labels), key=natural)[:3])) or 'none'}")
+    warn(
+        f"{few} of the {len(asked):,} labels of the {names[1]} occurs among the {len(known):,} of the {names[0]} "
+        f"({'; '.join(reversed(examples))}); check that both name the classes alike"
+    )
+
+
+def warn_alike(labels: Iterable[str]) -> None:
+    """Name labels that differ only in how a number or blanks are written; they stay apart."""
+    written: dict[str, list[str]] = {}
+    for label in sorted(sorted({*labels}), key=natural):
+        written.setdefault("/".join(map(_plain, label.split("/"))), []).append(label)
+    alike = [names for names in written.values() if len(names) > 1]
+    if alike:
+        shown = "; ".join(" and ".join(map(repr, names[:3])) for names in alike[:3]) + (" …" if len(alike) > 3 else "")
+        warn(f"labels that differ only in how they are written stay {len(alike[0])} labels: {shown}")
+
+
+def _plain(name: str) -> str:
+    """Return what labels have in common that differ only in how they are written."""
+    name = " ".join(unicodedata.normalize("NFKC", name).split())
+    return str(float(name)) if re.fullmatch(r"[+-]?\d+(\.\d*)?", name, re.ASCII) else name
 
 
 def label_paths(labels: np.ndarray, level: int | None = None, *, source: object = "the data") -> np.ndarray:

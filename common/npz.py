@@ -9,6 +9,7 @@ import errno
 import io
 import math
 import pickle
+import re
 import struct
 import threading
 import zipfile
@@ -16,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -24,10 +25,7 @@ from common.messages import UserError
 
 CHUNK = 1 << 22  # bytes
 _ADMITTED = {
-    *(
-        ("builtins", name)
-        for name in ("dict", "list", "tuple", "set", "frozenset", "str", "int", "float", "bool", "bytes")
-    ),
+    *(("builtins", name) for name in ("dict", "list", "tuple", "set", "frozenset", "str", "int", "float", "bool")),
     ("collections", "OrderedDict"),
 }
 
@@ -36,8 +34,32 @@ _ADMITTED = {
 _parsing = threading.Lock()
 
 
+_DTYPE = re.compile(r"[<>=|]?([fiub][1248]|f16|c(8|16)|[SU]\d{1,7}|O8?|\?)")
+
+
 class _Array:
     """Stands for numpy.ndarray inside a pickle, where nothing may call it with a shape of its own."""
+
+
+class _Dtype:
+    """Stands for numpy.dtype inside a pickle: made from its name and byte order only, as numpy itself trusts a crafted state."""
+
+    def __init__(self, name: object = "", *_: object) -> None:
+        if not isinstance(name, str) or not _DTYPE.fullmatch(name):
+            raise pickle.UnpicklingError(f"the type {str(name)[:40]!r}")
+        self.dtype = np.dtype(name)
+
+    def set(self, state: Any) -> None:
+        order, parts = state[1], state[2:5]
+        if order not in ("<", ">", "|", "=") or any(part is not None for part in parts):
+            raise pickle.UnpicklingError("a type of several fields")
+        self.dtype = self.dtype.newbyteorder(order) if order in "<>" else self.dtype
+
+
+def _dtype_of(value: object) -> np.dtype:
+    if not isinstance(value, _Dtype):
+        raise pickle.UnpicklingError("a type that is none")
+    return value.dtype
 
 
 def _reconstruct(kind: object, shape: object, typecode: object) -> np.ndarray:
@@ -47,13 +69,35 @@ def _reconstruct(kind: object, shape: object, typecode: object) -> np.ndarray:
     return np.ndarray((0,), "b")
 
 
-def _scalar(dtype: np.dtype, data: bytes) -> Any:
-    if dtype.hasobject or len(data) != dtype.itemsize:
+def _array_state(state: Any) -> tuple[int, tuple[int, ...], np.dtype, bool, Any]:
+    """Return the state of an array with a true type, if its content is as large as its shape says."""
+    _, shape, kind, fortran, content = state
+    dtype = _dtype_of(kind)
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise pickle.UnpicklingError("an array of no shape")
+    if isinstance(content, str) and not dtype.hasobject:
+        content = content.encode("latin1")  # of Python 2
+    if dtype.hasobject:
+        sound = type(content) is list and len(content) == math.prod(shape)
+    else:
+        sound = type(content) in (bytes, bytearray) and len(content) == math.prod(shape) * dtype.itemsize
+    if not sound:
+        raise pickle.UnpicklingError("an array of another size than its content")
+    return 1, shape, dtype, bool(fortran), content
+
+
+def _scalar(kind: object, data: Any) -> Any:
+    dtype = _dtype_of(kind)
+    data = data.encode("latin1") if isinstance(data, str) else data
+    if dtype.hasobject or type(data) is not bytes or len(data) != dtype.itemsize:
         raise pickle.UnpicklingError("a number of the wrong size")
     return np.frombuffer(data, dtype)[0]
 
 
-def _frombuffer(data: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+def _frombuffer(data: Any, kind: object, shape: Any, order: object) -> np.ndarray:
+    _, shape, dtype, _, data = _array_state((1, shape, kind, False, data))
+    if dtype.hasobject:
+        raise pickle.UnpicklingError("objects made of bytes")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
@@ -63,29 +107,53 @@ def _encode(text: str, codec: str) -> bytes:
     return text.encode(codec)
 
 
+def _no_bytes() -> bytes:
+    """Stand for `bytes`, of which a pickle calls only the empty one; of a number it would reserve as much memory."""
+    return b""
+
+
+_STAND_INS: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+    ("builtins", "bytes"): _no_bytes,
+}
+
+
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     """Admits numpy arrays, dtypes and plain containers.
 
-    The pure-Python unpickler, as its C twin reserves memory for whatever index or length an opcode names.
+    The pure-Python unpickler, as its C twin reserves memory for whatever index or length an opcode names. States are given to
+    arrays and types only, after they are checked.
     """
 
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
     def find_class(self, module: str, name: str) -> Any:
-        numpy_core = module.replace("numpy._core", "numpy.core")
-        if (numpy_core, name) == ("numpy.core.multiarray", "_reconstruct"):
-            return _reconstruct
-        if (numpy_core, name) == ("numpy.core.multiarray", "scalar"):
-            return _scalar
-        if (numpy_core, name) == ("numpy.core.numeric", "_frombuffer"):
-            return _frombuffer
-        if (module, name) == ("numpy", "ndarray"):
-            return _Array
-        if (module, name) == ("numpy", "dtype") or (module == "numpy.dtypes" and name.endswith("DType")):
-            return getattr(np.dtypes, name) if module == "numpy.dtypes" else np.dtype
-        if (module, name) == ("_codecs", "encode"):
-            return _encode
-        if (module, name) in _ADMITTED:
-            return super().find_class(module, name)
+        key = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins"), name
+        if key in _STAND_INS:
+            return _STAND_INS[key]
+        if module == "numpy.dtypes" and name.endswith("DType") and hasattr(np.dtypes, name):
+            code = np.dtype(getattr(np.dtypes, name)).str  # numpy refuses a class that needs parameters
+            return lambda *_: _Dtype(code)
+        if key in _ADMITTED:
+            return super().find_class(*key)
         raise UserError(f"{module}.{name}")
+
+    def load_build(self) -> None:
+        state = self.stack.pop()  # type: ignore[attr-defined]
+        value = self.stack[-1]  # type: ignore[attr-defined]
+        if type(value) is _Dtype:
+            value.set(state)
+        elif type(value) is np.ndarray:
+            value.__setstate__(_array_state(state))  # type: ignore[arg-type]
+        else:
+            raise pickle.UnpicklingError(f"a state of {type(value).__name__}")
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 @contextmanager
@@ -110,6 +178,15 @@ def _sound(path: Path, name: str = "") -> Iterator[None]:
         raise UserError(f"{path}{what} is damaged: it points before its own beginning; make it anew") from None
 
 
+def _stated_entries(path: Path, known: int) -> int:
+    """Return the number of entries that a zip states at its end, `known` where it says that it does not."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
+        tail = file.read()
+    n = struct.unpack_from("<H", tail, tail.rindex(b"PK\5\6") + 10)[0]
+    return known if n == 0xFFFF else n
+
+
 class Archive:
     """The arrays of one .npz file by name."""
 
@@ -117,7 +194,14 @@ class Archive:
         """Read the table of contents; raises UserError when the file is no sound .npz, OSError when it cannot be opened."""
         self.path = Path(path)
         with _sound(self.path), zipfile.ZipFile(self.path) as archive:
-            self._infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            infos = archive.infolist()
+            self._infos = {info.filename.removesuffix(".npy"): info for info in infos}
+            if len(self._infos) < len(infos):
+                raise ValueError("two arrays have one name")
+            if len(infos) != _stated_entries(self.path, len(infos)):
+                raise ValueError("it lists another number of arrays than it states")
+            for info in infos:  # a name of its list that was damaged must not make an array invisible
+                archive.open(info).close()
         total = sum(info.file_size for info in self._infos.values())
         if total > 8 * self.path.stat().st_size + (32 << 20):
             raise UserError(
@@ -130,6 +214,12 @@ class Archive:
 
     def __contains__(self, name: str) -> bool:
         return name in self._infos
+
+    def shape(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Return an array's shape and type from its header."""
+        with _sound(self.path, name), zipfile.ZipFile(self.path) as archive, archive.open(self._infos[name]) as file:
+            shape, _, dtype = _read_header(file)
+        return shape, dtype
 
     def read(self, name: str) -> np.ndarray | Any:
         """Return the array, or the Python object where the entry holds a pickled one; the entry's CRC-32 is checked.
@@ -196,6 +286,24 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
             return reader(file)
     except Exception as error:  # numpy tokenizes the header as Python text, which fails in as many ways as text can
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Return the array of an .npy file as a read-only memory map. Raises UserError for a damaged one and for one of objects."""
+    with _sound(path), open(path, "rb") as file:
+        shape, fortran, dtype = _read_header(file)
+        start = file.tell()
+        if dtype.hasobject:
+            raise UserError(
+                f"{path} holds Python objects, which could run code; save it as an array of numbers or of text"
+            )
+        held, promised = path.stat().st_size - start, math.prod(shape) * dtype.itemsize
+        if held < promised:
+            raise ValueError(f"its header promises {promised:,} bytes, it holds {held:,}")
+    if not promised:
+        return np.empty(shape, dtype)
+    order: Any = "F" if fortran else "C"
+    return np.memmap(path, dtype, "r", start, shape, order)  # type: ignore[call-overload]
 
 
 def write(file: BinaryIO, arrays: dict[str, np.ndarray | Any]) -> None:

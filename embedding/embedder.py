@@ -17,10 +17,10 @@ from backbones import checkpoint
 from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
 from backbones.models import build
 from backbones.weights import DEFAULT, EMBEDDED, RANDOM
-from common import images
 from common.messages import UsageError, UserError, shorten, warn
 from embedding import extraction
-from embedding.precision import DTYPES, MIN_COSINE, PROBE_COSINE, cosines, folded, lowered, multiplies_bf16
+from embedding.precision import DTYPES, MIN_COSINE, cosines, fastest_close, folded, lowered, multiplies_bf16
+from imaging import images
 
 
 class Embedder:
@@ -100,16 +100,21 @@ class Embedder:
         batch_size: int,
         workers: int,
         first_batch: int = 0,
+        filled_to: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
         pace: extraction.Pace | None = None,
     ) -> Iterator[extraction.Batch]:
-        """Yield the vectors of the images, batch by batch, from batch `first_batch` on; see extraction.embed."""
+        """Yield the vectors of the images, batch by batch, from batch `first_batch` on; see extraction.embed.
+
+        filled_to: images that the model is given at a time (default: what extraction.filled_size says of all these images).
+        """
         return extraction.embed(
             paths,
             self,
             batch_size=batch_size,
             workers=workers,
             first_batch=first_batch,
+            filled_to=filled_to or extraction.filled_size(len(paths), batch_size),
             max_pixels=max_pixels,
             pace=pace or extraction.Pace(),
         )
@@ -127,29 +132,21 @@ class Embedder:
         self._module = source if precision == "fp32" else lowered(source, precision, self.device.type)
         self._compiled_module: Callable[[torch.Tensor], torch.Tensor] | None = None
 
-    def settle(self, pixels: np.ndarray, known: str | None = None) -> None:
-        """Under precision "auto", choose the fastest precision whose rows for `pixels` stay close to fp32's.
+    def settle(self, sample: Callable[[], np.ndarray], known: str | None = None) -> None:
+        """Under precision "auto", choose the fastest precision whose rows stay close to fp32's.
 
-        They are compared on the (n, height, width, 3) uint8 images given; with none, or on hardware without bfloat16, fp32 stays.
+        They are compared on the (n, height, width, 3) uint8 images that `sample` gives; where there are none, or on hardware
+        without bfloat16, fp32 stays. What was measured is kept for this model on this processor: `sample` is not called again.
         `known` is the precision of the sets that this one will be compared with: it is taken if it is close enough, else fp32.
         """
-        if self.settled or not len(pixels):
+        if self.settled:
             return
-        self.settled = True
         if not (self._portable and multiplies_bf16(self.device)):
+            self.settled = True
             return
-        self.use("fp32")  # an earlier set may have been finished in another precision
-        exact = self(pixels)
-        for precision in ("bf16", "mixed"):
-            if known not in (None, precision):
-                continue
-            try:
-                self.use(precision)
-                if cosines(self(pixels), exact).min() >= PROBE_COSINE:
-                    return
-            except (RuntimeError, TypeError, AttributeError):  # a model that cannot be copied, or insists on fp32
-                continue
-        self.use("fp32")
+        chosen = fastest_close(self, sample, known)
+        self.settled = chosen is not None
+        self.use(chosen or "fp32")
 
     def compile(self, pixels: np.ndarray) -> float | None:
         """Compile for batches of this shape; returns the seconds it took, or None where it cannot be done (and says why)."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import images
+from imaging import images
 
 
 class Model(Protocol):
@@ -58,13 +58,14 @@ def embed(
     batch_size: int,
     workers: int,
     first_batch: int,
+    filled_to: int,
     max_pixels: int,
     pace: Pace,
 ) -> Iterator[Batch]:
     """Yield the vectors of the images, batch by batch, from batch `first_batch` on; `pace` is filled in.
 
-    Batches are fixed groups of rows and always full (the place of a bad or absent image is grey), so that a vector never depends on
-    what was done before, nor on which of its neighbours could be read. A bad image costs its own row only.
+    Batches are fixed groups of rows, always filled up to `filled_to` images (the place of a bad or absent image is grey), so that a
+    vector never depends on what was done before, nor on which of its neighbours could be read. A bad image costs its own row only.
     """
 
     def load(row: int) -> np.ndarray | str:
@@ -81,7 +82,7 @@ def embed(
     ahead = 0 if model.device.type == "cpu" else 2
     started = clock = time.perf_counter()
     for group, loaded in _ahead(groups, load, workers, ahead):
-        pixels = stack(loaded, model.preprocess, batch_size)
+        pixels = stack(loaded, model.preprocess, filled_to)
         clock = _lap(pace.decode, clock)
         vectors = model(pixels)[: len(group)]
         clock = _lap(pace.model, clock)
@@ -95,6 +96,14 @@ def embed(
         yield Batch(group, fine, vectors[fine], skipped)
         clock = time.perf_counter()
         pace.wall = clock - started
+
+
+def filled_size(n_images: int, batch_size: int) -> int:
+    """Return how many images every batch of a set of `n_images` is filled up to: a power of two, or batch_size for larger sets.
+
+    It depends on the size of the whole set only, never on what is left to do: equal runs give equal bits.
+    """
+    return min(batch_size, 1 << max(0, n_images - 1).bit_length())
 
 
 def stack(loaded: Sequence[np.ndarray | str], preprocess: Preprocess, batch_size: int) -> np.ndarray:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from common import embeddings, files, npz
-from common.crops import Manifest
 from common.messages import UserError
+from imaging.crops import Manifest
 
 SHARD_ROWS = 100_000
 
@@ -61,6 +61,7 @@ class OutputSet:
         record = self._meta(found[0]) if found else self._unfinished_record()
         if record is None:
             return None
+        record = {"preprocessing_version": 1, **record}  # what older versions did not record
         changed = [key for key, value in wanted.items() if value is not None and record.get(key) != value]
         changed += [key for key, value in wanted.items() if value is None and key not in record]
         if not changed:

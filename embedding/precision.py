@@ -1,10 +1,16 @@
-"""Arithmetic with fewer bits: where the hardware is fast at it, how to keep close to fp32, and layers folded into one."""
+"""Arithmetic with fewer bits: where the hardware is fast at it, how to keep close to fp32; and layers folded into one."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import hashlib
+import json
+import os
+import platform
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,11 +19,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from common import files
+from common.messages import UserError
+
 CLOSE = 1e-3  # relative difference of the outputs, of which rounding explains 1e-5
-
-
 DTYPES = {"fp32": torch.float32, "mixed": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("auto", *DTYPES)
 MIN_COSINE = 0.9995  # of every row to its fp32 result
 PROBE_COSINE = 0.99965  # of the rows that are tried: the others may be a little worse
 KEPT_CONVOLUTIONS = 6  # the stem and the first blocks: most of the error, little of the time
@@ -39,10 +45,8 @@ def lowered(module: nn.Module, precision: str, device_type: str) -> nn.Module:
             continue
         if precision == "mixed" and isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1:
             layer.weight.data = round_filters(layer.weight.data)
-        if type(layer) in (
-            nn.Conv2d,
-            nn.Linear,
-        ):  # not subclasses, which may look at their weights; autocast converts those
+        # Not subclasses, which may look at their weights; autocast converts those.
+        if type(layer) in (nn.Conv2d, nn.Linear):
             layer.to(DTYPES[precision])
     return module
 
@@ -87,6 +91,89 @@ def multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = (f"_is_{name}_supported" for name in ("avx512_bf16", "amx_tile"))
     return device.type == "cpu" and any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+class Model(Protocol):
+    """An Embedder, see there."""
+
+    fingerprint: str
+    device: torch.device
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray: ...
+    def use(self, precision: str) -> None: ...
+
+
+def fastest_close(model: Model, sample: Callable[[], np.ndarray], known: str | None) -> str | None:
+    """Return the fastest precision whose rows for the images of `sample` are close to fp32's; None where it gives no image.
+
+    What was measured for this model on this processor is not measured again. known: the only one to consider beside fp32.
+    """
+    measured = Measured(model.fingerprint, model.device)
+    for precision in ("bf16", "mixed"):
+        if known not in (None, precision):
+            continue
+        close = measured.is_close(precision)
+        if close is None:
+            pixels = sample()
+            if not len(pixels):
+                return None
+            close = _is_close(model, precision, pixels)
+            measured.keep(precision, close)
+        if close:
+            return precision
+    return "fp32"
+
+
+def _is_close(model: Model, precision: str, pixels: np.ndarray) -> bool:
+    model.use("fp32")
+    exact = model(pixels)
+    try:
+        model.use(precision)
+        return bool(cosines(model(pixels), exact).min() >= PROBE_COSINE)
+    except (RuntimeError, TypeError, AttributeError):  # a model that cannot be copied, or insists on fp32
+        return False
+
+
+class Measured:
+    """Which precisions were found close to fp32, kept for one model and processor in a cache folder of the user.
+
+    Nothing is lost where the folder cannot be read or written: it is measured again.
+    """
+
+    def __init__(self, fingerprint: str, device: torch.device) -> None:
+        key = f"{fingerprint} {processor(device)} torch {torch.__version__} {PROBE_COSINE}"
+        self._path = cache_folder() / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        self._answers: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            answers = json.loads(self._path.read_text(encoding="utf-8"))
+            self._answers = answers if isinstance(answers, dict) else {}
+
+    def is_close(self, precision: str) -> bool | None:
+        """Return whether this precision is close enough, None where it was not measured."""
+        answer = self._answers.get(precision)
+        return answer if isinstance(answer, bool) else None
+
+    def keep(self, precision: str, close: bool) -> None:
+        """Remember what was measured."""
+        self._answers[precision] = close
+        with contextlib.suppress(OSError, UserError):
+            files.write_text(self._path, json.dumps(self._answers) + "\n")
+
+
+def cache_folder() -> Path:
+    """Return the folder for what need not be measured again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "padding-study"
+
+
+def processor(device: torch.device) -> str:
+    """Return the name of the hardware that `device` computes on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"{platform.machine()} {platform.processor()} {device.type}"
 
 
 def folded(module: nn.Module, example: torch.Tensor) -> nn.Module:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backbones.preprocess import POOLINGS, RESIZE_MODES
-from common import crops
 from common.cli import cores
 from common.messages import UserError, progress, warn
 from common.run_record import TEXT, check_fields, one_of, optional
+from imaging import crops
 
 if TYPE_CHECKING:
     from embedding.embedder import Embedder
@@ -82,9 +82,8 @@ def embed(
     Raises UserError when none can be read.
     """
     vectors, readable = [], []
-    size = min(batch_size, len(paths))
     with progress(total=len(paths), desc="embedding", unit="image") as bar:
-        for batch in embedder.embed(paths, batch_size=size, workers=workers or cores()):
+        for batch in embedder.embed(paths, batch_size=batch_size, workers=workers or cores()):
             vectors.append(batch.vectors)
             readable += [paths[row] for row, sound in zip(batch.rows, batch.fine, strict=True) if sound]
             for row, reason in batch.skipped:

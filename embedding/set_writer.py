@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import images, knn, messages
-from common.crops import Manifest
+from common import knn, messages
+from common.embeddings import PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
+from imaging import images
+from imaging.crops import Manifest
 
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
 
@@ -32,7 +35,7 @@ class Model(Protocol):
 
     @property
     def compiled(self) -> bool: ...
-    def settle(self, pixels: np.ndarray, known: str | None = None) -> None: ...
+    def settle(self, sample: Callable[[], np.ndarray], known: str | None = None) -> None: ...
     def use(self, precision: str) -> None: ...
     def compile(self, pixels: np.ndarray) -> float | None: ...
     def embed(
@@ -42,6 +45,7 @@ class Model(Protocol):
         batch_size: int,
         workers: int,
         first_batch: int = 0,
+        filled_to: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
         pace: extraction.Pace | None = None,
     ) -> Iterator[extraction.Batch]: ...
@@ -78,6 +82,7 @@ def write_set(
         "model_options": model.options,
         "fingerprint": model.fingerprint,
         "preprocess": model.preprocess.as_dict(),
+        "preprocessing_version": PREPROCESSING_VERSION,
         "normalized": options.normalize,
         "batch_size": options.batch_size,
         "input": digest(manifest),
@@ -113,6 +118,7 @@ def _embed(
                 batch_size=options.batch_size,
                 workers=options.workers,
                 first_batch=rows.batches,
+                filled_to=options.batch_size if model.compiled else None,  # for which it was compiled
                 max_pixels=options.max_pixels,
                 pace=pace,
             )
@@ -142,8 +148,15 @@ def _choose_arithmetic(
     options: Options,
     n_images: int,
 ) -> None:
-    """Set precision and compilation: those of the unfinished run, else those of the sets in the folder, else what pays."""
-    sample = extraction.sample(paths, model.preprocess, max_pixels=options.max_pixels)
+    """Set precision and compilation: those of the unfinished run, else those of the sets in the folder, else what pays.
+
+    Images are read for that only where something is to be measured.
+    """
+
+    @cache
+    def sample() -> np.ndarray:
+        return extraction.sample(paths, model.preprocess, max_pixels=options.max_pixels)
+
     if record is None and not model.settled:
         known = output.precision_of_others(wanted)
         model.settle(sample, known)
@@ -157,8 +170,8 @@ def _choose_arithmetic(
         model.use(record["precision"])
     pays = str(model.device) == "cpu" and n_images >= COMPILE_FROM
     compiled = record["compiled"] if record else options.compile == "on" or (options.compile == "auto" and pays)
-    if compiled and not model.compiled and len(sample):
-        seconds = model.compile(extraction.fill(sample, options.batch_size))
+    if compiled and not model.compiled and len(sample()):
+        seconds = model.compile(extraction.fill(sample(), options.batch_size))
         if seconds is not None:
             messages.note(f"compiled in {seconds:.0f} s")
         elif record is not None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import blocks, files, images, messages
+from common import blocks, files, messages
 from common.blocks import release
 from common.embeddings import TEXTS
+from imaging import images
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,7 @@ def tables(
         for part in blocks.batches(len(embedding_set), rows):
             columns = _texts_of(embedding_set, part, levels)
             root = str(data_root or embedding_set.meta.get("data_root") or "")
-            paths = [os.path.join(root, path) if path else "" for path in embedding_set.paths[part].tolist()]
+            paths = [files.below(root, path) for path in embedding_set.paths[part].tolist()]
             columns["source_file"] = _text(paths)
             if thumbnails:
                 columns["image"] = thumbnails.column(paths)
@@ -143,11 +143,16 @@ def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any
         texts = [field.name for field in first.schema if field.type == "string"]
         options = {"compression": "zstd", "compression_level": 1, "use_dictionary": texts, "write_statistics": texts}
         options["use_byte_stream_split"] = ["embedding.list.element"]
+        options["write_page_checksum"] = True
     first = first.select(columns).replace_schema_metadata(meta)
     with files.whole(path) as temporary, make(str(temporary), first.schema, **options) as writer:
         for group in itertools.chain([first], groups):
             writer.write_table(group.select(columns).replace_schema_metadata(meta))
             bar.update(len(group))
+        if make is pyarrow.parquet.ParquetWriter:
+            writer.add_key_value_metadata({"checksum": files.SEAL})
+            writer.close()
+            files.seal(temporary)
     return columns
 
 

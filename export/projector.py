@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from common import blocks, files, images, messages
+from common import blocks, files, messages
 from common.embeddings import EmbeddingSet
+from imaging import images
 
 SPRITE_SIDE = 8192  # pixels; larger textures are refused by browsers
 SMALLEST = 8  # pixels a side of a thumbnail
@@ -25,14 +26,18 @@ def write(sets: Sequence[EmbeddingSet], logdir: Path, *, size: int, data_root: P
     size: pixels a side of the thumbnails, 0 for none; smaller where many rows must fit into one picture. data_root: where the
     pictures are, in place of what the sets say.
     """
+    with files.locked(logdir / files.LOCK):
+        _write(sets, logdir, size, data_root)
+
+
+def _write(sets: Sequence[EmbeddingSet], logdir: Path, size: int, data_root: Path | None) -> None:
     n = sum(map(len, sets))
-    with (
-        files.whole(logdir / TENSORS) as temporary,
-        messages.progress(total=n, desc=TENSORS, unit="row") as bar,
-    ):
-        write_tensors(temporary, sets, bar)
-    files.write_text(logdir / METADATA, metadata(sets))
-    (logdir / CONFIG).unlink(missing_ok=True)
+    # Both are complete before either takes its place, and meanwhile no configuration shows new vectors with old labels.
+    with files.whole(logdir / METADATA) as texts, files.whole(logdir / TENSORS) as vectors:
+        with messages.progress(total=n, desc=TENSORS, unit="row") as bar:
+            write_tensors(vectors, sets, bar)
+        texts.write_bytes(metadata(sets).encode("utf-8", "surrogateescape"))
+        (logdir / CONFIG).unlink(missing_ok=True)
     lines = ['tensor_name: "embeddings"', f'tensor_path: "{TENSORS}"', f'metadata_path: "{METADATA}"']
     side = min(size, SPRITE_SIDE // math.ceil(math.sqrt(n)))
     if size and side >= SMALLEST:
@@ -88,8 +93,8 @@ def _write_sprite(sets: Sequence[EmbeddingSet], logdir: Path, side: int, data_ro
     """Write the thumbnails of all rows as one picture; say how many are missing."""
     paths = []
     for embedding_set in sets:
-        root = Path(data_root or embedding_set.meta.get("data_root") or "")
-        paths += [str(root / path) if path else "" for path in embedding_set.paths.tolist()]
+        root = str(data_root or embedding_set.meta.get("data_root") or "")
+        paths += [files.below(root, path) for path in embedding_set.paths.tolist()]
     picture, missing = sprite(paths, side)
     if missing:
         messages.warn(

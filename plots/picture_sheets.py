@@ -77,7 +77,7 @@ def _label(clean: Callable[[str], str], label: str) -> str:
 
 
 def _show(axes: Axes, picture: str, color: str, width: float) -> None:
-    from common import images
+    from imaging import images
 
     axes.set(xticks=[], yticks=[], anchor="NW")
     axes.spines[:].set(visible=True, color=color, linewidth=width)

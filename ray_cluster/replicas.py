@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import images
 from common.messages import UserError, count, note
-from embedding.extraction import Batch, Pace
+from embedding.extraction import Batch, Pace, filled_size
+from imaging import images
 from ray_cluster.connection import ATTEMPTS, Cluster, cause, why
 
 
@@ -45,7 +45,7 @@ class _Replica:
 
     def settle(self, pixels: np.ndarray, known: str | None) -> str:
         """Choose the precision and return it."""
-        self.embedder.settle(pixels, known)
+        self.embedder.settle(lambda: pixels, known)
         return self.embedder.precision
 
     def compile(self, precision: str, pixels: np.ndarray) -> float | None:
@@ -92,10 +92,10 @@ class Replicas:
         self.settled, self.precision, self.compiled = model.settled, model.precision, False
         self._compiled_for: np.ndarray | None = None
 
-    def settle(self, pixels: np.ndarray, known: str | None = None) -> None:
+    def settle(self, sample: Callable[[], np.ndarray], known: str | None = None) -> None:
         """Choose the precision as Embedder.settle does, on one replica, for all."""
         if not self.settled:
-            self.settled, self.precision = True, self._actors.ask("settle", pixels, known)
+            self.settled, self.precision = True, self._actors.ask("settle", sample(), known)
 
     def use(self, precision: str) -> None:
         """Compute in this precision from now on, not compiled."""
@@ -114,6 +114,7 @@ class Replicas:
         batch_size: int,
         workers: int,
         first_batch: int = 0,
+        filled_to: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
         pace: Pace | None = None,
     ) -> Iterator[Batch]:
@@ -124,7 +125,8 @@ class Replicas:
         together = max(1, min(8, (n - first_batch) // (4 * self.n)))  # batches of a part, so that a GPU need not wait
         starts = range(first_batch, n, together)
         sample = None if self._compiled_for is None else ray.put(self._compiled_for)
-        options = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+        filled_to = filled_to or filled_size(len(paths), batch_size)
+        options = {"batch_size": batch_size, "workers": workers, "filled_to": filled_to, "max_pixels": max_pixels}
 
         def submit(start: int) -> Any:
             part = [path.absolute() for path in paths[start * batch_size : (start + together) * batch_size]]

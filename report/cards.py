@@ -5,17 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from combinations import flips
-from common import images
+from common import files
 from common.embeddings import EmbeddingSet
 from evaluation import per_query
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions, Rule
+from imaging import images
 
 CARDS = 12
 VIEWS, NEIGHBOURS = 6, 3  # pictures in a row
@@ -221,5 +221,4 @@ def _reference(
 
 def _file(embedding_set: EmbeddingSet, row: int) -> str:
     """Return the picture's file, '' where it is not known."""
-    path = str(embedding_set.paths[row])
-    return str(Path(str(embedding_set.meta.get("data_root") or ""), path)) if path else ""
+    return files.below(str(embedding_set.meta.get("data_root") or ""), str(embedding_set.paths[row]))

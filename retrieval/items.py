@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from common import files
 from common.embeddings import EmbeddingSet
 
 
@@ -57,7 +58,7 @@ class Items:
         rows = self._set
         path = str(rows.paths[row])
         crop_id = str(rows.crop_ids[row]) or path or f"row {row}"
-        full_path = os.path.join(self._root, path) if path else ""
+        full_path = files.below(self._root, path)
         sample_id, label = str(rows.sample_ids[row]), str(self.label[row])
         return Item(rows.dataset, rows.split, rows.id, crop_id, sample_id, full_path, label)
 

@@ -14,6 +14,7 @@ def add_set_options(parser: ArgumentParser, *, required: bool = False) -> None:
     add = parser.add_argument
     add("--npz", nargs="+", required=required, metavar="[ID=]NPZ", help="embedding sets: files, folders or globs")
     add("--key", help="name of the array or of the pickled dict inside a foreign .npz")
+    cli.add_arrays(parser)
     add("--company_name", metavar="NAME", help="the key inside older files")
     add("--drop_invalid", action="store_true", help="leave out zero and non-finite vectors, counted")
 

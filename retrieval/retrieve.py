@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common import cli, images
+from common import cli
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError, warn
+from imaging import images
 from retrieval import reranking
 from retrieval.items import Hit, Item, Items, Queries, References
 

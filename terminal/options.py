@@ -24,6 +24,7 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     sets.add_argument("--reference_split", default="train", metavar="SPLIT", help="split that references keep")
     sets.add_argument("--query_split", default="test", metavar="SPLIT", help="split that queries keep")
     sets.add_argument("--key", help="name of the array or of the pickled dict inside a foreign .npz")
+    cli.add_arrays(sets)
     sets.add_argument("--company_name", metavar="NAME", help="title of the output, and the key inside older files")
     sets.add_argument("--drop_invalid", action="store_true", help="leave out zero and non-finite vectors, counted")
     scoring = parser.add_argument_group("scoring")

@@ -11,9 +11,9 @@ import pytest
 import classify
 import extract_embedding
 from backbones import checkpoint, models
-from common import images
 from common.embedding_sets import read_sets
 from embedding.embedder import load as load_model
+from imaging import images
 from training import calibration
 
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_labels_with_calibrated_confidence(photos, capsys, tmp_path
     [
         (["--image", "absent.jpg"], "absent.jpg: no such image"),
         (["--image", "empty"], "no images in this folder"),
-        (["--image", "a.jpg", "--model", "empty"], "no checkpoint of train.py"),
+        (["--image", "a.jpg", "--model", "./empty"], "holds no classifier"),
         (["--image", "a.jpg", "--reference_npz", "bare.npz"], "has no labels"),
         (["--image", "a.jpg"], "none of the 1 images can be used"),
     ],

@@ -21,7 +21,8 @@ import pytest
 from PIL import Image
 
 import crop
-from common import files, images
+from common import files
+from imaging import images
 
 WIDTH, HEIGHT = 97, 61
 BOXES = {  # name: x, y, w, h; the image is 97 x 61

@@ -30,8 +30,11 @@ TINY = textwrap.dedent(
     import os, time
     import torch
 
+    shapes = []
+
     class Slow(torch.nn.Module):
         def forward(self, x):
+            shapes.append(len(x))
             time.sleep(float(os.environ.get("SLOW", 0)))
             return x
 
@@ -468,6 +471,24 @@ def test_a_damaged_finished_file_is_named(work, capsys):
     assert "crops_0_test.npz" in capsys.readouterr().err
     assert run("--data_root", "crops", "--splits", "test", "--overwrite") == 0
     assert len(embeddings.load(path)) == 8
+
+
+@pytest.mark.parametrize(
+    ("n_images", "batch_size", "size"),
+    [(1, 64, 1), (3, 64, 4), (8, 64, 8), (9, 64, 16), (40, 64, 64), (65, 64, 64), (9, 12, 12)],
+)
+def test_small_sets_are_filled_up_to_the_next_power_of_two(n_images, batch_size, size):
+    assert extraction.filled_size(n_images, batch_size) == size
+
+
+def test_the_batch_shape_depends_on_the_size_of_the_whole_set_only(work):
+    """8 and 15 pictures: one batch of 8 and one of 16; batches of 8 where more are not allowed, the last one too."""
+    for batch_size, expected in ((64, [8, 16]), (8, [8, 8, 8])):
+        assert run("--data_root", "crops", "--batch_size", batch_size, "--output_root", f"b{batch_size}") == 0
+        shapes = sys.modules["tiny_encoder"].shapes
+        assert shapes[-len(expected) :] == expected
+        assert set(shapes[: -len(expected)]) <= {2}  # what the model is tried with
+        shapes.clear()
 
 
 def test_help_needs_no_torch(script):

@@ -19,9 +19,10 @@ import safetensors.torch
 import extract_embedding
 import train
 from backbones import checkpoint, models, weights
-from common import embeddings, images, messages
+from common import embeddings, messages
 from embedding import embedder
 from embedding.classifier import load_classifier
+from imaging import images
 from training import calibration, loop
 
 CLASSES = ("Fruit/Banana", "Fruit/Lime", "Fruit/Melon/Watermelon", "Packages/Juice/Bravo-Apple-Juice")

@@ -417,6 +417,16 @@ def test_a_file_cannot_choose_code_to_run(tmp_path):
         search_in(tmp_path / "f.parquet").look_up(encoded((1, 2, 3)), "all", 1)
 
 
+def test_a_file_cannot_choose_a_folder_or_a_program_to_load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "program.pt2").write_bytes(b"PK")
+    for name in ("checkpoint", str(tmp_path / "checkpoint"), "program.pt2", "../../../" * 9 + "etc"):
+        make(tmp_path / "f.parquet", model=name)
+        with pytest.raises(UserError, match="names a path as its model"):
+            search_in(tmp_path / "f.parquet").look_up(encoded((1, 2, 3)), "all", 1)
+
+
 # --- what a user is told
 
 

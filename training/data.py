@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common import crops
-from common.labels import SPLITS, label_paths
+from common.labels import SPLITS, label_paths, warn_strangers
 from common.messages import UserError, count, note, warn
+from imaging import crops
 from training.images import ImageReader, TrainingImages
 
 HELD_OUT = 0.2  # share of every class for validation, where no split is
@@ -124,6 +124,8 @@ def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> TrainingData
                 f"{manifest.root}: every class has one source image only, nothing can be held out; add images"
             )
     _remark(manifest, codes, rows, classes.tolist())
+    for name in ("val", "test"):
+        warn_strangers(label[rows["train"]].tolist(), label[rows[name]].tolist(), ("training split", f"{name} split"))
     rows["val"] = rows["val"][codes[rows["val"]] >= 0]
     if not len(rows["val"]):
         raise UserError(

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import files, images
-from common.crops import Manifest
+from common import files
 from common.messages import UserError, count, note, progress, tally, warn
+from imaging import images
+from imaging.crops import Manifest
 
 MEMORY_SHARE = 0.25  # of the machine's memory
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dash import Dash
-from flask import Response, abort, send_from_directory
+from flask import Response, abort, request, send_from_directory
 
-from common.images import kind_of
 from common.messages import count
+from imaging.images import kind_of
 from viewer import local_server, page, panels
 from viewer.viewer_data import PictureSearch, ViewerData
 
@@ -35,7 +35,36 @@ def make_app(data: ViewerData, search: PictureSearch, host: str) -> Dash:
     panels.connect_detail(app, data)
     panels.connect_tiles(app, data)
     panels.connect_upload(app, data, search)
+    _check_callbacks(app)
     return app
+
+
+def _check_callbacks(app: Dash) -> None:
+    """Answer 400 where a callback is asked for with other parts than the page sends: Dash itself would fail in the middle."""
+
+    def names(parts: Any) -> list[tuple[Any, Any]]:
+        return [(part["id"], part["property"]) for part in parts]
+
+    @app.server.before_request
+    def check() -> None:
+        if request.path != "/_dash-update-component" or request.method != "POST":
+            return
+        try:
+            body: Any = request.get_json(silent=True)
+            callback = app.callback_map[body["output"]]
+            outputs = body["outputs"] if isinstance(body["outputs"], list) else [body["outputs"]]
+            written = [f"{id}.{key}" for id, key in names(outputs)]
+            sound = body["output"] in (written[0], f"..{'...'.join(written)}..")
+            for part in ("inputs", "state"):
+                values = body.get(part, [])
+                sound = sound and isinstance(values, list) and names(values) == names(callback[part])
+            sound = sound and "callback" in callback  # others run in the browser
+            changed = body.get("changedPropIds", [])
+            sound = sound and isinstance(changed, list) and all(isinstance(name, str) for name in changed)
+        except (AttributeError, KeyError, IndexError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            abort(400)
 
 
 def _serve_rows(server: Flask, data: ViewerData) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, no_update
 from flask import abort
 
-from common import images
-from common.images import kind_of
 from common.messages import UserError, count
+from imaging import images
+from imaging.images import kind_of
 from viewer import map_data, page
 from viewer.map_data import Filters
 from viewer.viewer_data import Neighbour, PictureSearch, ViewerData
@@ -171,7 +171,9 @@ def connect_upload(app: Dash, data: ViewerData, search: PictureSearch) -> None:
         if not picture:
             return no_update, no_update
         _require(among, search.references())
-        name, content = str(picture.get("name"))[:120], str(picture.get("content"))
+        if not isinstance(picture, Mapping):
+            abort(400)
+        name, content = _text(picture.get("name"))[:120], _text(picture.get("content"))
         try:
             encoded = base64.b64decode(content, validate=True)
             answer = search.look_up(encoded, among, min(100, max(1, _whole(k))))
@@ -216,6 +218,13 @@ def _require(value: Any, allowed: Collection[Any]) -> None:
         abort(400)
 
 
+def _text(value: Any) -> str:
+    """Return a text, without the halves of surrogate pairs that JSON may hold and no other text can."""
+    if not isinstance(value, str):
+        abort(400)
+    return value.encode("utf-8", "ignore").decode()
+
+
 def _whole(value: Any) -> int:
     if type(value) is not int:
         abort(400)
@@ -248,7 +257,5 @@ def _filters(label: Any, split: Any, padding: Any, only: Any, text: Any) -> Filt
     names = [value or [] for value in (label, split, padding, only)]
     if not all(isinstance(value, list) and all(isinstance(name, str) for name in value) for value in names):
         abort(400)
-    if not isinstance(text or "", str):
-        abort(400)
     labels, splits, paddings, kinds = names
-    return Filters(labels, splits, paddings, "wrong" in kinds, "flips" in kinds, (text or "")[:1000])
+    return Filters(labels, splits, paddings, "wrong" in kinds, "flips" in kinds, _text(text or "")[:1000])

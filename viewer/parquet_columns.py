@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common import images
-from common.images import kind_of
 from common.messages import UserError
+from imaging import images
+from imaging.images import kind_of
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KEEP_BYTES = 1 << 30  # vectors up to this size stay in memory, larger ones are read anew for every search
 KEEP_GROUPS = 4  # row groups of pictures or neighbours kept, each below 100 MB as npz_to_parquet.py writes them
 FILE_BYTES = 1 << 28  # a picture's file above this size is not opened
+_DECODING = threading.BoundedSemaphore(2)  # source pictures decoded at once: each may take hundreds of MB
 
 
 @contextlib.contextmanager
@@ -194,6 +195,7 @@ class PictureColumn:
             status = os.stat(path)
             if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES:
                 return None
-            return images.encode(images.thumbnail(path, size), "jpg", 85)
+            with _DECODING:
+                return images.encode(images.thumbnail(path, size), "jpg", 85)
         except (OSError, ValueError, images.ImageError):
             return None

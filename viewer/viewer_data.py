@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,24 +146,28 @@ class PictureSearch:
 
     def embed(self, data: bytes) -> np.ndarray:
         """Return the vector (dim,) of an image file. Raises ImageError for the file, UserError for the model."""
-        from common import images
         from embedding import query_images
+        from imaging import images
 
         header = images.read_header(data)
         if header.width * header.height > UPLOAD_PIXELS:
             raise images.ImageError(
                 f"{header.width:,} x {header.height:,} pixels are more than the {UPLOAD_PIXELS // 10**6} million taken"
             )
-        pixels = images.Encoded(data, header, header.orientation).decode()
-        with self._one_at_a_time:
+        with self._one_at_a_time:  # so that no more than one picture is in memory, whole
             if self._embedder is None:
-                model, source = self.file.model, self.file.name
-                if self.spec is None and ":" in str(model.get("model", "")):  # a file must not choose what code runs
-                    raise UserError(
-                        f"{source} names code as its model ({model['model']}); if you trust it, start view.py with --model"
-                    )
-                self._embedder = query_images.recorded_model(model, source, spec=self.spec)
+                self._embedder = query_images.recorded_model(self._recorded_model(), self.file.name, spec=self.spec)
+            pixels = images.Encoded(data, header, header.orientation).decode()
             return self._embedder(self._embedder.preprocess(pixels)[None])[0]
+
+    def _recorded_model(self) -> dict[str, Any]:
+        """Return the fields that tell the file's model. Raises UserError where it is a path, or code: a file chooses neither."""
+        model, source = self.file.model, self.file.name
+        name = str(model.get("model", ""))
+        if self.spec is None and (":" in name or (name and os.path.lexists(name))):
+            what = "code" if ":" in name else "a path"
+            raise UserError(f"{source} names {what} as its model ({name}); if you trust it, start view.py with --model")
+        return model
 
     def look_up(self, data: bytes, among: str, k: int) -> Answer:
         """Return what an image file is like among the rows of the first file, or of the index; the k most similar vote."""

@@ -16,9 +16,11 @@ from PIL import Image
 from torch import nn
 
 from backbones import models, programs, weights
+from backbones.backbone import Backbone
 from backbones.preprocess import Preprocess, resize
 from common.messages import UsageError, UserError
 from embedding import precision
+from embedding.embedder import Embedder
 from embedding.embedder import load as load_model
 
 ENCODER = textwrap.dedent(
@@ -143,24 +145,56 @@ def test_mixed_precision_stays_close_where_bf16_does_not(default, photos):
     assert loose < close
 
 
-def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, photos):
+def small_embedder(module: nn.Module) -> Embedder:
+    """An embedder of 16 px images: bfloat16 without hardware for it is slow."""
+    backbone = Backbone(module, Preprocess(16, 16))
+    options = {"spec": "small", "options": {}, "fingerprint": "f", "device": "cpu", "precision": "auto"}
+    return Embedder(backbone, **options)
+
+
+def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, tmp_path):
     monkeypatch.setattr("embedding.embedder.multiplies_bf16", lambda device: True)
-    embedder = load_model()
-    assert embedder.precision == "fp32"
-    pixels = np.stack([embedder.preprocess(photo) for photo in photos])
+    monkeypatch.setattr(precision, "cache_folder", lambda: tmp_path / "cache")
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Flatten())
+    embedder = small_embedder(module)
+    assert (embedder.settled, embedder.precision) == (False, "fp32")
+    pixels = noise(6, 16, 16)
     exact = embedder(pixels)
-    embedder.settle(pixels)
+    embedder.settle(lambda: pixels[:0])  # no image can be read: nothing is decided, nothing kept
+    assert (embedder.settled, embedder.precision) == (False, "fp32")
+    embedder.settle(lambda: pixels)
+    assert embedder.settled
     assert embedder.precision in ("bf16", "mixed")
     assert cosine(embedder(pixels), exact).min() >= precision.MIN_COSINE
+    again = small_embedder(module)
+    again.settle(lambda: pytest.fail("measured already"))
+    assert again.precision == embedder.precision
     for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
-        beside = load_model()
-        beside.settle(pixels, known)
+        beside = small_embedder(module)
+        beside.settle(lambda: pixels, known)
         assert beside.precision == expected
-    strict = load_model()
-    monkeypatch.setattr("embedding.embedder.PROBE_COSINE", 1.1)
-    strict.settle(pixels)
-    assert strict.precision == "fp32"
+    monkeypatch.setattr(precision, "PROBE_COSINE", 1.1)  # another bound: measured anew
+    strict = small_embedder(module)
+    strict.settle(lambda: pixels)
+    assert (strict.settled, strict.precision) == (True, "fp32")
     np.testing.assert_array_equal(strict(pixels), exact)
+
+
+def test_a_cache_that_cannot_be_used_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "cache_folder", lambda: tmp_path / "cache")
+    measured = precision.Measured("model", torch.device("cpu"))
+    assert measured.is_close("bf16") is None
+    measured.keep("bf16", True)
+    assert precision.Measured("model", torch.device("cpu")).is_close("bf16") is True
+    assert precision.Measured("other model", torch.device("cpu")).is_close("bf16") is None
+    (file,) = (tmp_path / "cache").iterdir()
+    for content in (b"torn", b"[1]", b'{"bf16": "yes"}', b"\xff"):
+        file.write_bytes(content)
+        assert precision.Measured("model", torch.device("cpu")).is_close("bf16") is None
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(precision, "cache_folder", lambda: tmp_path / "file" / "cache")
+    precision.Measured("model", torch.device("cpu")).keep("bf16", True)  # a file stands where the folder should be
 
 
 def test_rounded_filters_are_bfloat16_with_errors_that_cancel():
@@ -535,6 +569,14 @@ def test_weights_of_another_model(tmp_path):
 def test_unknown_models(spec):
     with pytest.raises(UsageError, match="no such model"):
         load_model(spec)
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("resnet5", "resnet50"), ("vgg61", "vgg16"), ("torchvision/resnet5", "resnet50")]
+)
+def test_a_typo_offers_what_was_meant(typo, meant):
+    with pytest.raises(UsageError, match=rf"near it: .*\b{meant}\b"):
+        load_model(typo)
 
 
 def test_device_that_is_not_there():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.images import ImageError
 from cropping.image_folder import RULES, Found, ImageFolder
+from imaging.images import ImageError
 
 EXACT, BESIDE, END, NAME, STEM = RULES
 FILES = (

@@ -18,7 +18,7 @@ from torchvision.datasets import Flowers102
 sys.path.insert(0, str(ROOT / "examples"))
 import get_flowers
 
-from common import crops
+from imaging import crops
 
 LABELS = [
     1,

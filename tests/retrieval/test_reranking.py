@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from common import images
+from imaging import images
 from retrieval import reranking
 
 

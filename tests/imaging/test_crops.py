@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
+import unicodedata
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from common import crops
+from common import files
 from common.messages import UserError
+from imaging import crops, images
 
 
 def tree(root, *paths):
@@ -116,9 +123,11 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert crops.read(tmp_path / "data").paths == ["A/x.jpg", "B/y.jpg", "C/y.jpg"]
 
 
-def test_two_files_of_one_id_are_an_error_naming_both(tmp_path):
-    with pytest.raises(UserError, match=r"A/x\.jpg and A/x\.png"):
-        crops.read(tree(tmp_path, "A/x.jpg", "A/x.png"))
+def test_two_files_of_one_stem_are_two_samples(tmp_path):
+    manifest = crops.read(tree(tmp_path, "A/x.jpg", "A/x.png", "A/x.jpg.png", "A/y.png"))
+    ids = dict(zip(manifest.paths, manifest.sample_ids, strict=True))
+    assert ids == {"A/x.jpg": "A/x.jpg", "A/x.png": "A/x.png", "A/x.jpg.png": "A/x.jpg.png", "A/y.png": "A/y"}
+    assert manifest.crop_ids == manifest.sample_ids
 
 
 @pytest.mark.parametrize(
@@ -158,3 +167,79 @@ def test_missing_empty_and_unfinished_folders(tmp_path):
 def test_a_folder_of_crops_folders_asks_for_one(tmp_path):
     with pytest.raises(UserError, match=r"name one of them: .*pad_0, .*pad_10"):
         crops.read(tree(tmp_path, "pad_0/crops.csv", "pad_10/crops.csv", "pad_10/train/A/x.jpg"))
+
+
+# --- which files are images, and names that are not UTF-8
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_an_image_is_one_by_its_content_and_nothing_is_passed_over_uncounted(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(crops, "reads_heic", lambda: False)
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    contents = {"a.jpe": b"", "b.jfif": b"", "c": jpeg(), "d.jpg_large": jpeg(), "e.JPG": b"damaged", "f.heic": jpeg()}
+    contents |= {"g.heic": heic, "h.HEIF": heic, "i": heic, "notes.txt": b"notes", "empty": b"", "data.csv": b"path\na"}
+    (tmp_path / "K").mkdir()
+    for name, content in contents.items():
+        (tmp_path / "K" / name).write_bytes(content)
+    assert crops.image_files(tmp_path) == [
+        f"K/{name}" for name in ("a.jpe", "b.jfif", "c", "d.jpg_large", "e.JPG", "f.heic")
+    ]
+    error = capsys.readouterr().err
+    assert "3 files left out, HEIC image; pip install pillow-heif: K/g.heic, K/h.HEIF, K/i" in error
+    assert "3 files left out, not an image: K/data.csv, K/empty, K/notes.txt" in error
+    monkeypatch.setattr(crops, "reads_heic", lambda: True)
+    assert len(crops.image_files(tmp_path)) == 9
+
+
+def test_what_is_no_regular_file_is_named(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "a.png").write_bytes(b"x")
+    assert crops.image_files(tmp_path) == ["a.png"]
+    assert "2 files left out, no regular file: gone, pipe" in capsys.readouterr().err
+
+
+def test_names_that_are_not_utf8_become_text_that_leads_back(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    for name in (b"gr\xfcn.jpg", "grün.jpg".encode(), b"back\\slash.jpg", b"\\xfc.jpg"):
+        with open(folder + b"/" + name, "wb") as file:
+            file.write(jpeg())
+    manifest = crops.read(tmp_path)
+    names = [path.removeprefix("caf\\xe9/") for path in manifest.paths]
+    assert sorted(names) == sorted(["gr\\xfcn.jpg", "grün.jpg", "back\\slash.jpg", "\\x5cxfc.jpg"])
+    for text in (*manifest.paths, *manifest.sample_ids, *manifest.labels.ravel().tolist()):
+        text.encode("utf-8")
+    for path in manifest.paths:
+        assert images.decode(tmp_path / path).shape == (8, 8, 3)
+
+
+@given(st.binary(min_size=1, max_size=12).filter(lambda name: b"\0" not in name and b"/" not in name))
+def test_any_name_is_text_and_comes_back(name):
+    stored = os.fsdecode(name)
+    text = files.text_of_name(stored)
+    text.encode("utf-8")
+    assert os.fsencode(files.name_of_text(text)) == name
+
+
+@given(*[st.text("\\x5c8e9é\udce9\udcc3a", max_size=8)] * 2)
+def test_two_names_are_never_one_text(first, second):
+    assert (files.text_of_name(first) == files.text_of_name(second)) == (first == second)
+
+
+def test_labels_of_folders_are_composed_and_trimmed(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "Jalapeño")
+    manifest = crops.read(tree(tmp_path, f"{decomposed}/x.jpg", "001/y.jpg", "NA/z.jpg"))
+    assert sorted(manifest.labels.ravel().tolist()) == ["001", "Jalapeño", "NA"]
+    assert any(decomposed in path for path in manifest.paths)
+
+
+@given(st.binary(max_size=12))
+def test_names_of_the_command_line_lose_their_bytes_only(text):
+    shown = files.without_bytes(os.fsdecode(text))
+    assert shown == text.decode("utf-8", "backslashreplace")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import images
-from common.images import ImageError
 from cropping import resizing
 from cropping.padding import Region
+from imaging import images
+from imaging.images import ImageError
 
 
 def photo(width=96, height=64, seed=0) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from common import files
-from common.images import EXTENSIONS, NO_HEIC, image_kind
-from common.labels import SPLIT_NAMES
+from common import files, run_record
+from common.labels import SPLIT_NAMES, clean
 from common.messages import UserError, count, note, warn
-from common.pixels import reads_heic
+from imaging.images import EXTENSIONS, NO_HEIC, image_kind
+from imaging.pixels import reads_heic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,18 +51,27 @@ class Manifest:
 
 
 def read(
-    data_root: Path | str, *, folders: Sequence[str] | None = None, splits: Sequence[str] | None = None
+    data_root: Path | str,
+    *,
+    folders: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    strict: bool = False,
 ) -> Manifest:
     """Return the images below `data_root`: the rows of crops.csv where there is one, else every image of the tree.
 
     `folders` keeps class folders, each named from the split or from the first class on, such as `train/Fruit`, `Fruit` or
-    `Fruit/Apple`; `splits` keeps splits. Raises UserError when nothing is left, or when a name of either kind matches nothing.
+    `Fruit/Apple`; `splits` keeps splits. A crops.csv that was changed since crop.py wrote it is told, or with `strict` is
+    an error. Raises UserError when nothing is left, or when a name of either kind matches nothing.
     """
     root = Path(data_root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name a crops folder or a folder of images with --data_root")
     if (root / MANIFEST).is_file():
         manifest = _read_manifest(root)
+        if changed := changes(root):
+            if strict:
+                raise UserError(f"{changed[0]}, and --strict is given; run crop.py again, or leave --strict away")
+            warn(changed[0])
     elif (root / RECORD).is_file():
         raise UserError(f"{root}: crop.py has not finished here; run it again, it does only what is missing")
     elif inner := sorted(str(path.parent) for path in root.glob(f"*/{MANIFEST}")):
@@ -85,29 +95,45 @@ def _read_manifest(root: Path) -> Manifest:
     import numpy as np
 
     path = root / MANIFEST
+    text = io.StringIO(path.read_bytes().decode("utf-8-sig", "backslashreplace"), newline="")
+    reader = csv.reader(text, strict=True)
     try:
-        with open(path, encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            lacking = [name for name in ("path", "split", "sample_id", "crop_id") if name not in header]
-            if lacking:
-                raise UserError(f"{path}: no column {', '.join(lacking)}; make the folder with crop.py")
-            rows = []
-            for row in reader:
-                if len(row) != len(header):
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: {len(row)} fields, not {len(header)}; repair it or crop again"
-                    )
-                rows.append(row)
+        header = next(reader, [])
+        lacking = [name for name in ("path", "split", "sample_id", "crop_id") if name not in header]
+        if lacking:
+            raise UserError(f"{path}: no column {', '.join(lacking)}; make the folder with crop.py")
+        at, rows = header.index("path"), []
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(row) != len(header):
+                raise UserError(f"{where}: {len(row)} fields, not {len(header)}; repair it or crop again")
+            if not files.below(root, row[at]):
+                raise UserError(f"{where}: {row[at][:80]!r} is no file below {root}; repair it or crop again")
+            rows.append(row)
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; repair it or run crop.py again") from None
     columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(header, ())
     classes = sorted((name for name in header if name.startswith("class_")), key=lambda name: (len(name), name))
-    labels = np.array([columns[name] for name in classes], dtype=str).reshape(len(classes), len(rows)).T
+    labels = clean(np.array([columns[name] for name in classes], dtype=str).reshape(len(classes), len(rows)).T)
     paddings = set(columns.get("padding", ()))
     padding = paddings.pop() if len(paddings) == 1 else None
     paths, splits, sample_ids, crop_ids = (list(columns[name]) for name in ("path", "split", "sample_id", "crop_id"))
     return Manifest(root, paths, splits, sample_ids, crop_ids, labels, padding)
+
+
+def changes(root: Path) -> list[str]:
+    """Return a sentence for crops.csv and one for skipped.csv where they were changed since crop.py wrote them."""
+    try:
+        written = run_record.read_json(root / RECORD).get("written", {})
+    except (OSError, UserError):  # no folder of crop.py, or of an older version, or a record that says nothing for sure
+        return []
+    told = []
+    for name, facts in written.items() if isinstance(written, dict) else ():
+        known = name in (MANIFEST, SKIPPED) and isinstance(facts, dict) and (root / name).is_file()
+        if known and run_record.checksum(root / name) != facts.get("crc32"):
+            rows = max(0, (root / name).read_bytes().count(b"\n") - 1)
+            told.append(f"{root / name} was changed since crop.py wrote it: {facts.get('rows')} rows then, {rows} now")
+    return told
 
 
 def _levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
@@ -116,7 +142,7 @@ def _levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
 
     levels = max(map(len, classes), default=0)
     filled = [[*names, *[""] * (levels - len(names))] for names in classes]
-    return np.array(filled, dtype=str).reshape(len(classes), levels)
+    return clean(np.array(filled, dtype=str).reshape(len(classes), levels))
 
 
 def _in_folders(manifest: Manifest, rows: list[int], folders: Sequence[str]) -> list[int]:
@@ -217,7 +243,7 @@ def _walk(root: Path, below: str, above: frozenset[str]) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if files.is_folder(entry):
                 yield from _walk(root, f"{below}{entry.name}/", above | {real})
             else:
                 yield below + entry.name

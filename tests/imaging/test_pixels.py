@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common import images, messages, pixels
-from common.images import ImageError
+from common import messages
+from imaging import images, pixels
+from imaging.images import ImageError
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,270 @@
+"""Arrays by name from files of several kinds: .npz, .npy, tables in Parquet and CSV. What a file is, its first bytes say.
+
+Nothing in a file is run. Any other kind is named for what it is, with a line that converts it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from common import npz
+from common.messages import UserError
+
+# First bytes of files that hold arrays in ways that are not read here: what they are, and how `x` gets the arrays.
+_OTHERS = (
+    (
+        b"\x89HDF\r\n\x1a\n",
+        "an HDF5 file",
+        "import h5py; x = h5py.File({path!r}); x = {{name: x[name][:] for name in x}}",
+    ),
+    (b"MATLAB 5.0", "a MATLAB file", "import scipy.io; x = scipy.io.loadmat({path!r})"),
+    (b"ARROW1", "a Feather file", "import pandas; pandas.read_feather({path!r}).to_parquet({new!r})"),
+    (b"\x1f\x8b", "a gzip file", "gunzip -k {path}"),
+    (b"SQLite format 3", "an SQLite database", ""),
+)
+_SAVE = "import numpy; numpy.savez({new!r}, embeddings=x['embeddings'], labels=x['labels'])"
+_PICKLE = "import pandas; x = pandas.read_pickle({path!r})"
+_TORCH = "import torch; x = torch.load({path!r}, map_location='cpu')"
+
+
+class Arrays(Protocol):
+    """The arrays of one file, read one at a time."""
+
+    path: Path
+
+    @property
+    def names(self) -> list[str]: ...
+    def __contains__(self, name: str) -> bool: ...
+    def read(self, name: str) -> Any: ...
+    def shape(self, name: str) -> tuple[tuple[int, ...], np.dtype]: ...
+
+
+class Columns:
+    """Arrays that are in memory already, by name; `table` where they are the columns of a table, `vectors` those of numbers."""
+
+    def __init__(self, path: Path, arrays: dict[str, np.ndarray], *, table: bool = False) -> None:
+        self.path, self.table, self._arrays = path, table, arrays
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._arrays)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def read(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def shape(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        return self._arrays[name].shape, self._arrays[name].dtype
+
+
+def open_arrays(path: Path) -> Arrays:
+    """Return the arrays of a file. Raises UserError for other kinds and damaged files, OSError when it cannot be opened."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    if start.startswith(b"\x93NUMPY"):
+        return Columns(path, {"embeddings": npz.read_npy(path)})
+    if start.startswith(b"PAR1"):
+        return Columns(path, _parquet(path), table=True)
+    if start.startswith(b"PK"):
+        kind = _zip_kind(path)
+        if kind:
+            raise _other(path, *kind)
+        return npz.Archive(path)
+    for signature, what, line in _OTHERS:
+        if start.startswith(signature):
+            raise _other(path, what, line)
+    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+        raise _other(path, "a pickle, which could run code when it is read", _PICKLE)
+    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") < 1 << 27:
+        raise _other(path, "a safetensors file", "import safetensors.numpy; x = safetensors.numpy.load_file({path!r})")
+    if start.lstrip()[:1] in (b"{", b"["):
+        raise _other(path, "a JSON file", "import json; x = json.load(open({path!r}))")
+    if _is_text(start) and (path.suffix.lower() in (".csv", ".tsv", ".txt") or start.count(b",") > 1):
+        return Columns(path, _csv(path), table=True)
+    return npz.Archive(path)  # which says what is wrong
+
+
+def described(arrays: Arrays, names: Sequence[str] | None = None) -> str:
+    """Return `arr_0 (120, 8) float32, arr_1 (120,) int64` of all arrays of a file, or of these."""
+    texts = []
+    for name in arrays.names if names is None else names:
+        shape, dtype = arrays.shape(name)
+        texts.append(f"{name} {shape} {dtype.name if dtype.kind not in 'US' else 'text'}")
+    return ", ".join(texts[:20]) + (f" and {len(texts) - 20} more" if len(texts) > 20 else "") or "nothing"
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Return the labels (n,) of a file: .npy, or text with one label a line; of a CSV file with one column, without its header.
+
+    Raises UserError when it is neither, OSError when it cannot be opened.
+    """
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    if start.startswith(b"\x93NUMPY"):
+        return np.asarray(npz.read_npy(path))
+    if not _is_text(start):
+        raise UserError(f"{path} holds no labels; give a .npy file, or text with one label a line")
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    if path.suffix.lower() == ".csv" and lines[:1] and lines[0].strip().lower() in ("label", "labels", "class", "y"):
+        lines = lines[1:]
+    return np.array(lines, dtype=str)
+
+
+def _is_text(start: bytes) -> bool:
+    if b"\0" in start:
+        return False
+    try:
+        start[: max(1, len(start) - 4)].decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _zip_kind(path: Path) -> tuple[str, str] | None:
+    """Return what a zip without arrays is, and the line that converts it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):  # damaged: npz.Archive says how
+        return None
+    if any(name.endswith("data.pkl") for name in names):
+        return "a file of PyTorch, which could run code when it is read", _TORCH
+    if names and not any(name.endswith(".npy") for name in names):
+        return f"a zip of other files ({', '.join(names[:3])})", "unzip {path}"
+    return None
+
+
+def _other(path: Path, what: str, line: str) -> UserError:
+    values = {"path": str(path), "new": str(path.with_suffix(".npz"))}
+    if not line:
+        return UserError(f"{path} is {what}, not embeddings; save its arrays with numpy.savez")
+    if line.startswith("import"):
+        parts = [line] if ".to_" in line else [line, _SAVE]
+        if ".to_" in line:
+            values["new"] = str(path.with_suffix(".parquet"))
+        return UserError(f'{path} is {what}; convert it: python -c "{"; ".join(parts).format(**values)}"')
+    return UserError(f"{path} is {what}; unpack it first: {line.format(**values)}")
+
+
+def _parquet(path: Path) -> dict[str, np.ndarray]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is no sound Parquet file ({' '.join(str(error).split())[:100]}); make it anew"
+        ) from None
+    arrays = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        kind = column.type
+        if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            matrix = _matrix(column)
+            if matrix is not None:
+                arrays[name] = matrix
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            arrays[name] = column.to_numpy(zero_copy_only=False)
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
+            arrays[name] = np.array(column.to_pylist(), dtype=object)
+    return arrays
+
+
+def _matrix(column: Any) -> np.ndarray | None:
+    """Return a column of lists of numbers as (n, dim), None where they are of several lengths or of something else."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column.null_count or not len(column):
+        return None
+    lengths = np.unique(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+    values = column.flatten()
+    if len(lengths) != 1 or not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        return None
+    return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def _csv(path: Path) -> dict[str, np.ndarray]:
+    """Return the columns of a CSV or TSV file; those of numbers side by side as `columns`, too, where none is a list."""
+    text = path.read_text(encoding="utf-8-sig", errors="strict") if _decodes(path) else ""
+    if not text.strip():
+        raise UserError(f"{path} is empty or not UTF-8; save it as UTF-8")
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    if all(_is_number(cell) for cell in rows[0][1:-1]) and len(rows[0]) > 2:  # no header
+        header = [str(place) for place in range(len(rows[0]))]
+    else:
+        header, rows = rows[0], rows[1:]
+    lengths = {len(row) for row in rows} - {len(header)}
+    if lengths or not rows:
+        raise UserError(f"{path}: rows of {sorted(lengths)} fields under a header of {len(header)}; repair the file")
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}: two columns have one name; rename one of them")
+    return {name: _column(values) for name, values in zip(header, zip(*rows, strict=True), strict=True)}
+
+
+def _decodes(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _column(values: Sequence[str]) -> np.ndarray:
+    """Return a column of `[0.1, 0.2]` as a matrix, any other as text."""
+    texts = [value.strip() for value in values]
+    if all(text[:1] == "[" and text[-1:] == "]" for text in texts):
+        try:
+            lists = [np.array(text[1:-1].replace(",", " ").split(), np.float32) for text in texts]
+        except ValueError:
+            return np.array(values, dtype=str)
+        if len({len(numbers) for numbers in lists}) == 1:
+            return np.stack(lists)
+    return np.array(values, dtype=str)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_numeric(values: np.ndarray) -> bool:
+    """Whether every entry of a column is a number, or the text of one."""
+    try:
+        values.astype(np.float32)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def numbers_of(arrays: Columns, apart: Sequence[str]) -> tuple[np.ndarray, list[str]] | None:
+    """Return the columns of numbers of a table side by side, (n, dim) float32, and their names; those `apart` are left out.
+
+    None where fewer than two columns hold numbers in every row.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in arrays.names:
+        values = arrays.read(name)
+        if name in apart or name == "" or name.startswith("Unnamed:") or values.ndim != 1:
+            continue
+        if is_numeric(values):
+            found[name] = values.astype(np.float32)
+    if len(found) < 2:
+        return None
+    return np.stack(list(found.values()), axis=1), list(found)

@@ -1,0 +1,220 @@
+"""Embeddings in files of other tools: unnamed arrays, .npy, Parquet, CSV; any other kind is named for what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import embedding_sets, embeddings
+from common.messages import UserError
+
+ROWS = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+NAMES = np.array([f"c{row % 3}" for row in range(12)])
+
+
+def load(path, **options):
+    return embeddings.load(path, **options)
+
+
+# --- .npz with other names
+
+
+@pytest.mark.parametrize("labels", [NAMES, np.arange(12) % 3, (np.arange(12) % 3).astype(float), NAMES.astype(object)])
+def test_the_only_array_that_fits_holds_the_labels(tmp_path, labels, capsys):
+    np.savez(tmp_path / "a.npz", ROWS, labels, np.arange(5), np.zeros((12, 2, 2)))
+    read = load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(read.vectors, ROWS)
+    assert read.label().tolist() == [str(int(x)) if not isinstance(x, str) else x for x in labels.tolist()]
+    error = capsys.readouterr().err
+    assert "the vectors are arr_0 (12, 4) float32" in error
+    assert "the labels are arr_1 (12,)" in error
+
+
+def test_two_that_fit_are_not_guessed_between(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", X=ROWS, y=NAMES, batch=np.arange(12))
+    assert load(tmp_path / "a.npz").label().tolist() == [""] * 12
+    assert "the labels are" not in capsys.readouterr().err
+    assert load(tmp_path / "a.npz", labels_key="y").label().tolist() == NAMES.tolist()
+    with pytest.raises(UserError, match=r"name them with --labels_key \(y \(12,\) text, batch \(12,\) int64\)"):
+        embedding_sets.read_sides([("--train_npz", [tmp_path / "a.npz"], "train")])
+
+
+def test_scores_are_no_labels(tmp_path):
+    np.savez(tmp_path / "a.npz", ROWS, np.linspace(0, 1, 12))
+    assert load(tmp_path / "a.npz").label().tolist() == [""] * 12
+
+
+def test_every_array_can_be_named(tmp_path):
+    np.savez(
+        tmp_path / "a.npz", A=ROWS, B=ROWS * 2, kind=NAMES, image=NAMES, number=np.arange(12), labels=np.arange(12)
+    )
+    read = load(tmp_path / "a.npz", key="B", labels_key="kind", paths_key="image", ids_key="number")
+    np.testing.assert_array_equal(read.vectors, ROWS * 2)
+    assert read.label().tolist() == read.paths.tolist() == NAMES.tolist()
+    assert read.crop_ids.tolist() == [str(row) for row in range(12)]
+    with pytest.raises(
+        UserError, match=r"no array 'C' \(--labels_key\); it has: A \(12, 4\) float32, B .*labels \(12,\) int64"
+    ):
+        load(tmp_path / "a.npz", key="A", labels_key="C")
+    with pytest.raises(
+        UserError, match=r"it has: A \(12, 4\) float32, B \(12, 4\) float32, .*--key, the labels with --labels_key"
+    ):
+        load(tmp_path / "a.npz")
+
+
+# --- .npy with labels beside it
+
+
+def test_npy_with_labels_of_a_text_or_npy_file(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS)
+    np.save(tmp_path / "l.npy", np.arange(12.0) % 3)
+    (tmp_path / "l.txt").write_text("\n".join(NAMES) + "\n")
+    (tmp_path / "l.csv").write_text("label\n" + "\n".join(NAMES) + "\n")
+    assert load(tmp_path / "a.npy").label().tolist() == [""] * 12
+    assert load(tmp_path / "a.npy", labels=[str(tmp_path / "l.npy")]).label().tolist() == [
+        str(row % 3) for row in range(12)
+    ]
+    for name in ("l.txt", "l.csv"):
+        assert load(tmp_path / "a.npy", labels=[str(tmp_path / name)]).label().tolist() == NAMES.tolist()
+
+
+def test_files_of_labels_are_told_apart_by_length_or_name(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS)
+    for name, n in (("one", 12), ("other", 12), ("short", 7)):
+        np.save(tmp_path / f"{name}.npy", np.array([name] * n))
+    one, other, short = (str(tmp_path / f"{name}.npy") for name in ("one", "other", "short"))
+    assert set(load(tmp_path / "a.npy", labels=[short, one]).label()) == {"one"}
+    assert set(load(tmp_path / "a.npy", labels=[one, f"a.npy={other}"]).label()) == {"other"}
+    with pytest.raises(UserError, match=r"both have 12 labels; say which: --labels a\.npy="):
+        load(tmp_path / "a.npy", labels=[one, other])
+    with pytest.raises(UserError, match=r"12 vectors, and no file of --labels as many labels: .*short.npy has 7"):
+        load(tmp_path / "a.npy", labels=[short])
+
+
+def test_npy_is_mapped_and_damage_is_one_sentence(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS)
+    assert isinstance(load(tmp_path / "a.npy").vectors, np.memmap)
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data[:-5])
+    with pytest.raises(UserError, match="is damaged"):
+        load(tmp_path / "a.npy")
+    np.save(tmp_path / "o.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(UserError, match="could run code"):
+        load(tmp_path / "o.npy")
+
+
+# --- tables
+
+
+def test_csv_of_numbers_and_a_label(tmp_path, capsys):
+    frame = pd.DataFrame(ROWS, columns=[f"f{place}" for place in range(4)]).assign(
+        label=["001", "1.0", "NA", "None"] * 3
+    )
+    for options in ({"index": False}, {"index": True}, {"index": False, "sep": ";"}):
+        frame.to_csv(tmp_path / "a.csv", **options)
+        read = load(tmp_path / "a.csv")
+        np.testing.assert_array_equal(read.vectors, ROWS)
+        assert read.label().tolist() == ["001", "1.0", "NA", "None"] * 3
+    assert "the vectors are 4 columns of numbers, from 'f0' to 'f3'" in capsys.readouterr().err
+
+
+def test_csv_with_a_number_as_label_and_with_lists(tmp_path):
+    frame = pd.DataFrame(ROWS, columns=list("abcd")).assign(digit=np.arange(12) % 3, path=NAMES)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    read = load(tmp_path / "a.csv", labels_key="digit")
+    np.testing.assert_array_equal(read.vectors, ROWS)
+    assert read.label().tolist() == [str(row % 3) for row in range(12)]
+    assert read.paths.tolist() == NAMES.tolist()
+    lists = pd.DataFrame({"embedding": [json.dumps(row) for row in ROWS.tolist()], "species": NAMES})
+    lists.to_csv(tmp_path / "b.csv", index=False)
+    read = load(tmp_path / "b.csv")
+    np.testing.assert_array_equal(read.vectors, ROWS)
+    assert read.label().tolist() == NAMES.tolist()
+
+
+def test_csv_without_a_header(tmp_path):
+    pd.DataFrame(ROWS).assign(label=NAMES).to_csv(tmp_path / "a.csv", index=False, header=False)
+    read = load(tmp_path / "a.csv")
+    np.testing.assert_array_equal(read.vectors, ROWS)
+    assert read.label().tolist() == NAMES.tolist()
+
+
+@pytest.mark.parametrize("kind", ["list", "columns", "large"])
+def test_parquet(tmp_path, kind):
+    columns = {f"f{place}": ROWS[:, place] for place in range(4)} if kind == "columns" else {"vec": list(ROWS)}
+    names = [None, *NAMES[1:]] if kind == "large" else NAMES
+    pd.DataFrame({**columns, "class_0": names, "crop_id": NAMES, "source_file": NAMES}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    read = load(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(read.vectors, ROWS)
+    assert read.label().tolist() == ["" if name is None else name for name in names]
+    assert read.crop_ids.tolist() == read.paths.tolist() == NAMES.tolist()
+
+
+EDITS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(EDITS, st.sampled_from(["npy", "csv", "parquet", "npz"]))
+def test_damaged_files_are_read_or_one_sentence(tmp_path_factory, edits, kind):
+    path = tmp_path_factory.mktemp("damaged") / f"a.{kind}"
+    frame = pd.DataFrame(ROWS, columns=list("abcd")).assign(label=NAMES)
+    if kind in ("npy", "npz"):
+        np.save(path, ROWS) if kind == "npy" else np.savez(path, ROWS, NAMES)
+    else:
+        frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
+    data = bytearray(path.read_bytes())
+    for place, value in edits:
+        data[place % len(data)] = value
+    path.write_bytes(data)
+    with contextlib.suppress(UserError):
+        assert load(path, drop_invalid=True).vectors.ndim == 2
+
+
+# --- other kinds
+
+
+def other(path, kind):
+    values = {"embeddings": ROWS.tolist()}
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(values))
+    elif kind == "torch":
+        torch.save(values, path)
+    elif kind == "hdf5":
+        path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    elif kind == "json":
+        path.write_text(json.dumps(values))
+    elif kind == "gzip":
+        path.write_bytes(gzip.compress(b"anything"))
+    else:
+        pd.DataFrame({"a": [1]}).to_feather(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".npz", ".dat"])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("pickle", "a pickle, which could run code"),
+        ("torch", "a file of PyTorch"),
+        ("hdf5", "an HDF5 file; convert it: python -c"),
+        ("json", "a JSON file"),
+        ("gzip", "a gzip file; unpack it first: gunzip -k"),
+        ("feather", "a Feather file"),
+    ],
+)
+def test_any_other_kind_is_named_with_the_line_that_converts_it(tmp_path, kind, words, ending):
+    with pytest.raises(UserError, match=words) as error:
+        load(other(tmp_path / f"a{ending}", kind))
+    assert str(tmp_path / f"a{ending}") in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,92 @@
+"""Labels from typed values and texts, and warnings about labels that do not meet."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import labels
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (np.array([1, 2, -3]), ["1", "2", "-3"]),
+        (np.array([1.0, 2.5, np.nan, -0.0, 1e6]), ["1", "2.5", "", "0", "1000000"]),
+        (np.array([1.0, 7.0], np.float32), ["1", "7"]),
+        (np.array([True, False]), ["True", "False"]),
+        (np.array([b"ale", b" brie "]), ["ale", "brie"]),
+        (
+            np.array(["001", "1.0", "NA", "None", "nan", " ale\u00a0", ""]),
+            ["001", "1.0", "NA", "None", "nan", "ale", ""],
+        ),
+        (np.array(["e\u0301"]), ["\u00e9"]),
+        (
+            np.array([None, float("nan"), "", 1, 1.0, True, "1", b"x", pd.NA], object),
+            ["", "", "", "1", "1", "True", "1", "x", ""],
+        ),
+        (np.array([["a", " b"], ["c ", ""]]), [["a", "b"], ["c", ""]]),
+    ],
+)
+def test_only_typed_values_are_converted(values, texts):
+    assert labels.texts_of(values).tolist() == texts
+
+
+def test_what_is_no_label_is_an_error():
+    with pytest.raises(ValueError, match="no type of labels"):
+        labels.texts_of(np.array([1 + 2j]))
+    with pytest.raises(UnicodeDecodeError):
+        labels.texts_of(np.array([b"caf\xe9"]))
+
+
+def test_clean_texts_are_not_copied():
+    texts = np.array([["ale", "é"], ["x y", ""]])
+    assert labels.clean(texts) is texts
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.text(max_size=5), st.none(), st.floats(), st.integers(), st.booleans()), min_size=1, max_size=8
+    )
+)
+def test_any_objects_become_clean_texts(values):
+    texts = labels.texts_of(np.array([*values, None], object)[:-1]).tolist()
+    for value, text in zip(values, texts, strict=True):
+        assert text == unicodedata.normalize("NFC", text.strip().rstrip("\0"))
+        if isinstance(value, str):
+            assert text == unicodedata.normalize("NFC", value.rstrip("\0").strip()).rstrip("\0")
+        if value is None or value != value:
+            assert text == ""
+
+
+@pytest.mark.parametrize(
+    ("references", "queries", "words"),
+    [
+        (["a", "b"], ["c", "d"], "none of the 2 labels of the queries occurs among the 2 of the references"),
+        (["a", "b"], ["a", "x", "y"], "only 1 of the 3 labels"),
+        (["a", "b"], ["a", "c"], ""),
+        (["a"], ["a", ""], ""),
+        (["10", "9", "8", "7"], ["1.0"], "(queries: '1.0'; references: '7', '8', '9')"),
+    ],
+)
+def test_labels_that_do_not_meet_are_told(capsys, references, queries, words):
+    labels.warn_strangers(references, queries)
+    error = capsys.readouterr().err
+    assert words in error
+    assert bool(error) == bool(words)
+
+
+def test_labels_that_differ_in_writing_are_named_and_stay_apart(capsys):
+    labels.warn_alike(["1", "1.0", "ale", "brie", "a b", "a\u00a0b", "fruit/2", "fruit/2.0", "A", "a"])
+    error = capsys.readouterr().err
+    for pair in ("'1' and '1.0'", "'a b' and 'a\\xa0b'", "'fruit/2' and 'fruit/2.0'"):
+        assert pair in error
+    assert "'A'" not in error
+    labels.warn_alike(["1", "2", "ale"])
+    assert capsys.readouterr().err == ""
