@@ -21,8 +21,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import cli, files, messages  # first: cli turns a missing package into a sentence
+
+# isort: split
 from backbones.preprocess import POOLINGS, RESIZE_MODES
-from common import cli, files, messages
 from cropping import photo_splits
 from embedding.set_writer import COMPILE_FROM, Options, Part, write_set
 
