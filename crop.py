@@ -19,33 +19,20 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from common import cli, messages  # first: cli turns a missing package into a sentence
+
+# isort: split
 from annotations import formats
 from annotations.fields import BOX_FORMATS, BOX_UNITS
 from annotations.formats import Source
 from annotations.records import Skipped
-from common import cli, messages
-from cropping import box_check, crops_folder, cutter, image_folder, resizing
+from cropping import box_check, crops_folder, cutter, image_folder, padding, photo_splits, resizing
 from cropping.cutouts import CUTOUTS
 from cropping.cutter import Crop, Style
 from cropping.image_folder import ImageFolder
-from cropping.padding import Padding
 from imaging import crops, images
 
 Outcomes = Generator[tuple[cutter.Image, cutter.Size | str, Counter[Path]], None, None]
-
-
-def choose_paddings(
-    output_root: str, percents: Sequence[float] | None, w_pad: float = 0, h_pad: float = 0
-) -> dict[Path, Padding]:
-    """Return each output folder with its padding; raises UsageError when the options contradict each other."""
-    in_pixels = bool(w_pad or h_pad)
-    percents = percents or [0 if in_pixels else 10]
-    if in_pixels and any(percents):
-        raise messages.UsageError("--w_pad and --h_pad add pixels instead of --padding_percent; give one of the two")
-    paddings = [Padding(percent, w_pad, h_pad) for percent in dict.fromkeys(percents)]
-    if len(paddings) > 1 and "{padding}" not in output_root:
-        raise messages.UsageError("several paddings need {padding} in --output_root, as in crops/pad_{padding}")
-    return {Path(output_root.replace("{padding}", str(padding))): padding for padding in paddings}
 
 
 def plan(sources: Sequence[Source], folder: Path, style: Style, choice: box_check.Choice) -> list[Crop | Skipped]:
@@ -110,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "scale boxes from the declared size to the size of the photo"
     add("--rescale", action="store_true", help=text)
     add("--output_root", metavar="DIR", required=True, help="crops folder to write; {padding} becomes the padding")
-    text = "percent of the box added on each side (default: 10, or 0 with --w_pad or --h_pad)"
+    text = "percent of the box added on each side (default: 0, the box itself)"
     add("--padding_percent", metavar="P", type=cli.number(0, 1000), nargs="+", help=text)
     add("--w_pad", metavar="PX", type=cli.whole(0, 16384), default=0, help="pixels added left and right instead")
     add("--h_pad", metavar="PX", type=cli.whole(0, 16384), default=0, help="pixels added above and below instead")
@@ -130,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "split of objects that name none (default: from the file's name or folder, else all)"
     add("--split", metavar="NAME", help=text)
     add("--split_names", metavar="OLD=NEW", nargs="+", default=[], help="rename splits, as in 1=train 2=test")
+    photo_splits.add_options(parser)
     add("--image_format", choices=("jpg", "png"), default="jpg", help="file format of the crops")
     add("--jpeg_quality", metavar="Q", type=cli.whole(1, 100), default=95, help="quality of jpg crops")
     text = "skip images with more pixels, undecoded"
@@ -143,11 +131,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    roots = choose_paddings(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
+    roots = padding.choose(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
     outlines = args.cutout == "mask"
     options = formats.reading_options(args.split, args.split_names, args.box_format, args.box_units, outlines=outlines)
     sources = formats.read_all(args.json_path, options, args.annotation_format)
+    if args.split_by_photo:
+        sources = photo_splits.split_objects(
+            sources, photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed)
+        )
     folder = image_folder.choose(args.image_folder, args.json_path)
     confirmed = args.exif != "auto" or args.rescale or bool(args.box_format or args.box_units)
     planned = plan(sources, folder, style, box_check.Choice(args.exif, args.rescale, confirmed))
@@ -159,12 +151,12 @@ def run(args: argparse.Namespace) -> None:
     written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:
         todo = {}
-        for root, padding in roots.items():
-            own_record = {**record, "padding": str(padding)}
+        for root, around in roots.items():
+            own_record = {**record, "padding": str(around)}
             if stack.enter_context(crops_folder.writing(root, own_record, paths, overwrite=args.overwrite)):
                 skipped[root] = crops_folder.read_skipped(root)
             else:
-                todo[root] = padding
+                todo[root] = around
         if todo:
             results: Outcomes
             if args.cluster:
@@ -175,8 +167,8 @@ def run(args: argparse.Namespace) -> None:
             else:
                 results = cutter.cut_all(planned, folder, todo, style, args.workers)
             outcomes, written = cut(results, total=len(cutter.by_image(planned)))
-        for root, padding in todo.items():
-            rows, skipped[root] = cutter.settle(planned, outcomes, padding, style)
+        for root, around in todo.items():
+            rows, skipped[root] = cutter.settle(planned, outcomes, around, style)
             crops_folder.write(root, rows, skipped[root])
     if rules := cutter.how_found(planned):
         print(rules)

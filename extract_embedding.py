@@ -21,9 +21,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import cli, files, messages  # first: cli turns a missing package into a sentence
+
+# isort: split
 from backbones.preprocess import POOLINGS, RESIZE_MODES
-from common import cli, files, messages
-from embedding.set_writer import COMPILE_FROM, Options, write_set
+from cropping import photo_splits
+from embedding.set_writer import COMPILE_FROM, Options, Part, write_set
 
 if TYPE_CHECKING:
     from embedding.set_writer import Model
@@ -34,9 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
     text = "crops folders, folders of class folders, or folders of images"
-    add("--data_root", type=Path, nargs="+", required=True, metavar="DIR", help=text)
-    add("--folders", nargs="+", metavar="NAME", help="class folders to take (default: all)")
+    add("--data_root", type=Path, nargs="+", metavar="DIR", help=text)
+    text = "class folders to take (default: all); without --data_root, data roots"
+    add("--folders", nargs="+", metavar="NAME", help=text)
     add("--splits", nargs="+", metavar="NAME", help="splits to take (default: all)")
+    photo_splits.add_options(parser)
     add("--company_name", metavar="NAME", help="the data set's name (default: the data root's name)")
     add("--output_root", type=Path, default=Path("embeddings"), help="folder for the .npz files")
     add("--id", help="the sets' ID; may hold {padding} and {model} (default: the padding)")
@@ -62,16 +67,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def name_sets(
-    manifests: Sequence[Manifest], model: str, identity: str | None, company_name: str | None
-) -> list[tuple[Manifest, dict[str, str]]]:
+    chosen: Sequence[tuple[Manifest, Manifest]],
+    folders: Sequence[str] | None,
+    model: str,
+    identity: str | None,
+    company_name: str | None,
+) -> list[Part]:
     """Return each split of each data root with its set's names; raises UsageError where two sets would share a file.
 
-    identity: the sets' ID, which may hold {padding} and {model}.
+    chosen: for each data root the images to embed, and all there are. identity: the sets' ID, which may hold {padding} and {model}.
     """
     model_name = Path(model).stem if Path(model).exists() else model
-    parts: list[tuple[Manifest, dict[str, str]]] = []
+    parts: list[Part] = []
     roots: dict[tuple[str, ...], Path] = {}
-    for manifest in manifests:
+    for manifest, whole in chosen:
         set_id = (identity or "{padding}").replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
         for split in dict.fromkeys(manifest.splits):
             dataset = files.without_bytes(company_name or manifest.root.resolve().name)
@@ -81,21 +90,60 @@ def name_sets(
                 raise messages.UsageError(
                     f"{other} and {manifest.root} both make the set {'_'.join(names.values())}; embed them with two --id"
                 )
-            rows = [row for row, row_split in enumerate(manifest.splits) if row_split == split]
-            parts.append((manifest.take(rows), names))
+            images, all_images = (
+                each.take([row for row, row_split in enumerate(each.splits) if row_split == split])
+                for each in (manifest, whole)
+            )
+            parts.append(Part(names, images, all_images, tuple(folders or ())))
     return parts
 
 
-def run(args: argparse.Namespace) -> None:
+def read_manifests(
+    roots: Sequence[Path],
+    folders: Sequence[str] | None,
+    splits: Sequence[str] | None,
+    drawing: photo_splits.Drawing | None,
+    *,
+    strict: bool,
+) -> list[tuple[Manifest, Manifest]]:
+    """Return for each data root the images of the folders and splits that are asked for, and those of all folders.
+
+    `drawing`: splits that are drawn anew, from all folders, so that a further folder moves no photo.
+    """
     from imaging import crops
 
+    wanted = None if drawing else splits
+    wholes = [crops.read(root, splits=wanted, strict=strict) for root in roots]
+    if drawing:
+        wholes = photo_splits.split_manifests(wholes, drawing, splits)
+    if not folders:
+        return [(whole, whole) for whole in wholes]
+    chosen = []
+    for root, whole in zip(roots, wholes, strict=True):
+        paths = {*crops.read(root, folders=folders, splits=wanted, strict=strict).paths}
+        chosen.append((whole.take([row for row, path in enumerate(whole.paths) if path in paths]), whole))
+    return chosen
+
+
+def data_roots(roots: Sequence[Path] | None, folders: Sequence[str] | None) -> tuple[list[Path], Sequence[str] | None]:
+    """Return the data roots and the class folders; without --data_root, --folders names the roots, as in an older script."""
+    if roots is not None:
+        return list(dict.fromkeys(roots)), folders
+    missing = [folder for folder in folders or () if not Path(folder).is_dir()]
+    if missing or not folders:
+        raise messages.UsageError(f"name the crops with --data_root{f'; {missing[0]} is no folder' if missing else ''}")
+    return [Path(folder) for folder in dict.fromkeys(folders)], None
+
+
+def run(args: argparse.Namespace) -> None:
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
-    roots = dict.fromkeys(args.data_root)
-    manifests = [crops.read(root, folders=args.folders, splits=args.splits, strict=args.strict) for root in roots]
-    parts = name_sets(manifests, args.model, args.id, args.company_name)
-    n_images = sum(len(manifest) for manifest, _ in parts)
+    drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed) if args.split_by_photo else None
+    roots, folders = data_roots(args.data_root, args.folders)
+    chosen = read_manifests(roots, folders, args.splits, drawing, strict=args.strict)
+    parts = name_sets(chosen, folders, args.model, args.id, args.company_name)
+    n_images = sum(len(part.manifest) for part in parts)
     about_model = ("weights", "layer", "pooling", "resize_mode", "device", "precision")
     loading = {name: getattr(args, name) for name in about_model}
     with contextlib.ExitStack() as stack:
@@ -109,8 +157,8 @@ def run(args: argparse.Namespace) -> None:
             from embedding import embedder
 
             model = embedder.load(args.model, **loading)
-        for manifest, names in parts:
-            for path in write_set(manifest, model, names, options, n_images=n_images):
+        for part in parts:
+            for path in write_set(part, model, options, n_images=n_images):
                 print(path, flush=True)
 
 

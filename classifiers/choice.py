@@ -95,8 +95,7 @@ def _right(recipes: Sequence[Recipe], references: Rows, queries: Rows, n_class: 
 
 
 def per_photo(right: np.ndarray, photo: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return totals (…, n_photo) of `right` (…, n_row) and the rows of each photo (n_photo,), for uncertainty.intervals."""
+    """Return totals (…, n_photo) of `right`, (n_row,) or (n_recipe, n_row), and the rows of each photo (n_photo,)."""
     _, at, size = np.unique(photo, return_inverse=True, return_counts=True)
-    rows = right.reshape(-1, right.shape[-1])
-    totals = np.stack([np.bincount(at, row, minlength=len(size)) for row in rows])
-    return totals.reshape(*right.shape[:-1], len(size)).astype(float), size.astype(float)
+    totals = np.stack([np.bincount(at, row, minlength=len(size)).astype(float) for row in np.atleast_2d(right)])
+    return totals.reshape(*right.shape[:-1], len(size)), size.astype(float)

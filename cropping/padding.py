@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from annotations.records import Box
-from common.messages import Unusable
+from common.messages import Unusable, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,19 @@ class Padding:
     def pixels(self, box: Box) -> tuple[float, float]:
         """Return what to add on the left and on the right, and above and below."""
         return box.width * self.percent / 100 + self.w_pad, box.height * self.percent / 100 + self.h_pad
+
+
+def choose(
+    output_root: str, percents: Sequence[float] | None, w_pad: float = 0, h_pad: float = 0
+) -> dict[Path, Padding]:
+    """Return each output folder with its padding; raises UsageError when the options contradict each other."""
+    percents = percents or [0]
+    if (w_pad or h_pad) and any(percents):
+        raise UsageError("--w_pad and --h_pad add pixels instead of --padding_percent; give one of the two")
+    paddings = [Padding(percent, w_pad, h_pad) for percent in dict.fromkeys(percents)]
+    if len(paddings) > 1 and "{padding}" not in output_root:
+        raise UsageError("several paddings need {padding} in --output_root, as in crops/pad_{padding}")
+    return {Path(output_root.replace("{padding}", str(padding))): padding for padding in paddings}
 
 
 def number_text(value: float) -> str:

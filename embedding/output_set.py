@@ -22,6 +22,7 @@ from common.messages import UserError
 from imaging.crops import Manifest
 
 SHARD_ROWS = 100_000
+_OPTIONS = {"normalized": "--normalize", "batch_size": "--batch_size", "model": "--model", "precision": "--precision"}
 
 
 class OutputSet:
@@ -70,9 +71,24 @@ class OutputSet:
             return None
         where = found[0] if found else self.folder / self.stem
         raise UserError(
-            f"{where} was {'made' if found else 'begun'} with other options or input ({', '.join(changed)}); add --overwrite, "
-            "or choose another --id or --output_root"
+            f"{where} was {'made' if found else 'begun'} with other options or input ({_differences(record, wanted, changed)}); "
+            "add --overwrite, or choose another --id or --output_root"
         )
+
+    def has(self, digest: str) -> bool:
+        """Return whether the finished set was made from the input of this digest."""
+        return bool(self.found()) and self._meta(self.found()[0]).get("input") == digest
+
+    def finished(self) -> tuple[dict[str, Any], set[str]] | None:
+        """Return the meta of a complete set and the paths of its images, skipped ones too; None where it is not there."""
+        if not self.is_complete():
+            return None
+        paths: set[str] = set()
+        for path in self.found():
+            paths.update(embeddings.load(path).paths.tolist())
+        with contextlib.suppress(FileNotFoundError), open(self.skipped_csv, encoding="utf-8", newline="") as file:
+            paths.update(row[0] for row in list(csv.reader(file))[1:])
+        return self._meta(self.found()[0]), paths
 
     def precision_of_others(self, record: dict[str, Any]) -> str | None:
         """Return the precision of the folder's finished sets of the same data set and model, None where there are none."""
@@ -129,6 +145,28 @@ class OutputSet:
         except ValueError:
             meta = {}
         return meta if isinstance(meta, dict) else {}
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> str:
+    """Return what two records say under these keys: each option with its value then and now."""
+    parts = []
+    for key in keys:
+        before, now = old.get(key), new.get(key)
+        if key == "input":
+            parts.append("input: images or labels were added, removed or changed")
+        elif key == "fingerprint":
+            parts.append("fingerprint: another model by its weights or preprocessing")
+        elif isinstance(before, dict) and isinstance(now, dict):
+            inner = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+            parts += [f"{key}.{name} {_short(before.get(name))} -> {_short(now.get(name))}" for name in inner]
+        else:
+            parts.append(f"{_OPTIONS.get(key, key)} {_short(before)} -> {_short(now)}")
+    return ", ".join(parts)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:29] + "…" + text[-30:]
 
 
 def digest(manifest: Manifest) -> str:

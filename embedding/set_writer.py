@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,39 +68,80 @@ class Options:
     overwrite: bool
 
 
-def write_set(
-    manifest: Manifest, model: Model, names: dict[str, str], options: Options, *, n_images: int
-) -> list[Path]:
+@dataclass(frozen=True)
+class Part:
+    """The images of one split: those to embed, and where --folders names a part of the classes, all that there are."""
+
+    names: dict[str, str]  # dataset_name, id, split
+    manifest: Manifest
+    whole: Manifest
+    folders: tuple[str, ...] = ()
+
+
+def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> list[Path]:
     """Write the embedding set of one split and return its files; one that is complete already stays as it is.
 
-    names: dataset_name, id and split. n_images: how many the whole run embeds. Raises UserError for a set of another record, and
-    where no image gave a vector.
+    A set of some folders is extended by further ones. n_images: how many the whole run embeds. Raises UserError for a set of
+    another record, and where no image gave a vector.
     """
-    output = OutputSet(options.output_root, "_".join(file_name(names[key]) for key in ("dataset_name", "id", "split")))
-    wanted: dict[str, Any] = {
-        **names,
-        "padding": manifest.padding or "",
-        "model": model.spec,
-        "model_options": model.options,
-        "fingerprint": model.fingerprint,
-        "preprocess": model.preprocess.as_dict(),
-        "preprocessing_version": PREPROCESSING_VERSION,
-        "normalized": options.normalize,
-        "batch_size": options.batch_size,
-        "input": digest(manifest),
-        "precision": None if options.precision == "auto" else options.precision,
-        "compiled": None,
-    }
+    stem = "_".join(file_name(part.names[key]) for key in ("dataset_name", "id", "split"))
+    output = OutputSet(options.output_root, stem)
     with output.locked():
-        record = output.earlier(wanted, overwrite=options.overwrite)
-        if record and output.is_complete() and not options.overwrite:
+        extended = None if options.overwrite else _extended(output, part)
+        part = extended or part
+        manifest = part.manifest
+        wanted: dict[str, Any] = {
+            **part.names,
+            "padding": manifest.padding or "",
+            "model": model.spec,
+            "model_options": model.options,
+            "fingerprint": model.fingerprint,
+            "preprocess": model.preprocess.as_dict(),
+            "preprocessing_version": PREPROCESSING_VERSION,
+            "normalized": options.normalize,
+            "batch_size": options.batch_size,
+            "input": digest(manifest),
+            **({"folders": list(part.folders)} if part.folders else {}),
+            "precision": None if options.precision == "auto" else options.precision,
+            "compiled": None,
+        }
+        anew = options.overwrite or (extended is not None and not output.has(wanted["input"]))
+        record = output.earlier(wanted, overwrite=anew)
+        if record and output.is_complete() and not anew:
             messages.note(f"{output.stem}: complete already")
             return _checked(output, options)
+        if extended is not None:
+            messages.note(f"{output.stem}: embedded anew with further folders, {len(manifest):,} images")
         paths = [manifest.root / path for path in manifest.paths]
         _choose_arithmetic(model, record, output, wanted, paths, options, n_images)
         record = {**wanted, "precision": model.precision, "compiled": model.compiled}
         _embed(model, output, record, manifest, paths, options)
     return _checked(output, options)
+
+
+def _extended(output: OutputSet, part: Part) -> Part | None:
+    """Return `part` with the images of the finished set too, where one of the two is of some --folders only.
+
+    None where there is no such set, its images have changed, or nothing says that it is of some folders.
+    """
+    finished = output.finished() if output.found() else None
+    if finished is None:
+        return None
+    meta, done = finished
+    earlier = tuple(str(name) for name in meta.get("folders") or ())
+    if not earlier and not part.folders:
+        return None
+    asked = {*part.manifest.paths}
+    rows = [row for row, path in enumerate(part.whole.paths) if path in done]
+    if len(rows) != len(done) or digest(part.whole.take(rows)) != meta.get("input"):
+        return None
+    if asked <= done:
+        return replace(part, manifest=part.whole.take(rows), folders=earlier)
+    if not earlier:
+        return None
+    together = [row for row, path in enumerate(part.whole.paths) if path in done or path in asked]
+    folders = tuple(sorted({*earlier, *part.folders})) if part.folders else ()
+    return replace(part, manifest=part.whole.take(together), folders=folders)
 
 
 def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:

@@ -39,7 +39,7 @@ PURE = (
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
     *("evaluation/per_query.py", "evaluation/records.py", "training/calibration.py"),
     *("classifiers/choice.py", "classifiers/linear.py", "classifiers/neighbours.py", "classifiers/prototypes.py"),
-    "classifiers/recipes.py",
+    *("classifiers/recipes.py", "classifiers/unknowns.py", "classifiers/threshold.py", "classifiers/open_set.py"),
     *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
     *("uncertainty/scores.py", "uncertainty/datasets.py", "uncertainty/power.py", "uncertainty/sign_flips.py"),
 )  # touch no disk, print nothing

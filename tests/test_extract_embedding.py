@@ -225,13 +225,19 @@ def test_a_finished_set_is_not_made_again(work, capsys):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (["--normalize"], "normalized"),
-        (["--batch_size", "5"], "batch_size"),
-        (["--resize_mode", "letterbox"], "model_options, fingerprint, preprocess"),
-        (["--layer", "1"], "model_options, fingerprint"),
-        (["--model", "tiny_encoder:blind"], "model, fingerprint"),
-        ("touch", "input"),
-        ("add", "input"),
+        (["--normalize"], "--normalize false -> true)"),
+        (["--batch_size", "5"], "--batch_size 4 -> 5)"),
+        (
+            ["--resize_mode", "letterbox"],
+            'model_options.resize_mode "squash" -> "letterbox", fingerprint: another model',
+        ),
+        (["--layer", "1"], 'model_options.layer null -> "1", fingerprint: another model'),
+        (
+            ["--model", "tiny_encoder:blind"],
+            '--model "tiny_encoder:make" -> "tiny_encoder:blind", fingerprint: another model',
+        ),
+        ("touch", "input: images or labels were added, removed or changed)"),
+        ("add", "input: images or labels were added, removed or changed)"),
     ],
 )
 def test_changed_options_or_input_are_noticed(work, capsys, change, named):
@@ -361,7 +367,7 @@ def test_an_unfinished_run_with_other_options_is_not_continued(work, capsys):
     process.kill()
     process.wait()
     assert run("--data_root", "crops", "--batch_size", "1", "--normalize") == 1
-    assert "was begun with other options or input (normalized)" in capsys.readouterr().err
+    assert "was begun with other options or input (--normalize false -> true)" in capsys.readouterr().err
     assert run("--data_root", "crops", "--batch_size", "1", "--normalize", "--overwrite") == 0
     one = embeddings.load(work / "embeddings" / "crops_0_train.npz")
     np.testing.assert_allclose(np.linalg.norm(one.vectors, axis=1), 1, rtol=1e-6)
@@ -426,7 +432,14 @@ def test_full_disk(work):
         (["--data_root", "crops", "--model", "nothing_like_it"], 2, "timm has no such model"),
         (["--data_root", "crops", "--device", "tpu"], 2, "--device tpu is not usable here"),
         (["--data_root", "crops", "--output_root", "crops/train/a/00.png/x"], 1, "is a file, not a folder"),
-        ([], 2, "--data_root"),
+        ([], 2, "name the crops with --data_root"),
+        (["--folders", "crops", "a"], 2, "name the crops with --data_root; a is no folder"),
+        (
+            ["--data_root", "crops", "--split_by_photo", "70/20"],
+            2,
+            "'70/20' is not two or three shares that add up to 100",
+        ),
+        (["--data_root", "crops", "--split_by_photo", "70/15/15", "--splits", "all"], 2, "draws train, val, test"),
     ],
 )
 def test_mistakes_get_one_sentence(work, capsys, argv, status, message):
@@ -434,6 +447,63 @@ def test_mistakes_get_one_sentence(work, capsys, argv, status, message):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_further_folders_extend_a_set(work, capsys):
+    """One class, then the other, then all: the same set as at once, and no step needs --overwrite."""
+    argv = ("--data_root", "crops", "--splits", "train", "--output_root")
+    assert run(*argv, "once") == 0
+    assert run(*argv, "parts", "--folders", "a") == 0
+    path = work / "parts" / "crops_0_train.npz"
+    assert json.loads(str(arrays(path)["meta"]))["folders"] == ["a"]
+    assert run(*argv, "parts", "--folders", "b") == 0
+    both = arrays(path)
+    once = arrays(work / "once" / "crops_0_train.npz")
+    for name in ("embeddings", "paths", "labels"):
+        np.testing.assert_array_equal(both[name], once[name])
+    stamp = path.stat().st_mtime_ns
+    for options in (["--folders", "a"], ["--folders", "b", "a"], []):
+        assert run(*argv, "parts", *options) == 0
+        assert path.stat().st_mtime_ns == stamp, options  # complete already
+    assert run(*argv, "once", "--folders", "b") == 0  # a part of a set that is there
+    assert len(arrays(work / "once" / "crops_0_train.npz")["paths"]) == 15
+    capsys.readouterr()
+    os.utime(next((work / "crops" / "train" / "a").iterdir()), (1, 1))
+    assert run(*argv, "parts", "--folders", "a") == 1  # an image has changed: nothing is replaced unasked
+    assert "images or labels were added, removed or changed" in capsys.readouterr().err
+
+
+def test_a_set_of_some_folders_is_extended_by_the_full_run(work, capsys):
+    argv = ("--data_root", "crops", "--output_root", "e")
+    assert run(*argv, "--folders", "a") == 0
+    assert run(*argv) == 0
+    meta = json.loads(str(arrays(work / "e" / "crops_0_train.npz")["meta"]))
+    assert "folders" not in meta
+    assert len(arrays(work / "e" / "crops_0_train.npz")["paths"]) == 15
+
+
+def test_folders_alone_are_data_roots(work):
+    assert run("--folders", "crops/", "--output_root", "old") == 0
+    assert run("--data_root", "crops", "--output_root", "new") == 0
+    for name in ("crops_0_train.npz", "crops_0_test.npz"):
+        old, new = arrays(work / "old" / name), arrays(work / "new" / name)
+        np.testing.assert_array_equal(old["embeddings"], new["embeddings"])
+        np.testing.assert_array_equal(old["paths"], new["paths"])
+
+
+def test_splits_drawn_by_photo(work, capsys):
+    """Without folders of splits: every image is a photo of its own."""
+    for number, path in enumerate(sorted((work / "crops").rglob("*.png"))):
+        target = work / "flat" / path.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        path.rename(target / f"s{number // 3}_{number}.png")
+    assert run("--data_root", "flat", "--split_by_photo", "60/20/20", "--group_by", r"/(s\d+)_") == 0
+    sets = {split: arrays(work / "embeddings" / f"flat_0_{split}.npz") for split in ("train", "val", "test")}
+    groups = {
+        split: {path.split("/")[1].split("_")[0] for path in part["paths"].tolist()} for split, part in sets.items()
+    }
+    assert sum(map(len, groups.values())) == len(set().union(*groups.values())) == 8
+    assert sum(len(part["paths"]) for part in sets.values()) == 23
 
 
 def test_several_data_roots_make_the_sets_that_each_alone_makes(work, capsys):

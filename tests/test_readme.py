@@ -85,11 +85,10 @@ def test_the_older_scripts_commands_run_as_they_stand(root, place):
         (folder / name).symlink_to(place / "demo" / "shelf" / target)
     lines = [
         "python crop.py --json_path annotations.json --image_folder images/ --output_root cropped_images/",
-        "IFS=$'\\n'; "
-        "python extract_embedding.py --data_root cropped_images/ --folders $(ls cropped_images/test) --company_name datasetX",
+        "python extract_embedding.py --folders cropped_images/ --company_name datasetX",
         "python evaluate_combo.py --train_npz embeddings/*_train.npz --test_npz embeddings/*_test.npz --company_name datasetX",
-        "cp embeddings/datasetX_10_train.npz embeddings/b_0_train.npz; cp embeddings/datasetX_10_test.npz embeddings/b_0_test.npz",
-        "cd embeddings && python ../greedy_combo_eval.py --train_npz 0=b_0_train.npz *X*.npz --test_npz 0=b_0_test.npz *X*.npz "
+        "cp embeddings/datasetX_0_train.npz embeddings/b_5_train.npz; cp embeddings/datasetX_0_test.npz embeddings/b_5_test.npz",
+        "cd embeddings && python ../greedy_combo_eval.py --train_npz 5=b_5_train.npz *X*.npz --test_npz 5=b_5_test.npz *X*.npz "
         "--combination_size 2 --company_name datasetX",
         "rm embeddings/b_*; python npz_to_parquet.py --root embeddings/ --out embeddings.parquet",
     ]
@@ -97,7 +96,7 @@ def test_the_older_scripts_commands_run_as_they_stand(root, place):
         done = shell(line, root, folder)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     assert (
-        "Reference npz files: (b_0_train.npz, datasetX_10_train.npz)"
+        "Reference npz files: (datasetX_0_train.npz, b_5_train.npz)"
         in (folder / "embeddings" / "results.txt").read_text()
     )
 

@@ -33,7 +33,7 @@ import greedy_combo_eval
 import npz_to_parquet
 import npz_to_tensorboard
 
-BUDGET = float(os.environ.get("EVERY_WRITE_SECONDS", "45"))  # for a script in the quick subset
+BUDGET = float(os.environ.get("EVERY_WRITE_SECONDS", "15"))  # for a script in the quick subset
 
 
 class Fault(io.FileIO):
