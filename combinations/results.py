@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -180,15 +181,29 @@ def write(
     wrote is kept; `replace` keeps nothing.
     """
     table_path = path.with_suffix(".csv")
-    with files.locked(path.with_name(f".{path.name}.lock"), wait=True):
+    with _alone(path.with_name(f".{path.name}.lock")) as killed:
         old = _old_text(path) if path.is_file() and not replace else ""
         old_rows = _read(table_path) if table_path.is_file() and not replace else []
-        finished = set(re.findall(r"^End of run: (\S+)$", old, re.MULTILINE))
+        ended = re.findall(r"^End of run: (\S+)$", old, re.MULTILINE)
+        finished = set(ended[:-1] if killed and ended and _is_of(run, ended[-1]) else ended)
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
         rows = [{**row, "run": run.identity} for row in table(rule, findings)]
         files.write_text(table_path, _csv([*kept, *rows]))
         text = _text(run, findings.verdict, models, blocks(coded, rule, findings))
         files.write_text(path, _without_unfinished(old, run, finished) + text)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[bool]:
+    """Hold the lock file for the block; yields whether a run that held it before was killed, as it has left the file."""
+    left = lock.exists()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(lock))
+        except UserError:  # another run is writing
+            stack.enter_context(files.locked(lock, wait=True))
+            left = False
+        yield left
 
 
 def _old_text(path: Path) -> str:

@@ -184,7 +184,10 @@ def test_padding_sweep_runs_the_whole_study(tmp_path):
     accuracies = dict(line.split(" => acc: ") for line in done.stdout.splitlines() if " => acc: " in line)
     assert set(accuracies) == {f"Ref [{r}] Query {q}" for r in (0, 20) for q in (0, 20)}
     assert float(accuracies["Ref [0] Query 0"]) > 3 / 24  # far from guessing
-    assert (out / "results.txt").read_text().startswith("Reference npz files: (")
+    assert (out / "results.txt").read_text().startswith("Run: ")
+    verdict = done.stdout.splitlines()[-2:]
+    assert [line.partition("?")[0] for line in verdict] == ["Which padding", "Combine sets"]
+    assert "\n".join(verdict) in (out / "results.txt").read_text()
     for name in ("report.html", "embeddings.parquet"):
         assert str(out / name) in done.stdout
         assert (out / name).stat().st_size > 10_000
