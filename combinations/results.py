@@ -190,7 +190,12 @@ def write(
         rows = [{**row, "run": run.identity} for row in table(rule, findings)]
         files.write_text(table_path, _csv([*kept, *rows]))
         text = _text(run, findings.verdict, models, blocks(coded, rule, findings))
-        files.write_text(path, _without_unfinished(old, run, finished) + text)
+        try:
+            files.write_text(path, _without_unfinished(old, run, finished) + text)
+        except OSError:  # a run that is reported as failed must not stand there as finished
+            with contextlib.suppress(OSError):
+                files.write_text(path, old)
+            raise
 
 
 @contextlib.contextmanager
