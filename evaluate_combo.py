@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from common import cli, files, messages
 from plots.projection import METHODS
-from terminal.options import add_evaluation_options
+from terminal.options import add_classifier_options, add_evaluation_options
 
 if TYPE_CHECKING:
     from common.knn import Neighbours
@@ -128,6 +128,7 @@ def searching(cluster: str | None) -> Iterator[Callable[..., Neighbours]]:
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add_evaluation_options(parser)
+    add_classifier_options(parser)
     cli.add_seed(parser)
     cli.add_cluster(parser)
     add = parser.add_argument
@@ -138,8 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--plot", nargs="+", choices=METHODS, default=[], help="2-D maps to draw")
     add("--top_n_labels", type=cli.whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER")
     add("--output_root", type=Path, default=Path("evaluation"), help="folder of the pictures")
-    text = "write every decision to this .csv or .parquet"
-    add("--predictions", type=cli.Output(".csv", ".parquet"), metavar="FILE", help=text)
+    add("--predictions", type=cli.Output(".csv", ".parquet"), metavar="FILE", help="table of every decision to write")
     return parser
 
 
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.records import Rule
-    from terminal import prompt
+    from terminal import classifiers, prompt
 
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     references, queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
@@ -178,6 +178,8 @@ def run(args: argparse.Namespace) -> None:
             show_matrix(evaluator)
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in combinations}
+        options = (getattr(args, name) for name in classifiers.OPTIONS)
+        print(classifiers.classified(evaluator, combinations, *options), end="")
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if (args.plot or args.predictions) and not decided:
