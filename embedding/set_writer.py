@@ -15,7 +15,7 @@ import numpy as np
 from backbones.preprocess import Preprocess
 from common import files, knn, messages
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
-from embedding import extraction, precision
+from embedding import extraction
 from embedding.output_set import OutputSet, digest
 from imaging import images
 from imaging.crops import Manifest
@@ -146,6 +146,8 @@ def _extended(output: OutputSet, part: Part) -> Part | None:
 
 def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:
     """Add a run to the models.csv of the folder: one row a model, precision and processor, its images and seconds added up."""
+    from embedding import precision
+
     names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds")
     key = (model.spec, model.fingerprint, model.precision, precision.processor(model.device))
     path = folder / MODELS_CSV
@@ -161,11 +163,8 @@ def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> No
             writer.writeheader()
             writer.writerows(rows.values())
             files.write_text(path, text.getvalue())
-    except (
-        messages.UserError,
-        OSError,
-        ValueError,
-    ) as error:  # the set itself is written; its speed is not worth a failure
+    # The set itself is written; its speed is not worth a failure.
+    except (messages.UserError, OSError, ValueError) as error:
         messages.warn(f"the speed of this run is not noted in {path}: {messages.shorten(error)}")
 
 
