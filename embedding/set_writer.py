@@ -146,10 +146,10 @@ def _extended(output: OutputSet, part: Part) -> Part | None:
 
 def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:
     """Add a run to the models.csv of the folder: one row a model, precision and processor, its images and seconds added up."""
-    from embedding import precision
+    from embedding.precision import processor
 
     names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds")
-    key = (model.spec, model.fingerprint, model.precision, precision.processor(model.device))
+    key = (model.spec, model.fingerprint, model.precision, processor(model.device))
     path = folder / MODELS_CSV
     try:
         with files.locked(folder / f".{MODELS_CSV}.lock", wait=True):
