@@ -79,7 +79,7 @@ class OutputSet:
         return bool(self.found()) and self._meta(self.found()[0]).get("input") == digest
 
     def finished(self) -> tuple[dict[str, Any], set[str]] | None:
-        """Return the meta of a complete set and the paths of its images, those that were skipped too; None where it is not there."""
+        """Return the meta of a complete set and the paths of its images, those that were skipped too; None for any other."""
         if not self.is_complete():
             return None
         paths: set[str] = set()
