@@ -19,11 +19,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from common import cli, messages  # first: cli turns a missing package into a sentence
+
+# isort: split
 from annotations import formats
 from annotations.fields import BOX_FORMATS, BOX_UNITS
 from annotations.formats import Source
 from annotations.records import Skipped
-from common import cli, messages
 from cropping import box_check, crops_folder, cutter, image_folder, padding, photo_splits, resizing
 from cropping.cutouts import CUTOUTS
 from cropping.cutter import Crop, Style

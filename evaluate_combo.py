@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Score query embeddings against reference embeddings by cosine k-NN.
 
-Without IDs: the matrix of every reference set against every query set. With IDs: the reference sets merged, the query sets
-scored one by one, with every measure.
+Without IDs: the matrix of every reference set against every query set, and which padding to use. With IDs: the reference sets
+merged, the query sets scored one by one, and fused where several are named, with every measure.
 
   python evaluate_combo.py --train_npz embeddings/*.npz --test_npz embeddings/*.npz
   python evaluate_combo.py --train_npz embeddings/*.npz --test_npz embeddings/*.npz --reference_ids 0 10 --query_ids 10 --plot umap
@@ -12,6 +12,7 @@ scored one by one, with every measure.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,24 +22,35 @@ from typing import TYPE_CHECKING
 
 from common import cli, files, messages
 from plots.projection import METHODS
-from terminal.options import add_evaluation_options
+from terminal.options import add_evaluation_options, add_matrix_options
 
 if TYPE_CHECKING:
+    from combinations.comparison import Comparison
+    from combinations.verdict import Verdict
     from common.knn import Neighbours
     from evaluation.codes import CodedSets
     from evaluation.evaluator import Evaluator
     from evaluation.records import Combination, Decisions, Rule
 
 
-def show_matrix(evaluator: Evaluator) -> None:
-    """Print Accuracy@1 of every reference set against every query set, then each in the fixed form."""
+def show_matrix(evaluator: Evaluator, baseline: str | None, seed: int) -> tuple[Comparison, Verdict]:
+    """Print the accuracy of every reference set against every query set, the paddings, and the verdict."""
+    from combinations import comparison, paddings
     from combinations.search import enumerate_combinations
+    from combinations.verdict import verdict
     from terminal import tables
 
     coded = evaluator.coded
     pairs = enumerate_combinations(list(coded.references), list(coded.queries), 1, 1, "crossed")
     pairs = [pair for pair in pairs if evaluator.valid(pair)]
-    print(tables.matrix(coded, {pairs[index]: tally.accuracy for index, tally in evaluator.tallies(pairs)}))
+    if not pairs:
+        raise messages.UsageError("no query set has references of its own model; add files, or see --reference_split")
+    tallies = {pairs[index]: tally for index, tally in evaluator.tallies(pairs)}
+    compared = comparison.compare_all(evaluator, tallies, baseline, seed)
+    answers = verdict(compared, padding=paddings.are_paddings(coded))
+    rows = paddings.padding_rows(evaluator, seed=seed)
+    print(tables.matrix(coded, evaluator.rule, compared, rows, answers))
+    return compared, answers
 
 
 def show(evaluator: Evaluator, combination: Combination, decisions: Decisions) -> None:
@@ -76,34 +88,23 @@ def draw(
     output_root: Path,
     seed: int,
 ) -> None:
-    """Draw references and queries of one combination as 2-D maps, one a method."""
-    import numpy as np
-
+    """Draw references and queries of one combination as 2-D maps."""
     from plots import maps, projection
+    from terminal.measures import map_points
 
-    references = [coded.references[r] for r in combination.reference_ids]
-    queries = [coded.queries[q] for q in combination.query_ids]
-    vectors = np.concatenate([np.asarray(embedding_set.vectors) for embedding_set in (*references, *queries)])
-    codes = [coded.reference_codes[r] for r in combination.reference_ids]
-    codes += [coded.query_codes[q] for q in combination.query_ids]
-    n_reference = sum(map(len, references))
-    role = np.where(np.arange(len(vectors)) < n_reference, "reference", "query")
-    correct = np.ones(len(vectors), bool)
-    if rule.fusion == "stack":
-        correct[n_reference:] = decisions.right
-    labels = coded.classes[np.concatenate([one_set.label for one_set in codes])]
-    reference_ids, query_ids = "+".join(combination.reference_ids), "+".join(combination.query_ids)
+    vectors, labels, role, correct = map_points(coded, rule, combination, decisions)
+    ids = "+".join(combination.reference_ids), "+".join(combination.query_ids)
     for method in methods:
+        messages.note(f"{method} of {len(vectors):,} vectors …")
         points = projection.project(vectors, method, 2, seed=seed)
-        path = output_root / files.name_part(f"{method}_{reference_ids}_{query_ids}.png")
-        title = f"{method.upper()}, references {reference_ids}, queries {query_ids}"
+        path = output_root / files.name_part(f"{method}_{ids[0]}_{ids[1]}.png")
+        title = f"{method.upper()}, references {ids[0]}, queries {ids[1]}"
         maps.embedding_map(path, points, labels, top_n=top_n, marker_by=role, correct=correct, title=title)
         print(f"wrote {path} and .svg")
 
 
 def write_predictions(evaluator: Evaluator, decided: dict[Combination, Decisions], path: Path) -> None:
     """Write every decision of the combinations as one table."""
-    from common import files
     from evaluation import per_query
 
     table = per_query.prediction_table(evaluator, decided)
@@ -131,42 +132,31 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluation_options(parser)
     cli.add_seed(parser)
     cli.add_cluster(parser)
-    add = parser.add_argument
-    add("--reference_ids", nargs="+", metavar="ID", help="reference sets to merge (default: the whole matrix)")
-    add("--query_ids", nargs="+", metavar="ID", help="query sets to score (default: all)")
-    add("--interactive", action="store_true", help="read IDs from the terminal")
-    add("--similarity", action="store_true", help="mean cosine within and between classes, with a heat map")
-    add("--plot", nargs="+", choices=METHODS, default=[], help="2-D maps to draw")
-    add("--top_n_labels", type=cli.whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER")
-    add("--output_root", type=Path, default=Path("evaluation"), help="folder of the pictures")
-    text = "write every decision to this .csv or .parquet"
-    add("--predictions", type=cli.Output(".csv", ".parquet"), metavar="FILE", help=text)
+    add_matrix_options(parser, METHODS)
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, command: str) -> None:
+    from combinations import comparison, results
     from combinations.search import chosen_combinations
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.records import Rule
-    from terminal import prompt
+    from terminal import prompt, tables
 
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     references, queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
     coded = code_sets(references, queries, args.label_level)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
+    title = args.company_name or queries[0].dataset or "-"
     draw_maps = partial(draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
     with searching(args.cluster) as search:
         evaluator = Evaluator(coded, rule, search)
         for remark in remarks(coded, rule):
             messages.warn(remark)
         combinations = chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
-        print(
-            f"Dataset {args.company_name or queries[0].dataset or '-'}: {messages.count(len(references), 'reference set')}, "
-            f"{messages.count(len(queries), 'query set')}, {messages.count(len(coded.classes), 'label')}, "
-            f"fusion {rule.fusion}, k {rule.k}\n"
-        )
+        print(f"{tables.sets(coded, rule, title)}\n")
         if args.interactive:
             prompt.interact(evaluator, draw_maps, METHODS, args.plot or ["pca"])
             return
@@ -175,10 +165,16 @@ def run(args: argparse.Namespace) -> None:
             for combination in combinations:
                 decided[combination] = evaluator.decide(combination)
                 show(evaluator, combination, decided[combination])
+            compared, answers = comparison.compare_decided(evaluator, decided, args.seed), None
         else:
-            show_matrix(evaluator)
+            compared, answers = show_matrix(evaluator, args.baseline, args.seed)
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in combinations}
+        if args.results:
+            run_of = results.describe(coded, command=command, version=cli.version(), dataset=title)
+            blocks = results.blocks(coded, rule, compared, title=title, scored_on=args.query_split)
+            rows = results.table(rule, compared, title=title, scored_on=args.query_split)
+            results.write(args.results, run_of, answers, blocks, rows, replace=args.results_mode == "replace")
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if (args.plot or args.predictions) and not decided:
@@ -192,7 +188,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.main(build_parser(), run, argv)
+    words = sys.argv[1:] if argv is None else argv
+    return cli.main(build_parser(), partial(run, command=shlex.join([Path(__file__).name, *words])), argv)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@
 
 Writes <output_root>/<company_name>_<ID>_<split>.npz. A run that was killed goes on where it was, with the same result.
 --model takes a timm name (bare or timm/NAME), torchvision/NAME, hf/ID or hf/FOLDER, a TorchScript or torch.export file,
-a checkpoint folder, or package.module:factory. The default needs no model hub.
+a checkpoint folder, or package.module:factory. The default needs no model hub, and neither does lite2, a larger one at 260 px.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, files, messages  # first: cli turns a missing package into a sentence
+
+# isort: split
+from backbones.preprocess import POOLINGS, RESIZE_MODES
 from cropping import photo_splits
 from embedding.set_writer import COMPILE_FROM, Options, Part, write_set
 
@@ -45,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", default="tf_efficientnet_lite0", metavar="SPEC", help="the model, see above")
     add("--weights", metavar="FILE", help="state dict for the model, or 'random' for timing (default: the model's own)")
     add("--layer", metavar="NAME", help="take the output of this inner layer (default: the last before the classifier)")
-    add("--pooling", choices=("cls", "mean"), help="from tokens to one vector (default: the model's own)")
-    add("--resize_mode", choices=("squash", "letterbox", "model"), default="squash", help="how a crop fits the input")
+    add("--pooling", choices=POOLINGS, help="from cells or tokens to one vector (default: the model's own)")
+    add("--resize_mode", choices=RESIZE_MODES, default="squash", help="how a crop fits the input")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -80,7 +83,7 @@ def name_sets(
     for manifest, whole in chosen:
         set_id = (identity or "{padding}").replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
         for split in dict.fromkeys(manifest.splits):
-            dataset = company_name or manifest.root.resolve().name
+            dataset = files.without_bytes(company_name or manifest.root.resolve().name)
             names = {"dataset_name": dataset, "id": set_id, "split": split}
             other = roots.setdefault(tuple(names.values()), manifest.root)
             if other != manifest.root:

@@ -12,8 +12,10 @@ together, and are compared with the best single pair. Blocks are appended to res
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,18 +29,31 @@ if TYPE_CHECKING:
     from evaluation.records import Combination, Decisions, Tally
 
 
-def exhaustive(evaluator: Evaluator, low: int, high: int, pairing: str, at_most: int) -> dict[Combination, Tally]:
-    """Return the totals of every combination of `low` to `high` sets a side."""
+def exhaustive(
+    evaluator: Evaluator, size: tuple[int, int] | None, pairing: str, at_most: int
+) -> dict[Combination, Tally]:
+    """Return the totals of every single pair, and of every combination of the given size of sets a side, low and high."""
     from combinations.search import asked_combinations, count_combinations
 
     references, queries = list(evaluator.coded.references), list(evaluator.coded.queries)
     if pairing == "matched" and (only := sorted(set(references) ^ set(queries))):
         messages.warn(f"left out of matched combinations, as only one side has the ID: {', '.join(only)}")
-    asked = asked_combinations(evaluator, low, high, pairing, at_most)
-    if n_left_out := count_combinations(references, queries, low, high, pairing) - len(asked):
-        messages.note(f"{n_left_out:,} combinations have a query set without references of its model, left out")
-    tallies = messages.progress(evaluator.tallies(asked), total=len(asked), desc="combinations", unit="combination")
-    return {asked[index]: tally for index, tally in tallies}
+    if size is None and not count_combinations(references, queries, 2, 2, pairing):
+        messages.note("combinations need at least two sets on both sides; only single pairs are scored")
+        size = 1, 1
+    low, high = size or (2, 2)
+    asked = asked_combinations(references, queries, low, high, pairing, at_most)
+    valid = [combination for combination in asked if evaluator.valid(combination)]
+    if len(valid) < len(asked):
+        messages.note(
+            f"{len(asked) - len(valid):,} combinations have a query set without references of its model, left out"
+        )
+    if not valid:
+        raise messages.UsageError("no query set has references of its own model; add files, or see --reference_split")
+    tallies = dict(
+        messages.progress(evaluator.tallies(valid), total=len(valid), desc="combinations", unit="combination")
+    )
+    return {combination: tallies[index] for index, combination in enumerate(valid)}
 
 
 def step_by_step(evaluator: Evaluator, pairing: str, min_gain: float, max_size: int) -> dict[Combination, Tally]:
@@ -71,8 +86,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace, command: str) -> None:
     from combinations import comparison, results
+    from combinations.paddings import are_paddings
+    from combinations.verdict import verdict
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
@@ -93,36 +110,43 @@ def run(args: argparse.Namespace) -> None:
     for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator.coded, rule)):
         messages.warn(remark)
     if args.search == "exhaustive":
-        low, high = args.combination_size
-        scored = exhaustive(chooser, low, high, args.pairing, args.max_combinations)
+        scored = exhaustive(chooser, args.combination_size, args.pairing, args.max_combinations)
     else:
         scored = step_by_step(chooser, args.pairing, args.min_gain, args.max_size)
-    ranked = comparison.compare_all(chooser, scored, args.baseline, args.pairing, args.seed)
+    ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
     if ranked.n_left_out:
         messages.note(
             f"{ranked.n_left_out:,} views are of crops that not every query set holds; comparisons leave them out"
         )
     chosen_on = args.val_split if args.val_npz else None
     final = comparison.score_once(test, ranked, args.seed) if chosen_on else ranked
+    answers = verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on)
     title = args.company_name or queries[0][0].dataset or "-"
     where = f"chosen on {chosen_on}" if chosen_on else "where it was also chosen"
-    blocks = [
-        results.block(test.coded, rule, result, final, title=title, scored_on=f"{args.query_split}, {where}")
-        for result in final.results
-    ]
-    sys.stdout.write("".join(blocks))
-    rows = [(args.query_split, final)] + ([(chosen_on, ranked)] if chosen_on else [])
-    results.write_csv(args.results.with_suffix(".csv"), rule, rows, title=title)
-    print(tables.summary(ranked, final, args.top, chosen_on, args.query_split))
+    blocks = results.blocks(test.coded, rule, final, title=title, scored_on=f"{args.query_split}, {where}")
+    rows = results.table(rule, final, title=title, scored_on=args.query_split)
+    rows += results.table(rule, ranked, title=title, scored_on=chosen_on) if chosen_on else []
+    if args.blocks:
+        sys.stdout.write("".join(blocks))
+    print(tables.summary(ranked, final, answers, args.top, chosen_on, args.query_split))
     decided = comparison.decide_reported(test, final, ranked) if args.flips or args.report else {}
     if args.flips:
         write_flips(test, decided, final, args.flips, if_independent=args.if_independent, seed=args.seed)
     if args.report:
         page.write(
-            args.report, test, decided, final, chosen_on=ranked if chosen_on else None, title=title, seed=args.seed
+            args.report,
+            test,
+            decided,
+            final,
+            verdict=answers,
+            chosen_on=ranked if chosen_on else None,
+            title=title,
+            seed=args.seed,
         )
         print(f"wrote {args.report}")
-    results.append(args.results, blocks)  # last: where they stand, the other files are those of this run
+    # Last: where this run stands in results.txt, the other files are those of this run.
+    run_of = results.describe(test.coded, command=command, version=cli.version(), dataset=title)
+    results.write(args.results, run_of, answers, blocks, rows, replace=args.results_mode == "replace")
 
 
 def moved(embedding_set: EmbeddingSet, data_root: str) -> EmbeddingSet:
@@ -141,7 +165,6 @@ def write_flips(
 ) -> None:
     """Write the table of flips and print how many crops each of the first combinations rescues and breaks."""
     from combinations import comparison, flips
-    from common import files
 
     coded, baseline = evaluator.coded, final.baseline.combination
     reported = [result.combination for result in final.results[: comparison.REPORTED]]
@@ -157,7 +180,8 @@ def write_flips(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return cli.main(build_parser(), run, argv)
+    words = sys.argv[1:] if argv is None else argv
+    return cli.main(build_parser(), partial(run, command=shlex.join([Path(__file__).name, *words])), argv)
 
 
 if __name__ == "__main__":

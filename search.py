@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Find the images most similar to a query image: exactly in .npz files, or through a Milvus index.
+"""Find the images most similar to a query image: exactly in .npz files, or through an index.
 
   python search.py query -q photo.jpg --npz embeddings/*_train.npz --plot results.png
-  python search.py build --npz embeddings/*_train.npz --uri index.db --collection shelf --index_type HNSW
+  python search.py build --npz embeddings/*_train.npz --uri index.faiss --index_type HNSW
+  python search.py build --npz embeddings/*_train.npz --uri index.db --collection shelf
   python search.py query -q photos/ --uri index.db --collection shelf -k 5 --rerank query_expansion --label Fruit
   python search.py evaluate --query_npz embeddings/*_test.npz --npz embeddings/*_train.npz --rerank k_reciprocal geometric
   python search.py info --plan 1M 100M 1B --dim 1280 --pca 128
   python search.py delete --uri index.db --collection shelf
 
---uri is a Milvus Lite file (index.db) or a server (http://host:19530). `search.py COMMAND --help` lists a command's options.
+--uri is an index file of faiss (index.faiss), a Milvus Lite file (index.db) or a Milvus server (http://host:19530).
+`search.py COMMAND --help` lists a command's options.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from indexes.index_types import INDEX_TYPES, add_build_options, add_info_options
 from retrieval import tables
 from retrieval.options import add_evaluate_options, add_query_options
 
+URI = "index file index.faiss, Milvus Lite file index.db, or Milvus server http://host:19530"
 DRAWN = 20  # queries on a picture of results
 SEARCHED = ("uri", "collection", "search_params", "npz", "data_root", *cli.READING)  # options of what is searched
 BUILDING = ("index_type", "metric", "pca", "batch_size", "overwrite")  # options of building an index
@@ -32,18 +35,17 @@ BUILDING = ("index_type", "metric", "pca", "batch_size", "overwrite")  # options
 def build(args: argparse.Namespace) -> None:
     """Put embedding sets into an index."""
     from common.embedding_sets import read_shards
-    from indexes import milvus_build
-    from indexes.milvus_store import MilvusStore, check_name
+    from indexes import opening
 
-    check_name(args.collection)
+    opening.check_names(args.uri, args.collection)
     params = parse_params("--index_params", args.index_params, INDEX_TYPES[args.index_type].params)
     groups = read_shards(args.npz, **cli.reading(args))
     n = sum(len(shard) for group in groups for shard in group)
-    with MilvusStore(args.uri, create=True) as store, messages.progress(total=n, desc="build") as bar:
+    with messages.progress(total=n, desc="build") as bar:
         options = _chosen(vars(args), BUILDING)
-        built = milvus_build.build(store, args.collection, groups, index_params=params, advance=bar.update, **options)
+        built = opening.build(args.uri, args.collection, groups, index_params=params, advance=bar.update, **options)
     print(
-        f"{args.uri} {args.collection}: {built.rows:,} rows put in, {messages.count(built.skipped, 'set')} there already, "
+        f"{_name(args.uri, args.collection)}: {built.rows:,} rows put in, {messages.count(built.skipped, 'set')} there already, "
         f"{built.total:,} rows in all"
     )
     if built.pca_recall is not None:
@@ -129,24 +131,21 @@ def info(args: argparse.Namespace) -> None:
         if not args.plan:
             raise messages.UsageError("give --uri to describe an index, or --plan N to plan one")
         return
-    from indexes.milvus_build import describe
-    from indexes.milvus_store import MilvusStore
+    from indexes import opening
 
-    with MilvusStore(args.uri) as store:
-        names = [args.collection] if args.collection else [name for name in store.names() if "__pca_" not in name]
-        if not names:
-            print(f"{args.uri}: no collections")
-        for name in names:
-            print("\n".join(describe(store, name)))
+    print("\n".join(opening.describe(args.uri, args.collection)))
 
 
 def delete(args: argparse.Namespace) -> None:
     """Remove an index."""
-    from indexes import milvus_build
-    from indexes.milvus_store import MilvusStore
+    from indexes import opening
 
-    with MilvusStore(args.uri) as store:
-        print(f"{args.uri} {args.collection}: deleted, {milvus_build.delete(store, args.collection):,} rows")
+    rows = opening.delete(args.uri, args.collection)
+    print(f"{_name(args.uri, args.collection)}: deleted, {rows:,} rows")
+
+
+def _name(uri: str, collection: str | None) -> str:
+    return f"{uri} {collection}" if collection else uri
 
 
 def _chosen(options: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -176,8 +175,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
         add("--quiet", action="store_true", default=given, help="no progress bars and notes on stderr")
         add("--verbose", action="store_true", default=given, help="more on stderr of what is done and why")
-        add("--uri", required=needs_index, metavar="URI", help="Milvus Lite file index.db, or server http://host:19530")
-        add("--collection", required=needs_index, metavar="NAME", help="the index's name there")
+        add("--uri", required=needs_index, metavar="URI", help=URI)
+        add("--collection", metavar="NAME", help="the index's name there; index.faiss holds only one")
         return sub
 
     add_build_options(command(build, needs_index=True))

@@ -3,7 +3,7 @@
 
   python view.py embeddings.parquet
   python view.py resnet50.parquet vit_small.parquet --port 8051
-  python view.py embeddings.parquet --index index.db
+  python view.py embeddings.parquet --index index.faiss
 
 Reads the Parquet files of npz_to_parquet.py and answers to this machine only; the page loads nothing from elsewhere.
 """
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("files", nargs="+", type=Path, metavar="FILE.parquet", help=files)
     add("--host", default="127.0.0.1", help="address to answer at; any other address exposes the page to the network")
     add("--port", type=cli.whole(0, 65535), default=8050, help="port to answer at; 0 takes a free one")
-    index = "index of search.py to search pictures in: a file index.db, or http://host:19530"
+    index = "index of search.py to search pictures in: index.faiss, index.db, or http://host:19530"
     add("--index", metavar="URI", help=index)
     add("--collection", metavar="NAME", help="the index's name there (default: the only one)")
     add(

@@ -15,6 +15,8 @@ from torch import nn
 from backbones.preprocess import Preprocess
 from common.messages import UsageError, UserError, shorten
 
+GEM_POWER, GEM_LEAST = 3.0, 1e-6
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -73,12 +75,29 @@ class Pooled(nn.Module):
         if output.ndim == 4:
             if self.pooling == "cls":
                 raise UsageError(f"{self.spec} has no class token; use --pooling mean")
-            return output.mean((1, 2) if self.nhwc else (2, 3))
-        if (self.pooling or ("cls" if self.prefix_tokens else "mean")) == "mean":
-            return output[:, self.prefix_tokens :].mean(1)
+            return pool(output, (1, 2) if self.nhwc else (2, 3), self.pooling or "mean")
+        pooling = self.pooling or ("cls" if self.prefix_tokens else "mean")
+        if pooling != "cls":
+            return pool(output[:, self.prefix_tokens :], (1,), pooling)
         if not self.prefix_tokens:
             raise UsageError(f"{self.spec} has no class token; use --pooling mean")
         return output[:, 0]
+
+
+def pool(cells: torch.Tensor, axes: tuple[int, ...], pooling: str) -> torch.Tensor:
+    """Return the cells of a feature map, or the patch tokens, pooled over `axes` by mean, max, mean+max or gem.
+
+    mean+max is half the sum of both. gem is the generalised mean with p = 3 over positive values (Radenović, Tolias & Chum
+    2018, "Fine-tuning CNN Image Retrieval with No Human Annotation"): values below 1e-6 count as 1e-6.
+    """
+    if pooling == "mean":
+        return cells.mean(axes)
+    if pooling == "max":
+        return cells.amax(axes)
+    if pooling == "mean+max":
+        return (cells.mean(axes) + cells.amax(axes)) / 2
+    positive = cells.float().clamp(min=GEM_LEAST)  # half precision cannot hold its cube
+    return positive.pow(GEM_POWER).mean(axes).pow(1 / GEM_POWER)
 
 
 class Normalised(nn.Module):

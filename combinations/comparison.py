@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from combinations.evidence import Evidence, evidence
-from combinations.search import named_combination
+from combinations.paddings import least_padding
+from combinations.search import named_combination, same_id_pairs
 from common.messages import UserError
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
@@ -21,13 +22,14 @@ REPORTED = 5  # combinations whose flips are looked at
 class Result:
     """The numbers of one combination, defined in docs/metrics.md. Shares are in 0..1, NaN where they are not defined.
 
-    `score` is what combinations are ranked by: the accuracy of the vote of k, which for k = 1 is Accuracy@1. `low` and `high` are
-    its 95 % interval. `difference` from the baseline is over the crops that every query set holds; `p` is corrected over
-    all combinations compared. `pareto`: no other combination is at once as accurate and cheaper, or as cheap and more accurate.
+    `score` is what combinations are ranked by: the accuracy of their decisions, with its 95 % interval `low` to `high`.
+    `nearest_accuracy` is that of the nearest neighbour alone. `difference` from the baseline is over the crops that every query
+    set holds; `p` is corrected over all combinations compared. `pareto`: no other combination is at once as accurate and cheaper,
+    or as cheap and more accurate.
     """
 
     combination: Combination
-    accuracy_at_1: float
+    nearest_accuracy: float
     score: float
     low: float
     high: float
@@ -51,13 +53,13 @@ class Comparison:
     """The asked combinations, best first; ties go to the cheaper one, then to the one named first.
 
     `n_compared` combinations share the correction. `n_matched` crops are in every query set; `n_left_out` views are of crops that
-    are not, which comparisons and, except under `stack`, decisions leave out. `rivals`: the combinations among which the baseline
-    is the best; empty for a baseline that was named or chosen elsewhere. `evidence`: what stands behind a verdict.
+    are not, which comparisons and, except under `stack`, decisions leave out. `named`: the baseline was named or chosen elsewhere;
+    else it is the best single pair. `evidence`: what stands behind a verdict.
     """
 
     results: list[Result]
     baseline: Result
-    rivals: list[Result]
+    named: bool
     n_compared: int
     n_matched: int
     n_left_out: int
@@ -65,76 +67,59 @@ class Comparison:
 
 
 def score(tally: Tally) -> float:
-    """Return what combinations are ranked by: the accuracy of the vote of k."""
-    return tally.vote_accuracy
-
-
-def single_pairs(evaluator: Evaluator, pairing: str = "crossed") -> dict[Combination, Tally]:
-    """Return every single pair of sets that can be scored, the best first; ties go to the pair named first."""
-    references, queries = evaluator.coded.references, evaluator.coded.queries
-    pairs = [Combination((r,), (q,)) for r in references for q in queries if pairing == "crossed" or r == q]
-    pairs = [pair for pair in pairs if evaluator.valid(pair)]
-    tallies = {pairs[index]: tally for index, tally in evaluator.tallies(pairs)}
-    return dict(sorted(tallies.items(), key=lambda item: -score(item[1])))
-
-
-def same_id_pairs(evaluator: Evaluator) -> dict[str, Combination]:
-    """Return by ID the pair of each query set with the references of its own ID, where it can be scored."""
-    pairs = {q: Combination((q,), (q,)) for q in evaluator.coded.queries if q in evaluator.coded.references}
-    return {q: pair for q, pair in pairs.items() if evaluator.valid(pair)}
+    """Return what combinations are ranked by: the accuracy of their decisions."""
+    return tally.accuracy
 
 
 def compare(
     evaluator: Evaluator,
     scored: Mapping[Combination, Tally],
-    baseline: tuple[Combination, Tally],
+    baseline: Combination,
     *,
-    rivals: Mapping[Combination, Tally] | None = None,
+    named: bool,
+    least: Combination | None = None,
     seed: int = 0,
 ) -> Comparison:
-    """Rank the scored combinations and compare each with the baseline.
+    """Rank the scored combinations and compare each with the baseline, which is one of them.
 
-    `rivals`: the combinations among which the baseline was chosen as the best on these same queries; they join the correction.
+    `named`: the baseline was named beforehand or chosen elsewhere, not for its accuracy on these same queries. `least`: the pair
+    that the other pairs are asked to beat (default: the baseline).
     Only totals per image are kept of each combination, so that memory grows with combinations x images, not with crops.
     """
-    coded, rivals = evaluator.coded, rivals or {}
-    tallies = dict([baseline]) | dict(rivals) | dict(scored)
-    combinations = list(tallies)
-    sizes = np.stack([tally.image_size for tally in tallies.values()]).astype(np.float32)
-    right = np.stack([tally.image_right[1] for tally in tallies.values()]).astype(np.float32)
+    coded, combinations = evaluator.coded, list(scored)
+    row_of = {combination: row for row, combination in enumerate(combinations)}
+    right = np.stack([tally.image_right[1] for tally in scored.values()]).astype(np.float32)
+    sizes = np.stack([tally.image_size for tally in scored.values()]).astype(np.float32)
     there = coded.matched_sizes > 0
-    matched, matched_size = _matched_right(evaluator.rule, tallies)[:, there], coded.matched_sizes[there]
+    matched, matched_size = _matched_right(evaluator.rule, scored)[:, there], coded.matched_sizes[there]
     limits = np.stack(intervals.accuracy_intervals(right, sizes))
-    chosen_from = [combinations.index(rival) for rival in rivals]
-    differences = _differences(matched, matched_size, chosen_from, seed)
+    chosen_from = [] if named else [row for combination, row in row_of.items() if combination.is_pair]
+    differences = _differences(matched, matched_size, row_of[baseline], chosen_from, seed)
     costs = [evaluator.cost(combination) for combination in combinations]
-    front = pareto_front([score(tally) for tally in tallies.values()], [cost.operations for cost in costs])
-    results = {
-        combination: _result(
-            combination, tallies[combination], limits[:, row], costs[row], bool(front[row]), differences[:, row]
-        )
-        for row, combination in enumerate(combinations)
-    }
-    ranked = sorted((results[combination] for combination in scored), key=lambda one: (-one.score, one.cost.operations))
-    shown = evidence(
-        right,
-        sizes,
-        matched,
-        matched_size,
-        ranked=[combinations.index(result.combination) for result in ranked],
-        baseline=0,
-        pairs=[row for row, combination in enumerate(combinations) if combination.is_pair],
-        named=not rivals,
-        seed=seed,
-    )
+    front = pareto_front([score(tally) for tally in scored.values()], [cost.operations for cost in costs])
+    results = [
+        _result(combination, tally, limits[:, row], costs[row], bool(front[row]), differences[:, row])
+        for row, (combination, tally) in enumerate(scored.items())
+    ]
+    ranked = sorted(results, key=lambda result: (-result.score, result.cost.operations))
     return Comparison(
         results=ranked,
-        baseline=results[baseline[0]],
-        rivals=[results[rival] for rival in rivals],
+        baseline=results[row_of[baseline]],
+        named=named,
         n_compared=len(combinations) - 1,
         n_matched=int(coded.matched.sum()),
         n_left_out=coded.unmatched_views,
-        evidence=shown,
+        evidence=evidence(
+            combinations,
+            right,
+            sizes,
+            matched,
+            matched_size,
+            ranked=[row_of[result.combination] for result in ranked],
+            baseline=row_of[baseline],
+            least=row_of[least or baseline],
+            seed=seed,
+        ),
     )
 
 
@@ -144,34 +129,51 @@ def _matched_right(rule: Rule, tallies: Mapping[Combination, Tally]) -> np.ndarr
     return np.stack([tally.matched_right / n for tally, n in zip(tallies.values(), views, strict=True)])
 
 
-def _differences(matched: np.ndarray, size: np.ndarray, chosen_from: Sequence[int], seed: int) -> np.ndarray:
-    """Return (4, n_combination): difference from the first combination, its limits, corrected p; NaN without common crops."""
+def _differences(
+    matched: np.ndarray, size: np.ndarray, baseline: int, chosen_from: Sequence[int], seed: int
+) -> np.ndarray:
+    """Return (4, n_combination): difference from the baseline's row, its limits, corrected p; NaN without common crops."""
     differences = np.full((4, len(matched)), np.nan)
     if size.any():
+        of_baseline = matched[baseline]
         paired = comparisons.paired_comparison(
-            matched - matched[0], size, baseline=matched[0], chosen_from=chosen_from, seed=seed
+            matched - of_baseline, size, baseline=of_baseline, chosen_from=chosen_from, seed=seed
         )
         differences[:] = paired.difference, paired.low, paired.high, paired.p
-        differences[:, 0] = 0, 0, 0, np.nan
+        differences[:, baseline] = 0, 0, 0, np.nan
     return differences
 
 
 def compare_all(
-    evaluator: Evaluator, scored: Mapping[Combination, Tally], baseline: str | None, pairing: str, seed: int
+    evaluator: Evaluator, scored: Mapping[Combination, Tally], baseline: str | None, seed: int
 ) -> Comparison:
-    """Compare the scored combinations with the baseline `R/Q`, or with the best single pair."""
-    if baseline:
-        named = named_combination(evaluator.coded, baseline)
-        totals = tally(evaluator.coded, evaluator.decide(named), named.reference_ids)
-        return compare(evaluator, scored, (named, totals), seed=seed)
-    pairs = single_pairs(evaluator, pairing)
-    return compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs, seed=seed)
+    """Compare the scored combinations with the baseline `R/Q`, which joins them, or with the best single pair among them."""
+    pairs = {combination: score(tally) for combination, tally in scored.items() if combination.is_pair}
+    least = least_padding(evaluator.coded, list(pairs))
+    if not baseline:
+        best = max(pairs, key=lambda pair: pairs[pair])
+        return compare(evaluator, scored, best, named=False, least=least, seed=seed)
+    named = named_combination(evaluator.coded, baseline)
+    if named not in scored:
+        scored = {**scored, named: tally(evaluator.coded, evaluator.decide(named), named.reference_ids)}
+    return compare(evaluator, scored, named, named=True, least=named if named.is_pair else least, seed=seed)
+
+
+def compare_decided(evaluator: Evaluator, decided: Mapping[Combination, Decisions], seed: int) -> Comparison:
+    """Compare combinations that are decided with the first of them."""
+    scored = {
+        combination: tally(evaluator.coded, decisions, combination.reference_ids)
+        for combination, decisions in decided.items()
+    }
+    return compare(evaluator, scored, next(iter(scored)), named=True, seed=seed)
 
 
 def score_once(evaluator: Evaluator, ranked: Comparison, seed: int) -> Comparison:
-    """Score on the test queries what the validation queries chose: the best combination and the baseline."""
+    """Score on the test queries what the validation queries chose: the first, the baseline, and what the verdict names."""
     baseline = ranked.baseline.combination
-    chosen = dict.fromkeys([ranked.results[0].combination, baseline])
+    answers = [answer for answer in (ranked.evidence.pairs, ranked.evidence.combinations) if answer]
+    named = [combination for answer in answers for combination in (answer.rival, answer.best)]
+    chosen = dict.fromkeys([ranked.results[0].combination, baseline, *named])
     for combination in chosen:
         if not all(q in evaluator.coded.queries for q in combination.query_ids):
             raise UserError(f"--test_npz has no query set for the chosen {combination}; give both sides the same IDs")
@@ -179,7 +181,7 @@ def score_once(evaluator: Evaluator, ranked: Comparison, seed: int) -> Compariso
         combination: tally(evaluator.coded, evaluator.decide(combination), combination.reference_ids)
         for combination in chosen
     }
-    return compare(evaluator, tallies, (baseline, tallies[baseline]), seed=seed)
+    return compare(evaluator, tallies, baseline, named=True, seed=seed)
 
 
 def decide_reported(evaluator: Evaluator, final: Comparison, ranked: Comparison) -> dict[Combination, Decisions]:
@@ -200,14 +202,14 @@ def _result(
     known = tally.n - tally.n_unknown
     return Result(
         combination=combination,
-        accuracy_at_1=tally.accuracy,
+        nearest_accuracy=tally.nearest_accuracy,
         score=score(tally),
         low=float(limits[0]),
         high=float(limits[1]),
         n_queries=tally.n,
         n_unknown=tally.n_unknown,
         n_images=int((tally.image_size > 0).sum()),
-        accuracy_answerable=float(tally.right[0] / known) if known else float("nan"),
+        accuracy_answerable=float(tally.right[1] / known) if known else float("nan"),
         macro_f1=tally.scores.macro_f1,
         recall_at_5=float(tally.recalled[1] / tally.n),
         recall_at_10=float(tally.recalled[2] / tally.n),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from combinations.comparison import same_id_pairs
+from combinations.search import same_id_pairs
+from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Tally
 from uncertainty import comparisons, intervals
@@ -35,6 +36,20 @@ class PaddingRow:
     p: float
 
 
+def least_padding(coded: CodedSets, pairs: Sequence[Combination]) -> Combination:
+    """Return the pair that the others are asked to beat: the same ID on both sides, the lowest number, else the first given."""
+
+    def distance(pair: Combination) -> tuple[bool, float, float]:
+        return not pair.matched, _number(pair.query_ids[0]), _number(pair.reference_ids[0])
+
+    return min(pairs, key=distance)
+
+
+def are_paddings(coded: CodedSets) -> bool:
+    """Whether the IDs of all query sets are numbers."""
+    return all(math.isfinite(_number(q)) for q in coded.queries)
+
+
 def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PaddingRow]:
     """Return one row an ID that has references and queries, the least padding first: numbers rising, else in the order given."""
     ids = sorted(same_id_pairs(evaluator), key=_number)
@@ -49,7 +64,7 @@ def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PaddingRow]:
         matched = np.stack([tally.matched_right for tally in tallied])
         paired = comparisons.paired_comparison(matched[1:] - matched[0], size, baseline=matched[0], seed=seed)
         gaps[1:] = np.stack([paired.difference, paired.low, paired.high, paired.p], axis=1)
-    shares = [tally.vote_accuracy for tally in tallied]
+    shares = [tally.accuracy for tally in tallied]
     return [
         PaddingRow(one, shares[at], float(low[at]), float(high[at]), *gaps[at].tolist()) for at, one in enumerate(ids)
     ]

@@ -1,23 +1,73 @@
-"""results.txt and results.csv: the numbers of each combination in the forms that users grep and load."""
+"""results.txt and results.csv: the numbers of each combination in the forms that users grep and load, one run after the other."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 from combinations.comparison import Comparison, Result
+from combinations.verdict import Verdict
 from common import files
-from common.messages import UserError
+from common.messages import UserError, count
 from evaluation.codes import CodedSets
-from evaluation.fusion import DECISION
+from evaluation.fusion import DECISION, NAME
 from evaluation.records import Rule
 from uncertainty.intervals import FEW_IMAGES
 
+FIRST = ("reference_ids", "query_ids", "accuracy_at_1", "n_queries")  # columns that older tools read by their place
 
-def block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison, *, title: str, scored_on: str) -> str:
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a script: `identity` is its time and a digest of its command and inputs, the same for the same run again."""
+
+    identity: str
+    date: str
+    version: str
+    command: str
+    dataset: str
+    models: list[str]
+    n_reference: int
+    n_query: int
+
+    @property
+    def digest(self) -> str:
+        return self.identity.rpartition("-")[2]
+
+
+def describe(coded: CodedSets, *, command: str, version: str, dataset: str) -> Run:
+    """Return what stands in the header of a run that starts now."""
+    now = datetime.now(timezone.utc)
+    everything = [*coded.references.values(), *coded.queries.values()]
+    models = {one.fingerprint: str(one.meta.get("model") or "unknown model") for one in everything}
+    inputs = [(one.source, len(one), one.dim, {**one.meta, "source": ""}) for one in everything]
+    content = json.dumps([command, inputs], sort_keys=True, default=str)
+    return Run(
+        identity=f"{now:%Y%m%d-%H%M%S-%f}-{hashlib.sha256(content.encode()).hexdigest()[:8]}",
+        date=f"{now:%Y-%m-%d %H:%M:%S} UTC",
+        version=version,
+        command=command,
+        dataset=dataset,
+        models=[f"{name} ({fingerprint[:12] or 'no fingerprint'})" for fingerprint, name in models.items()],
+        n_reference=len(coded.references),
+        n_query=len(coded.queries),
+    )
+
+
+def blocks(coded: CodedSets, rule: Rule, comparison: Comparison, *, title: str, scored_on: str) -> list[str]:
+    """Return the block of every combination, the best first."""
+    return [_block(coded, rule, result, comparison, title=title, scored_on=scored_on) for result in comparison.results]
+
+
+def _block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison, *, title: str, scored_on: str) -> str:
     """Return the block of one combination; its first three lines keep the form that older tools read."""
     combination = result.combination
     baseline = comparison.baseline.combination
@@ -27,11 +77,11 @@ def block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison, 
     rows = {
         "Reference npz files": f"({', '.join(references)})",
         "Query npz files": f"({', '.join(queries)})",
-        "Accuracy@1": f"{result.accuracy_at_1:.4f}",
-        **({f"Accuracy@{rule.k}": f"{result.score:.4f}"} if rule.k > 1 else {}),
+        "Accuracy@1": f"{result.score:.4f}",
+        **({"Nearest neighbour alone": f"{result.nearest_accuracy:.4f}"} if rule.k > 1 else {}),
         "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} images{few})",
         "Dataset": title,
-        "Fusion": rule.fusion,
+        "Fusion": NAME[rule.fusion],
         "k": f"{rule.k}",
         "Reference IDs": ", ".join(combination.reference_ids),
         "Query IDs": ", ".join(combination.query_ids),
@@ -52,7 +102,11 @@ def block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison, 
         rows[f"p corrected over {comparison.n_compared} combinations"] = _share(result.p)
     else:
         rows["Difference"] = "this is the baseline"
-    return "".join(f"{name}: {value}\n" for name, value in rows.items()) + "\n"
+    return _lines(rows) + "\n"
+
+
+def _lines(rows: Mapping[str, str]) -> str:
+    return "".join(f"{name}: {value}\n" for name, value in rows.items())
 
 
 def _share(value: float) -> str:
@@ -63,30 +117,13 @@ def _signed(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:+.4f}"
 
 
-def append(path: Path, blocks: Iterable[str]) -> None:
-    """Append `blocks` to the text file in one replacement; a second run that appends meanwhile waits for its turn by the lock.
-
-    A file that ends with these very blocks stays as it is: a run that was killed after it had written them may be repeated.
-    """
-    with files.locked(path.with_name(f".{path.name}.lock"), wait=True):
-        old = path.read_bytes() if path.is_file() else b""
-        new = "".join(blocks).encode("utf-8", "surrogateescape")
-        if files.kind_of(old[: files.HEAD]) not in ("", files.kind_of(new[: files.HEAD])):
-            raise UserError(
-                f"{path} is {files.kind_of(old[: files.HEAD])}, not what results are appended to; name another file"
-            )
-        if not old.endswith(new):
-            files.write_bytes(path, old + new)
-
-
-def write_csv(path: Path, rule: Rule, comparisons: Iterable[tuple[str, Comparison]], *, title: str) -> None:
-    """Write one row per combination of this run, replacing the file: `comparisons` are (scored_on, comparison)."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = None
-    for scored_on, comparison in comparisons:
-        for rank, result in enumerate(comparison.results, 1):
-            row = _row(result) | {
+def table(rule: Rule, comparison: Comparison, *, title: str, scored_on: str) -> list[dict[str, str]]:
+    """Return the rows of results.csv, one a combination, the best first."""
+    return [
+        {
+            name: f"{value:.6g}" if isinstance(value, float) else str(value)
+            for name, value in {
+                **_row(result),
                 "rank": rank,
                 "matched": result.combination.matched,
                 "fusion": rule.fusion,
@@ -94,21 +131,20 @@ def write_csv(path: Path, rule: Rule, comparisons: Iterable[tuple[str, Compariso
                 "dataset": title,
                 "baseline": str(comparison.baseline.combination),
                 "scored_on": scored_on,
-            }
-            if names is None:
-                names = list(row)
-                writer.writerow(names)
-            writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()])
-    files.write_text(path, text.getvalue())
+            }.items()
+        }
+        for rank, result in enumerate(comparison.results, 1)
+    ]
 
 
 def _row(result: Result) -> dict[str, object]:
     return {
         "reference_ids": "+".join(result.combination.reference_ids),
         "query_ids": "+".join(result.combination.query_ids),
-        "accuracy_at_1": result.accuracy_at_1,
+        "accuracy_at_1": result.score,
         "n_queries": result.n_queries,
         "score": result.score,
+        "nearest_neighbour": result.nearest_accuracy,
         "low": result.low,
         "high": result.high,
         "n_images": result.n_images,
@@ -126,3 +162,76 @@ def _row(result: Result) -> dict[str, object]:
         "operations": result.cost.operations,
         "pareto": result.pareto,
     }
+
+
+def write(
+    path: Path,
+    run: Run,
+    verdict: Verdict | None,
+    blocks: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    *,
+    replace: bool = False,
+) -> None:
+    """Add a run to the text file and to the .csv beside it, each in one replacement; a second run meanwhile waits for its turn.
+
+    The verdict, where there is one, stands in the run's header and at its end; the text says last that the run has ended. What a
+    killed run of the same command and inputs left in either file is replaced, what others wrote is kept; `replace` keeps nothing.
+    """
+    table_path = path.with_suffix(".csv")
+    with files.locked(path.with_name(f".{path.name}.lock"), wait=True):
+        old = _old_text(path) if path.is_file() and not replace else ""
+        old_rows = _read(table_path) if table_path.is_file() and not replace else []
+        finished = set(re.findall(r"^End of run: (\S+)$", old, re.MULTILINE))
+        kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
+        files.write_text(table_path, _csv([*kept, *({**row, "run": run.identity} for row in rows)]))
+        files.write_text(path, _without_unfinished(old, run, finished) + _text(run, verdict, blocks))
+
+
+def _old_text(path: Path) -> str:
+    content = path.read_bytes()
+    if (kind := files.kind_of(content[: files.HEAD])) not in ("", "a text file"):
+        raise UserError(f"{path} is {kind}, not what results are appended to; name another file")
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _is_of(run: Run, identity: str) -> bool:
+    return identity.rpartition("-")[2] == run.digest
+
+
+def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
+    parts = re.split(r"^(?=Run: \S+$)", text, flags=re.MULTILINE)
+    names = [re.match(r"Run: (\S+)", part) for part in parts]
+    return "".join(
+        part
+        for part, name in zip(parts, names, strict=True)
+        if name is None or name[1] in finished or not _is_of(run, name[1])
+    )
+
+
+def _text(run: Run, verdict: Verdict | None, blocks: Sequence[str]) -> str:
+    answers = f"{verdict}\n" if verdict else ""
+    header = {
+        "Run": run.identity,
+        "Date": run.date,
+        "Version": run.version,
+        "Command": run.command,
+        "Data set": run.dataset,
+        "Models": ", ".join(run.models),
+        "Sets": f"{count(run.n_reference, 'reference set')}, {count(run.n_query, 'query set')}",
+    }
+    return _lines(header) + answers + "\n" + "".join(blocks) + answers + f"End of run: {run.identity}\n\n"
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return [{name: value or "" for name, value in row.items() if name} for row in csv.DictReader(file)]
+
+
+def _csv(rows: Sequence[Mapping[str, str]]) -> str:
+    names = list(dict.fromkeys([*FIRST, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -48,30 +48,44 @@ def count_combinations(
     return count(both) if pairing == "matched" else count(len(reference_ids)) * count(len(query_ids))
 
 
-def asked_combinations(evaluator: Evaluator, low: int, high: int, pairing: str, at_most: int) -> list[Combination]:
-    """Return the combinations of an exhaustive search. Raises UsageError when there are none, or too many."""
-    references, queries = list(evaluator.coded.references), list(evaluator.coded.queries)
-    n = count_combinations(references, queries, low, high, pairing)
-    if n > at_most:
-        raise UsageError(
-            f"--combination_size {low}-{high} of {len(references)} reference and {len(queries)} query sets gives {n:,} "
-            f"combinations; choose fewer sets or sizes, --search greedy, or allow it with --max_combinations {n}"
-        )
-    combinations = enumerate_combinations(references, queries, low, high, pairing)
-    valid = [combination for combination in combinations if evaluator.valid(combination)]
-    if not valid:
+def asked_combinations(
+    reference_ids: Sequence[str], query_ids: Sequence[str], low: int, high: int, pairing: str, at_most: int
+) -> list[Combination]:
+    """Return every single pair, and the combinations of `low` to `high` sets a side.
+
+    Raises UsageError when there are none of that size, or more than `at_most` in all.
+    """
+    n_combination = count_combinations(reference_ids, query_ids, low, high, pairing)
+    if not n_combination:
         raise UsageError(
             f"--combination_size {low} needs at least {low} sets on both sides"
             f"{' with the same IDs' if pairing == 'matched' else ''}; "
-            f"there are {len(references)} reference and {len(queries)} query sets"
+            f"there are {len(reference_ids)} reference and {len(query_ids)} query sets"
         )
-    return valid
+    n_pair = count_combinations(reference_ids, query_ids, 1, 1, pairing) if low > 1 else 0
+    if n_pair + n_combination > at_most:
+        raise UsageError(
+            f"--combination_size {low}-{high} of {len(reference_ids)} reference and {len(query_ids)} query sets gives "
+            f"{n_pair + n_combination:,} combinations; choose fewer sets or sizes, --search greedy, or allow it with "
+            f"--max_combinations {n_pair + n_combination}"
+        )
+    pairs = enumerate_combinations(reference_ids, query_ids, 1, 1, pairing) if low > 1 else []
+    return pairs + enumerate_combinations(reference_ids, query_ids, low, high, pairing)
+
+
+def same_id_pairs(evaluator: Evaluator) -> dict[str, Combination]:
+    """Return by ID the pair of each query set with the references of its own ID, where it can be scored."""
+    pairs = {q: Combination((q,), (q,)) for q in evaluator.coded.queries if q in evaluator.coded.references}
+    return {q: pair for q, pair in pairs.items() if evaluator.valid(pair)}
 
 
 def chosen_combinations(
     coded: CodedSets, fusion: str, reference_ids: Sequence[str] | None, query_ids: Sequence[str] | None
 ) -> list[Combination]:
-    """Return the combinations that the IDs on the command line stand for. Raises UsageError for an unknown ID."""
+    """Return the combinations that the IDs on the command line stand for. Raises UsageError for an unknown ID.
+
+    Query sets are scored one by one; those that are named are also fused, into one decision a crop.
+    """
     for ids, known, side in (
         (reference_ids, coded.references, "reference"),
         (query_ids, coded.queries, "query"),
@@ -80,12 +94,14 @@ def chosen_combinations(
             if name not in known:
                 raise UsageError(f"--{side}_ids {name}: no such {side} set; there are: {', '.join(known)}")
     queries = tuple(dict.fromkeys(query_ids or coded.queries))
-    if fusion != "stack" and reference_ids:
-        return [Combination(tuple(dict.fromkeys(reference_ids)), queries)]
-    if reference_ids or query_ids:
-        references = tuple(dict.fromkeys(reference_ids or coded.references))
-        return [Combination(references, (q,)) for q in queries]
-    return [Combination((q,), (q,)) for q in queries if q in coded.references]
+    references = tuple(dict.fromkeys(reference_ids or coded.references))
+    if not reference_ids and not query_ids:
+        return [Combination((q,), (q,)) for q in queries if q in coded.references]
+    fused = [Combination(references, queries)] if len(queries) > 1 else []
+    if fusion in ("mean", "concat") and reference_ids:
+        return fused or [Combination(references, queries)]
+    one_by_one = [Combination(references, (q,)) for q in queries]
+    return one_by_one + (fused if fusion == "vote" and query_ids else [])
 
 
 def named_combination(coded: CodedSets, text: str) -> Combination:

@@ -134,7 +134,7 @@ def _zip_kind(path: Path) -> tuple[str, str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):  # damaged: npz.Archive says how
         return None
     if any(name.endswith("data.pkl") for name in names):
         return "a file of PyTorch, which could run code when it is read", _TORCH

@@ -61,13 +61,18 @@ def make_parser(doc: str | None, script: str) -> argparse.ArgumentParser:
     return parser
 
 
+def version() -> str:
+    """Return the version that pyproject.toml states."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    return found[1] if found else "unknown"
+
+
 class _Version(argparse.Action):
-    """Prints the version that pyproject.toml states, read only when it is asked for."""
+    """Prints the version, read only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-        version = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
-        print(f"{parser.prog} {version[1] if version else 'unknown'}")
+        print(f"{parser.prog} {version()}")
         parser.exit()
 
 
@@ -297,7 +302,7 @@ def _before_main(kind: type[BaseException], error: BaseException, trace: Any) ->
 
 
 if (
-    Path(getattr(sys.modules["__main__"], "__file__", None) or "-").resolve().parent == ROOT
+    Path(getattr(sys.modules["__main__"], "__file__", None) or "/").resolve().parent == ROOT
 ):  # one of this suite's scripts
     sys.excepthook = _before_main
 

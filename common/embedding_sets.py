@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common import files
+from common.array_choice import SHARD
 from common.blocks import Blocks, batches, release
 from common.cli import cores
-from common.embeddings import SHARD, TEXTS, EmbeddingSet, load
+from common.embeddings import TEXTS, EmbeddingSet, load
 from common.labels import natural, same_split, warn_alike, warn_strangers
-from common.messages import UserError, note, warn
+from common.messages import UserError, count, detail, note, warn
 
 PIECE = 1 << 16  # rows
 # The option that says which split a side takes.
@@ -77,7 +79,7 @@ def read_shards(specs: Iterable[str | Path], **reading: Any) -> list[list[Embedd
     groups: dict[tuple[str, str, str, str, str], list[tuple[Path, EmbeddingSet]]] = {}
     for (name, path), embedding_set in zip(named, loaded, strict=True):
         if name:
-            embedding_set = embedding_set.renamed(id=name, named=True)
+            embedding_set = embedding_set.renamed(id=files.without_bytes(name), named=True)
         unsharded = "" if SHARD.search(path.stem) else str(path)
         same = (embedding_set.dataset, embedding_set.id, embedding_set.split, embedding_set.fingerprint, unsharded)
         groups.setdefault(same, []).append((path, embedding_set))
@@ -108,17 +110,24 @@ def read_sides(
     """Return the sets of each side, every row of them labelled; the first side are the references, the others queries.
 
     A side is (option, specs, split), such as ("--train_npz", ["*.npz"], "train"): it keeps the sets of its split and those that
-    name none, IDs in their natural order unless `id=path` gives one. Sets left out are named on stderr. The same specs are read
+    name none, IDs in their natural order unless `id=path` gives one. Sets left out are counted on stderr. The same specs are read
     once. Raises UserError when a side is empty or has one ID twice, and when a set without a split is both reference and query.
     """
     read: dict[tuple[str, ...], list[EmbeddingSet]] = {}
-    chosen = []
-    for option, specs, split in sides:
+    for _, specs, _ in sides:
         same = tuple(map(str, specs))
         if same not in read:
             read[same] = read_sets(same, **reading)
+    unused = {embedding_set.source for sets in read.values() for embedding_set in sets}
+    chosen = []
+    for option, specs, split in sides:
+        same = tuple(map(str, specs))
         kept = _of_side(option, read[same], split)
+        unused -= {embedding_set.source for embedding_set in kept}
         chosen.append([_labelled(embedding_set, label_level) for embedding_set in kept])
+    if unused:
+        splits = ", ".join(repr(split) for _, _, split in sides)
+        note(f"{count(len(unused), 'set')} of other splits than {splits} left out (--verbose names the files)")
     _tell_labels(chosen, label_level)
     nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:
@@ -136,7 +145,7 @@ def _tell_labels(sides: Sequence[Sequence[EmbeddingSet]], level: int | None) -> 
         labels.append(set())
         for embedding_set in side:
             for piece in pieces(embedding_set):
-                labels[-1].update(np.unique(piece.label(level)).tolist())
+                labels[-1].update(piece.label(level).tolist())
     for queries in labels[1:]:
         warn_strangers(labels[0], queries)
     warn_alike(set().union(*labels))
@@ -150,7 +159,7 @@ def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[Embe
     others = [embedding_set for embedding_set in sets if embedding_set not in kept]
     if others:
         names = ", ".join(Path(other.source).name for other in others)
-        note(f"{option}: not of split {split!r}, left out: {names}")
+        detail(f"{option}: not of split {split!r}, left out: {names}")
     if not kept:
         splits = ", ".join(sorted({other.split for other in others}))
         raise UserError(
@@ -188,11 +197,17 @@ def require_one_model(sets: Sequence[Vectors], *, what: str, error: type[UserErr
         fingerprint = other.model.get("fingerprint")
         if other.dim == first.dim and (not fingerprint or fingerprint == first.model["fingerprint"]):
             continue
-        both = [
-            f"{one.source} ({one.model.get('model', 'unknown model')}, {one.dim} dimensions)" for one in (first, other)
-        ]
+        both = [f"{vectors.source} ({_model_text(vectors)})" for vectors in (first, other)]
         raise error(f"{' and '.join(both)} come from different models or preprocessing; {what}")
+    versions = {int(one.model.get("preprocessing_version") or 1): one.source for one in sets}
+    if len(versions) > 1:
+        told = ", ".join(f"{version} as {source}" for version, source in sorted(versions.items()))
+        note(f"the vectors were made by different versions of the preprocessing ({told}); extract again for equal ones")
     return first.model
+
+
+def _model_text(vectors: Vectors) -> str:
+    return f"{vectors.model.get('model', 'unknown model')}, {vectors.dim} dimensions"
 
 
 def _labelled(embedding_set: EmbeddingSet, label_level: int | None) -> EmbeddingSet:

@@ -13,47 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from common import files, npz
-from common.array_files import Arrays, Columns, described, is_numeric, numbers_of, open_arrays, read_labels
+from common import array_choice, files, npz
+from common.array_files import Columns, described, open_arrays
 from common.blocks import Blocks, release
-from common.labels import SPLIT_NAMES, label_paths, texts_of
-from common.messages import UserError, note, warn
+from common.labels import label_paths, texts_of
+from common.messages import UserError, warn
 from common.run_record import FLAG, NAME, OBJECT, TEXT, WHOLE, check_fields, optional
 
 # The fields of meta that say which model made the vectors.
-MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "normalized")
+MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "preprocessing_version", "normalized")
 FORMAT_VERSION = 1
+PREPROCESSING_VERSION = (
+    1  # higher wherever the same image and options give other pixels: another decoder, another resize
+)
 META = {  # the fields that this suite reads, see docs/formats.md
     **dict.fromkeys(("id", "split", "dataset_name", "padding"), optional(NAME)),
     **dict.fromkeys(("model", "fingerprint", "data_root", "precision", "input"), optional(TEXT)),
     **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
-    **dict.fromkeys(("skipped", "batch_size"), optional(WHOLE)),
+    **dict.fromkeys(("skipped", "batch_size", "preprocessing_version"), optional(WHOLE)),
     **dict.fromkeys(("normalized", "compiled"), optional(FLAG)),
 }
-SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
-# Columns of tables of other tools that are no numbers of a vector; the first ones are labels.
-TABLE_LABELS = ("label", "labels", "class", "class_name", "target", "category", "species", "y")
-TABLE_FIELDS = (
-    *TABLE_LABELS,
-    *(
-        "crop_id",
-        "sample_id",
-        "id",
-        "index",
-        "path",
-        "source_file",
-        "split",
-        "dataset_name",
-        "padding",
-        "model",
-        "image",
-    ),
-    *("class_0", "class_1", "class_2", "class_3", "projection_x", "projection_y", "projection_z", "neighbors"),
-)
-_LABELS = ("labels", "class_names", "targets", "classes")
 RUN_ONLY = ("source", "named", "unread")  # of meta: what only this run knows
-_TEXT_FIELDS = ("labels", "class_names", "targets", "classes", "crop_ids", "ids", "dolt_ids", "sample_ids", "paths")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +132,8 @@ def save(path: Path | str, embedding_set: EmbeddingSet) -> None:
         if len(values) != n:
             raise UserError(f"{path}: {len(values)} {name} for {n} vectors")
         arrays[name] = values
-    told = {name: value for name, value in embedding_set.meta.items() if name not in RUN_ONLY}
-    meta = {"format_version": FORMAT_VERSION, **told}
+    kept = {name: value for name, value in embedding_set.meta.items() if name not in RUN_ONLY}
+    meta = {"format_version": FORMAT_VERSION, **kept}
     arrays["meta"] = np.array(json.dumps(meta, sort_keys=True, ensure_ascii=False))
     with files.whole(path) as temporary, open(temporary, "wb") as file:
         npz.write(file, arrays)
@@ -182,7 +163,7 @@ def load(
         raise UserError(f"{path} is a folder; name one .npz file")
     arrays = open_arrays(path)
     chosen = {"labels": labels_key, "paths": paths_key, "ids": ids_key}
-    name, value = _vectors(arrays, key, company_name, [*filter(None, chosen.values()), *_TEXT_FIELDS, *TABLE_FIELDS])
+    name, value = array_choice.find_vectors(arrays, key, company_name, chosen)
     if isinstance(value, dict):
         held = {str(inner): content for inner, content in value.items()}
         if "embeddings" not in held:
@@ -190,12 +171,16 @@ def load(
         value, fields = held["embeddings"], {inner: held[inner] for inner in held if inner != "embeddings"}
         arrays = Columns(path, {inner: np.asarray(content, dtype=object) for inner, content in fields.items()})
     else:
-        fields = {other: arrays.read(other) for other in (*_TEXT_FIELDS, "meta") if other in arrays and other != name}
+        fields = {
+            other: arrays.read(other)
+            for other in (*array_choice.TEXT_FIELDS, "meta")
+            if other in arrays and other != name
+        }
     vectors = _matrix(path, name, value)
-    fields |= _chosen(arrays, chosen, fields)
+    fields |= array_choice.named_fields(arrays, chosen, fields)
     is_table = isinstance(arrays, Columns) and arrays.table
-    fields |= _table_fields(arrays, fields, len(vectors)) if is_table else {}
-    fields |= _labels(arrays, fields, len(vectors), name, labels)
+    fields |= array_choice.table_fields(arrays, fields, len(vectors)) if is_table else {}
+    fields |= array_choice.find_labels(arrays, fields, len(vectors), name, labels)
     meta = _meta(path, fields, company_name)
     if not (fields.keys() & {"labels", "class_names", "targets"}):
         meta["unread"] = described(arrays, [other for other in arrays.names if other != name and other not in fields])
@@ -217,109 +202,6 @@ def _without_invalid(embedding_set: EmbeddingSet, drop_invalid: bool) -> Embeddi
         )
     warn(f"{path}: {len(bad)} of {len(sound)} rows left out, zero or not finite")
     return embedding_set.take(sound)
-
-
-def _vectors(arrays: Arrays, key: str | None, company_name: str | None, apart: Sequence[str]) -> tuple[str, Any]:
-    """Return the name and content of the vectors: `key`, a name of docs/formats.md, or the only matrix of numbers."""
-    path, names = arrays.path, arrays.names
-    if key is not None:
-        if key in arrays:
-            return key, arrays.read(key)
-        hint = f" Try --key {'embeddings' if 'embeddings' in names else names[0]}" if names else ""
-        raise UserError(
-            f"{path} has no array {key!r}; it has: {', '.join(names[:12]) or 'nothing'}.{hint} ({described(arrays)})"
-        )
-    alone = names if len(names) == 1 and names[0] not in _TEXT_FIELDS else []
-    for name in ("embeddings", *alone, company_name, _split_of(path), "embedding", "vector"):
-        if name is not None and name in arrays:
-            return name, arrays.read(name)
-    matrices = [name for name in names if name not in apart and _is_matrix(*arrays.shape(name))]
-    if len(matrices) == 1:
-        note(f"{path}: the vectors are {described(arrays, matrices)}; another array is named with --key")
-        return matrices[0], arrays.read(matrices[0])
-    if isinstance(arrays, Columns) and arrays.table and not matrices and (found := numbers_of(arrays, apart)):
-        vectors, columns = found
-        note(f"{path}: the vectors are {len(columns):,} columns of numbers, from {columns[0]!r} to {columns[-1]!r}")
-        return f"{columns[0]} to {columns[-1]}", vectors
-    raise UserError(
-        f"{path} has no array 'embeddings'; it has: {described(arrays)}. "
-        "Name the vectors with --key, the labels with --labels_key"
-    )
-
-
-def _is_matrix(shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    return len(shape) == 2 and shape[1] > 1 and dtype.kind in "fiu"
-
-
-def _chosen(arrays: Arrays, chosen: dict[str, str | None], fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the arrays that --labels_key, --paths_key and --ids_key name, and take what they replace out of `fields`."""
-    replaced = {"labels": ("class_names", "targets", "classes"), "ids": ("crop_ids", "dolt_ids"), "paths": ()}
-    found: dict[str, Any] = {}
-    for kind, name in chosen.items():
-        if name is None:
-            continue
-        if name not in arrays:
-            raise UserError(f"{arrays.path} has no array {name!r} (--{kind}_key); it has: {described(arrays)}")
-        found[kind] = arrays.read(name)
-        for other in replaced[kind]:
-            fields.pop(other, None)
-    return found
-
-
-def _labels(arrays: Arrays, fields: dict[str, Any], n: int, vectors: str, files: Sequence[str]) -> dict[str, Any]:
-    """Return the labels where the file has none of the usual names: of a file of --labels, or the only array that fits."""
-    path = arrays.path
-    pairs = [text.split("=", 1) if "=" in text and not Path(text).exists() else ["", text] for text in files]
-    own = [file for name, file in pairs if name in (path.name, str(path))]
-    if not own and (fields.keys() & {"labels", "class_names", "targets"}):
-        return {}
-    read = {file: read_labels(Path(file)) for file in own or [file for name, file in pairs if not name]}
-    fitting = [file for file, labels in read.items() if len(labels) == n]
-    if len(fitting) > 1:
-        raise UserError(
-            f"{path}: {' and '.join(fitting)} both have {n:,} labels; say which: --labels {path.name}={fitting[0]}"
-        )
-    if fitting:
-        return {"labels": read[fitting[0]]}
-    if read:
-        lengths = ", ".join(f"{file} has {len(labels):,}" for file, labels in read.items())
-        raise UserError(f"{path} has {n:,} vectors, and no file of --labels as many labels: {lengths}")
-    candidates = [name for name in arrays.names if name not in (vectors, "meta", *_TEXT_FIELDS)]
-    fits = [name for name in candidates if _could_be_labels(arrays, name, n)]
-    if len(fits) != 1:
-        return {}
-    note(f"{path}: the labels are {described(arrays, fits)}; another array is named with --labels_key")
-    return {"labels": arrays.read(fits[0])}
-
-
-def _could_be_labels(arrays: Arrays, name: str, n: int) -> bool:
-    shape, dtype = arrays.shape(name)
-    if shape != (n,) or dtype.kind not in "iuUSOfb":
-        return False
-    values = arrays.read(name)
-    return dtype.kind != "f" or bool((np.isnan(values) | (values == np.floor(values))).all())
-
-
-def _table_fields(arrays: Arrays, fields: dict[str, Any], n: int) -> dict[str, Any]:
-    """Return labels, IDs and paths of a table: its columns class_0, class_1 …, or of one of the usual names."""
-    levels = sorted((name for name in arrays.names if re.fullmatch(r"class_\d+", name)), key=lambda name: int(name[6:]))
-    usual = levels or [name for name in TABLE_LABELS if name in arrays][:1]
-    texts = [name for name in arrays.names if name not in TABLE_FIELDS and arrays.shape(name)[1].kind in "OU"]
-    texts = [name for name in texts if arrays.shape(name)[0] == (n,) and not is_numeric(arrays.read(name))]
-    columns = {"labels": usual or (texts if len(texts) == 1 else [])}
-    columns |= {"crop_ids": ["crop_id"], "sample_ids": ["sample_id"], "paths": ["source_file", "path"]}
-    found: dict[str, Any] = {}
-    for kind, names in columns.items():
-        present = [name for name in names if name in arrays and arrays.shape(name)[0] == (n,)]
-        if kind in fields or not present:
-            continue
-        parts = [texts_of(arrays.read(name)) for name in (present if kind == "labels" else present[:1])]
-        found[kind] = np.stack(parts, axis=1) if kind == "labels" else parts[0]
-    if "labels" in found:
-        note(
-            f"{arrays.path}: the labels are the columns {', '.join(columns['labels'])}; others are named with --labels_key"
-        )
-    return found
 
 
 def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
@@ -355,7 +237,7 @@ def _sound_rows(vectors: np.ndarray) -> np.ndarray:
 
 def _texts(path: Path, arrays: dict[str, Any], n: int) -> dict[str, np.ndarray]:
     """Return labels, crop_ids, sample_ids, paths from a schema file or an older one."""
-    text = {name: _text(path, name, arrays[name]) for name in _TEXT_FIELDS if name in arrays}
+    text = {name: _text(path, name, arrays[name]) for name in array_choice.TEXT_FIELDS if name in arrays}
     if "targets" in text and "classes" in text and not {"labels", "class_names"} & set(text):
         try:
             text["labels"] = text["classes"][np.asarray(arrays["targets"], dtype=np.int64)]
@@ -379,7 +261,7 @@ def _texts(path: Path, arrays: dict[str, Any], n: int) -> dict[str, np.ndarray]:
 def _text(path: Path, name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
-        if array.dtype.kind == "U" and name not in _LABELS:
+        if array.dtype.kind == "U" and name not in array_choice.LABELS:
             return array
         if array.ndim in (1, 2):
             return texts_of(array)
@@ -396,17 +278,12 @@ def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{path}: 'meta' is no JSON object; the file is damaged, make it anew") from None
         check_fields(meta, META, f"{path}: meta", version=FORMAT_VERSION)
-    stem = SHARD.sub("", path.stem)
+    stem = array_choice.SHARD.sub("", path.stem)
     named = next((arrays[name] for name in ("dataset_name", "company_name") if isinstance(arrays.get(name), str)), None)
     number = re.search(r"_(\d+(?:\.\d+)?)", stem)
-    split = _split_of(path)
+    split = array_choice.split_of(path)
     meta.setdefault("dataset_name", named or company_name or "")
     meta.setdefault("split", split or "")
     meta.setdefault("id", number[1] if number else stem.removesuffix(f"_{split}") if split else stem)
-    meta["source"] = str(path)
-    return meta
-
-
-def _split_of(path: Path) -> str | None:
-    ending = re.split(r"[_\-. ]", SHARD.sub("", path.stem))[-1].lower()
-    return ending if ending in (*SPLIT_NAMES, "all") else None
+    meta = {name: files.without_bytes(value) if isinstance(value, str) else value for name, value in meta.items()}
+    return meta | {"source": str(path)}

@@ -223,11 +223,26 @@ def below(root: Path | str, name: str) -> str:
         return ""
     path = os.path.join(root, name)
     folder, last = os.path.split(path)
-    top = _resolved(str(root) or ".")
-    inside = _resolved(folder or ".")
-    if last in ("", ".", "..") or os.path.islink(path):
-        inside = os.path.realpath(path)
+    top, inside = _resolved(str(root) or "."), _resolved(folder or ".")
+    if last in ("", ".", "..") or os.path.islink(as_stored(path) if "\\x" in name else path):
+        inside = os.path.dirname(os.path.realpath(path))
     return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is one, links followed; links that lead round in a circle are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_regular(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a regular file, links followed; links that lead round in a circle are none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 @functools.lru_cache(maxsize=1 << 12)
@@ -343,6 +358,11 @@ def text_of_name(name: str) -> str:
         return name
     name = re.sub(r"\\(?=x5c|x[89a-f][0-9a-f])", r"\\x5c", name)
     return "".join(f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else char for char in name)
+
+
+def without_bytes(text: str) -> str:
+    """Return a text of the command line or of an older file with each byte that is no UTF-8 as `\\xe9`; all else stays."""
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) - 0xDC00 & 0xFFFF:02x}", text)
 
 
 def name_of_text(text: str) -> str:

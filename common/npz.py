@@ -178,6 +178,15 @@ def _sound(path: Path, name: str = "") -> Iterator[None]:
         raise UserError(f"{path}{what} is damaged: it points before its own beginning; make it anew") from None
 
 
+def _stated_entries(path: Path, known: int) -> int:
+    """Return the number of entries that a zip states at its end, `known` where it says that it does not."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 22))
+        tail = file.read()
+    n = struct.unpack_from("<H", tail, tail.rindex(b"PK\5\6") + 10)[0]
+    return known if n == 0xFFFF else n
+
+
 class Archive:
     """The arrays of one .npz file by name."""
 
@@ -189,6 +198,8 @@ class Archive:
             self._infos = {info.filename.removesuffix(".npy"): info for info in infos}
             if len(self._infos) < len(infos):
                 raise ValueError("two arrays have one name")
+            if len(infos) != _stated_entries(self.path, len(infos)):
+                raise ValueError("it lists another number of arrays than it states")
             for info in infos:  # a name of its list that was damaged must not make an array invisible
                 archive.open(info).close()
         total = sum(info.file_size for info in self._infos.values())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
+from common import files
 from common.messages import UsageError, UserError
 from imaging.crops import RECORD
 from imaging.images import EXTENSIONS, ImageError
@@ -99,7 +100,7 @@ class ImageFolder:
         names: set[str] = set()
         by_key: dict[str, list[str]] = {}
         if os.path.isdir(self.folder / below):  # False for what is no path at all
-            names = {entry.name for entry in os.scandir(self.folder / below) if entry.is_file()}
+            names = {entry.name for entry in os.scandir(self.folder / below) if files.is_regular(entry)}
         for name in sorted(names):
             if _is_image(name):
                 for key in (_key(name), _plain(_stem(name))):
@@ -129,9 +130,9 @@ class ImageFolder:
         if below and any(entry.name == RECORD for entry in listed):  # crops, not photos
             return
         for entry in listed:
-            if entry.is_dir() and not entry.name.startswith("."):
+            if files.is_folder(entry) and not entry.name.startswith("."):
                 yield from self._walk(f"{below}{entry.name}/", above | {real})
-            elif entry.is_file() and not entry.name.startswith("."):
+            elif files.is_regular(entry) and not entry.name.startswith("."):
                 yield below + entry.name
 
     def _nearest(self, path: str) -> str:

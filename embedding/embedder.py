@@ -16,7 +16,7 @@ from torch import nn
 from backbones import checkpoint
 from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
 from backbones.models import build
-from backbones.weights import DEFAULT, RANDOM
+from backbones.weights import DEFAULT, EMBEDDED, RANDOM
 from common.messages import UsageError, UserError, shorten, warn
 from embedding import extraction
 from embedding.precision import DTYPES, MIN_COSINE, cosines, fastest_close, folded, lowered, multiplies_bf16
@@ -181,8 +181,8 @@ def load(
     """Return the embedder that `spec` stands for (see the table in backbones/models.py).
 
     weights: a state dict (safetensors, or a torch file without code), or "random" for untrained ones. layer: the inner module whose
-    output is taken. pooling: "cls" or "mean" for outputs of tokens; else the model's own. resize_mode: squash, letterbox or
-    model. precision: auto, fp32, mixed, bf16 or fp16. Raises UserError or UsageError in one sentence.
+    output is taken. pooling: one of POOLINGS, from cells or tokens to one vector; else the model's own. resize_mode: squash,
+    letterbox or model. precision: auto, fp32, mixed, bf16 or fp16. Raises UserError or UsageError in one sentence.
     """
     spec = str(spec)
     backbone = build(spec, weights=weights, pooling=None if layer else pooling)
@@ -196,5 +196,5 @@ def load(
     if code:
         spec = f"{folder.resolve()}={code}"
     kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
-    spec = f"{kind}{Path(name).resolve()}" if Path(name).exists() and name != DEFAULT else spec
+    spec = f"{kind}{Path(name).resolve()}" if Path(name).exists() and name not in EMBEDDED else spec
     return Embedder(backbone, spec=spec, options=options, fingerprint=identified, device=device, precision=precision)

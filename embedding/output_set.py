@@ -62,6 +62,7 @@ class OutputSet:
         record = self._meta(found[0]) if found else self._unfinished_record()
         if record is None:
             return None
+        record = {"preprocessing_version": 1, **record}  # what older versions did not record
         changed = [key for key, value in wanted.items() if value is not None and record.get(key) != value]
         changed += [key for key, value in wanted.items() if value is None and key not in record]
         if not changed:
@@ -79,7 +80,7 @@ class OutputSet:
         return bool(self.found()) and self._meta(self.found()[0]).get("input") == digest
 
     def finished(self) -> tuple[dict[str, Any], set[str]] | None:
-        """Return the meta of a complete set and the paths of its images, those that were skipped too; None for any other."""
+        """Return the meta of a complete set and the paths of its images, skipped ones too; None where it is not there."""
         if not self.is_complete():
             return None
         paths: set[str] = set()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backbones.preprocess import RESIZE_MODES
+from backbones.preprocess import POOLINGS, RESIZE_MODES
 from common.cli import cores
 from common.messages import UserError, progress, warn
 from common.run_record import TEXT, check_fields, one_of, optional
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OPTIONS = {  # of embedder.load(), as the file of an embedding set records them
     "layer": optional(TEXT),
-    "pooling": optional(one_of("cls", "mean")),
+    "pooling": optional(one_of(*POOLINGS)),
     "resize_mode": optional(one_of(*RESIZE_MODES)),
     "weights": optional(TEXT),
 }

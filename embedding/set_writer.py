@@ -12,6 +12,7 @@ import numpy as np
 
 from backbones.preprocess import Preprocess
 from common import knn, messages
+from common.embeddings import PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
 from imaging import images
@@ -94,6 +95,7 @@ def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> l
             "model_options": model.options,
             "fingerprint": model.fingerprint,
             "preprocess": model.preprocess.as_dict(),
+            "preprocessing_version": PREPROCESSING_VERSION,
             "normalized": options.normalize,
             "batch_size": options.batch_size,
             "input": digest(manifest),

@@ -191,8 +191,11 @@ def check(coded: CodedSets, rule: Rule) -> None:
     if rule.fusion in ("stack", "mean"):
         require_one_model([*references, *queries], what="extract them with one model, or use --fusion concat or vote")
     else:
-        for query, reference in itertools.product(queries, references):
-            _check_pair(query, reference, rule.fusion)
+        same_model = [_check_pair(*pair, rule.fusion) for pair in itertools.product(queries, references)]
+        if rule.fusion == "vote" and not any(same_model):
+            require_one_model(
+                [*references, *queries], what="no query has references of its own model; add some, or use concat"
+            )
     for reference in references:
         if rule.k > len(reference):
             raise UserError(
@@ -200,17 +203,20 @@ def check(coded: CodedSets, rule: Rule) -> None:
             )
 
 
-def _check_pair(query: EmbeddingSet, reference: EmbeddingSet, fusion_mode: str) -> None:
+def _check_pair(query: EmbeddingSet, reference: EmbeddingSet, fusion_mode: str) -> bool:
+    """Return whether both may be of one model. Raises UserError where the pair will be compared and cannot be."""
     same_model = query.fingerprint == reference.fingerprint or "" in (query.fingerprint, reference.fingerprint)
-    compared = query.id == reference.id or (fusion_mode == "vote" and same_model)
+    compared = same_model if fusion_mode == "vote" else query.id == reference.id
     if compared and query.dim != reference.dim:
         raise UserError(
-            f"{query.source} has {query.dim} dimensions, {reference.source} {reference.dim}; compare sets of one model"
+            f"{reference.source} has {reference.dim} dimensions, {query.source} {query.dim}, so that they are of different "
+            "models; name the sets of one model, or use --fusion concat with the same IDs on both sides"
         )
     if fusion_mode == "concat" and query.id == reference.id and not same_model:
         raise UserError(
             f"{query.source} and {reference.source} have one ID and different models; name them apart: id=path"
         )
+    return same_model
 
 
 def remarks(coded: CodedSets, rule: Rule) -> list[str]:

@@ -19,10 +19,10 @@ from evaluation import fusion, metrics
 from evaluation.codes import CodedSets, Codes, check
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
 
-KEPT = 64  # fused sets in memory: every set of queries is used with every set of references
+KEPT = 64  # fused sets and rows in common in memory: every set of queries is used with every set of references
 IMPOSSIBLE = {
     "concat": "it needs the same IDs on both sides; use --pairing matched",
-    "vote": "a query set has no references of its own model",
+    "vote": "a query set has no references of its own model, or the query sets have no crop in common",
 }
 
 
@@ -65,12 +65,33 @@ class Evaluator:
         self._search = search
         self._pairs: dict[tuple[str, str], knn.Neighbours] = {}
         self._fused: dict[tuple[str, ...], Fused] = {}
+        self._common: dict[tuple[str, ...], np.ndarray] = {}
 
     def valid(self, combination: Combination) -> bool:
-        """Whether the combination can be decided: under `vote` each view needs references of its own model."""
+        """Whether the combination can be decided: under `vote` each view needs references of its own model, and common crops."""
         if self.rule.fusion == "concat":
             return combination.matched
-        return self.rule.fusion != "vote" or all(self.references_of(combination, q) for q in combination.query_ids)
+        if self.rule.fusion != "vote":
+            return True
+        has_references = all(self.references_of(combination, q) for q in combination.query_ids)
+        return has_references and bool(self.common_rows(combination.query_ids).size)
+
+    def common_rows(self, query_ids: tuple[str, ...]) -> np.ndarray:
+        """Return (n_set, n_crop) int64 rows of the crops that all these query sets hold, in the order of the first.
+
+        Raises UserError where one of several sets holds a crop twice.
+        """
+        if query_ids not in self._common:
+            codes = {q: self.coded.query_codes[q].crop for q in query_ids}
+            for q, crop in codes.items() if len(query_ids) > 1 else ():
+                if (twice := np.bincount(crop) > 1).any():
+                    name = self.coded.crops[twice.argmax()]
+                    source = self.coded.queries[q].source
+                    raise UserError(f"{source} holds the crop {name!r} twice; use --fusion stack, or extract anew")
+            if len(self._common) >= KEPT:
+                self._common.pop(next(iter(self._common)))
+            self._common[query_ids] = _rows_of_common(list(codes.values()), len(self.coded.crops))
+        return self._common[query_ids]
 
     def references_of(self, combination: Combination, query_id: str) -> tuple[str, ...]:
         """Return the combination's references that a query set is searched in: under `vote` those of its own model."""
@@ -168,9 +189,13 @@ class Evaluator:
         if self.rule.fusion in ("mean", "concat"):
             return _decide_fused(self, combination)
         views = [decide_view(self, self.references_of(combination, q), q) for q in combination.query_ids]
-        if self.rule.fusion == "vote":
-            return _pool_views(views, [self.coded.queries[q] for q in combination.query_ids])
-        return views[0] if len(views) == 1 else _stack_views(views)
+        if len(views) == 1:
+            return views[0]
+        return (
+            _pool_views(views, self.common_rows(combination.query_ids))
+            if self.rule.fusion == "vote"
+            else _stack_views(views)
+        )
 
     def tallies(self, combinations: Sequence[Combination]) -> Iterator[tuple[int, Tally]]:
         """Yield (index, totals) of every combination, those with the same references one after the other."""
@@ -229,12 +254,16 @@ def _stack_views(views: Sequence[Decisions]) -> Decisions:
     )
 
 
-def _pool_views(views: Sequence[Decisions], sets: Sequence[EmbeddingSet]) -> Decisions:
-    """Return one decision per crop that all query sets hold: the majority of its views, which are the sets' decisions."""
-    rows = fusion.common_crops(sets)
-    if not rows.shape[1]:
-        ids = ", ".join(query.id for query in sets)
-        raise UserError(f"the query sets {ids} have no crop in common; use --fusion stack")
+def _rows_of_common(codes: Sequence[np.ndarray], n_crop: int) -> np.ndarray:
+    """Return (n_set, n_common) int64 rows of the codes that all sets hold, in the order of the first."""
+    row_of = np.full((len(codes), n_crop), -1)
+    for place, crop in zip(row_of, codes, strict=True):
+        place[crop] = np.arange(len(crop))
+    return row_of[:, codes[0][(row_of[:, codes[0]] >= 0).all(axis=0)]]
+
+
+def _pool_views(views: Sequence[Decisions], rows: np.ndarray) -> Decisions:
+    """Return one decision per crop, the majority of its views; `rows` (n_set, n_crop) are its rows in each set's decisions."""
     width = min(view.neighbours.shape[1] for view in views)
     similarities = np.stack([view.similarities[row, :width] for view, row in zip(views, rows, strict=True)], axis=2)
     neighbours = np.stack([view.neighbours[row, :width] for view, row in zip(views, rows, strict=True)], axis=2)

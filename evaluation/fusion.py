@@ -13,8 +13,11 @@ from common import knn
 from common.embeddings import TEXTS, EmbeddingSet
 from common.messages import UserError
 
-FUSIONS = ("stack", "vote", "mean", "concat")
-DECISION = {"stack": "view", "vote": "crop", "mean": "crop", "concat": "crop"}  # what one decision is made for
+DECISION = {"vote": "crop", "stack": "view", "mean": "crop", "concat": "crop"}  # what one decision is made for
+NAME = {"vote": "vote", "stack": "average over views", "mean": "mean", "concat": "concat"}
+AVERAGE = (
+    "the accuracy of several query sets is the average of theirs, so no combination of them can beat its best view"
+)
 
 
 def crop_keys(one: EmbeddingSet) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.blocks import Blocks
 from common.embeddings import EmbeddingSet
-from evaluation import fusion, metrics
+from evaluation import metrics
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, Task
 from evaluation.records import Combination, Decisions, Rule
@@ -68,7 +68,7 @@ def margins(evaluator: Evaluator, combination: Combination, chosen: np.ndarray |
     """
     tasks = evaluator.tasks(combination)
     if evaluator.rule.fusion == "vote":
-        crops = fusion.common_crops([evaluator.coded.queries[q] for q in combination.query_ids])
+        crops = evaluator.common_rows(combination.query_ids)
         crops = crops if chosen is None else crops[:, chosen]
         return np.mean(
             [_margins(evaluator, _queries(task, rows)) for task, rows in zip(tasks, crops, strict=True)], axis=0

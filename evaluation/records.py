@@ -17,7 +17,7 @@ class Rule:
     no neighbour of a query: none, self (its own crop, at any ID), or sample (every crop of its source image).
     """
 
-    fusion: str = "stack"
+    fusion: str = "vote"
     k: int = 1
     vote_weights: str = "uniform"
     exclude: str = "none"
@@ -76,13 +76,13 @@ class Tally:
 
     @property
     def accuracy(self) -> float:
-        """Accuracy@1, in 0..1."""
-        return float(self.right[0] / self.n)
+        """Share of right decisions, in 0..1: what `acc` and Accuracy@1 print, and combinations are ranked by."""
+        return float(self.right[1] / self.n)
 
     @property
-    def vote_accuracy(self) -> float:
-        """Accuracy of the vote of k; equals Accuracy@1 for k = 1."""
-        return float(self.right[1] / self.n)
+    def nearest_accuracy(self) -> float:
+        """Share of decisions that the nearest neighbour alone would get right; the accuracy where k is 1."""
+        return float(self.right[0] / self.n)
 
     @property
     def scores(self) -> metrics.ClassScores:

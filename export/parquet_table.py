@@ -143,11 +143,16 @@ def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any
         texts = [field.name for field in first.schema if field.type == "string"]
         options = {"compression": "zstd", "compression_level": 1, "use_dictionary": texts, "write_statistics": texts}
         options["use_byte_stream_split"] = ["embedding.list.element"]
+        options["write_page_checksum"] = True
     first = first.select(columns).replace_schema_metadata(meta)
     with files.whole(path) as temporary, make(str(temporary), first.schema, **options) as writer:
         for group in itertools.chain([first], groups):
             writer.write_table(group.select(columns).replace_schema_metadata(meta))
             bar.update(len(group))
+        if make is pyarrow.parquet.ParquetWriter:
+            writer.add_key_value_metadata({"checksum": files.SEAL})
+            writer.close()
+            files.seal(temporary)
     return columns
 
 

@@ -26,14 +26,18 @@ def write(sets: Sequence[EmbeddingSet], logdir: Path, *, size: int, data_root: P
     size: pixels a side of the thumbnails, 0 for none; smaller where many rows must fit into one picture. data_root: where the
     pictures are, in place of what the sets say.
     """
+    with files.locked(logdir / files.LOCK):
+        _write(sets, logdir, size, data_root)
+
+
+def _write(sets: Sequence[EmbeddingSet], logdir: Path, size: int, data_root: Path | None) -> None:
     n = sum(map(len, sets))
-    with (
-        files.whole(logdir / TENSORS) as temporary,
-        messages.progress(total=n, desc=TENSORS, unit="row") as bar,
-    ):
-        write_tensors(temporary, sets, bar)
-    files.write_text(logdir / METADATA, metadata(sets))
-    (logdir / CONFIG).unlink(missing_ok=True)
+    # Both are complete before either takes its place, and meanwhile no configuration shows new vectors with old labels.
+    with files.whole(logdir / METADATA) as texts, files.whole(logdir / TENSORS) as vectors:
+        with messages.progress(total=n, desc=TENSORS, unit="row") as bar:
+            write_tensors(vectors, sets, bar)
+        texts.write_bytes(metadata(sets).encode("utf-8", "surrogateescape"))
+        (logdir / CONFIG).unlink(missing_ok=True)
     lines = ['tensor_name: "embeddings"', f'tensor_path: "{TENSORS}"', f'metadata_path: "{METADATA}"']
     side = min(size, SPRITE_SIDE // math.ceil(math.sqrt(n)))
     if size and side >= SMALLEST:

@@ -95,7 +95,7 @@ def _read_manifest(root: Path) -> Manifest:
     import numpy as np
 
     path = root / MANIFEST
-    text = io.StringIO(path.read_bytes().decode("utf-8-sig", "surrogateescape"), newline="")
+    text = io.StringIO(path.read_bytes().decode("utf-8-sig", "backslashreplace"), newline="")
     reader = csv.reader(text, strict=True)
     try:
         header = next(reader, [])
@@ -243,7 +243,7 @@ def _walk(root: Path, below: str, above: frozenset[str]) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if _is_folder(entry):
+            if files.is_folder(entry):
                 yield from _walk(root, f"{below}{entry.name}/", above | {real})
             else:
                 yield below + entry.name
@@ -255,10 +255,3 @@ def sample_ids(paths: Sequence[str]) -> list[str]:
     while shared := {name for name, n in Counter(ids).items() if n > 1}:
         ids = [path if name in shared else name for path, name in zip(paths, ids, strict=True)]
     return ids
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # links that lead round in a circle: what reads it gives the reason
-        return False

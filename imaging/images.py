@@ -237,12 +237,12 @@ def read_bytes(path: Path | str) -> bytes:
     """Return the file's content; its name may be the text that `files.text_of_name` made. Raises ImageError."""
     try:
         return files.read_regular(files.as_stored(path), MOST_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         raise ImageError("image missing") from None
     except OSError as error:
         raise ImageError(f"image unreadable: {error.strerror}") from None
-    except (ValueError, MemoryError):  # no possible name; a file of gigabytes
-        raise ImageError("image unreadable") from None
+    except MemoryError:
+        raise ImageError("image unreadable: not enough memory") from None
 
 
 def load(
@@ -271,10 +271,10 @@ def decode(
 ) -> np.ndarray:
     """Return the image in `path` as RGB uint8 (height, width, 3); grey, palette and CMYK are converted.
 
-    What is transparent shows the `background`; deeper values are scaled as common.pixels says. exif: "apply" turns the image as its
-    EXIF or TIFF orientation says, "ignore" leaves it as stored, "auto" picks what gives the `declared` (width, height), and applies
-    where none is declared or both fit. Raises ImageError: missing, empty, not an image, damaged or truncated, above `max_pixels`
-    (known from the header, so nothing is decoded), or, under "auto", of another size than declared.
+    What is transparent shows the `background`; deeper values are scaled as imaging.pixels says. exif: "apply" turns the image as
+    its EXIF or TIFF orientation says, "ignore" leaves it as stored, "auto" picks what gives the `declared` (width, height), and
+    applies where none is declared or both fit. Raises ImageError: missing, empty, not an image, damaged or truncated, above
+    `max_pixels` (known from the header, so nothing is decoded), or, under "auto", of another size than declared.
     """
     return load(path, max_pixels=max_pixels, exif=exif, declared=declared, background=background).decode()
 

@@ -6,14 +6,16 @@ import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.embedding_sets import require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
 from common.run_record import checksum
+from indexes.index_types import INDEX_TYPES, METRICS
 from retrieval.items import Item, Items
 
 FORMAT = 1
@@ -64,17 +66,15 @@ class IndexDescription:
     def from_fields(cls, fields: Any, uri: str, what: str) -> IndexDescription:
         """Return the description that `what` at `uri` keeps as parsed JSON; raises UserError for anything else."""
         if not isinstance(fields, dict):
-            raise UserError(f"{uri}: search.py has not made {what}; name another --collection")
+            raise UserError(f"{uri}: search.py has not made {what}; choose another name")
         if fields.get("format") != FORMAT:
-            raise UserError(f"{uri}: another version of search.py has made {what}; name another --collection")
+            raise UserError(f"{uri}: another version of search.py has made {what}; choose another name")
         known = {f.name: fields[f.name] for f in dataclasses.fields(cls) if f.name in fields}
         try:
             description = cls(**{**known, "sets": tuple(SetEntry(*entry) for entry in known.get("sets") or ())})
             description.check()
         except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{uri}: the description of {what} is damaged ({error}); name another --collection"
-            ) from None
+            raise UserError(f"{uri}: the description of {what} is damaged ({error}); choose another name") from None
         return description
 
     def check(self) -> None:
@@ -83,11 +83,49 @@ class IndexDescription:
         texts = (self.metric, self.index_type, self.fingerprint, *(name for entry in self.sets for name in entry.names))
         if not all(type(value) is int and value >= 0 for value in whole_numbers) or self.dim < 1:
             raise ValueError("a number is none")
+        if self.index_type not in INDEX_TYPES or self.metric not in METRICS:
+            raise ValueError(f"index type {self.index_type} or metric {self.metric} is unknown")
         if not all(isinstance(value, str) for value in texts) or not isinstance(self.model, dict):
             raise ValueError("a text is none")
 
 
 OPTIONS = ("fingerprint", "source_dim", "dim", "metric", "index_type", "index_params", "pca")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did: rows put in by this run, sets that were in already, rows now in the index, PCA's recall if fitted."""
+
+    rows: int
+    skipped: int
+    total: int
+    pca_recall: float | None
+
+
+def new_description(
+    sets: Sequence[EmbeddingSet],
+    old: IndexDescription | None,
+    index_type: str,
+    index_params: Mapping[str, int],
+    metric: str,
+    pca: int | None,
+) -> IndexDescription:
+    """Return the description of an index that is wanted now; parameters that are not given are those of the old one, if any.
+
+    Raises UserError when the sets are not of one model.
+    """
+    model = require_one_model(sets, what="search sets of one model")
+    params = old.index_params if old else INDEX_TYPES[index_type].defaults(sum(map(len, sets)))
+    return IndexDescription(
+        dim=pca or sets[0].dim,
+        source_dim=sets[0].dim,
+        metric=metric,
+        index_type=index_type,
+        index_params={**params, **index_params},
+        pca=pca,
+        fingerprint=model.get("fingerprint", ""),
+        model=model,
+    )
 
 
 def entry_of(shards: Sequence[EmbeddingSet]) -> SetEntry:

@@ -6,24 +6,24 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from common.blocks import batches
-from common.embedding_sets import require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
 from indexes.description import (
     FORMAT,
+    Built,
     IndexDescription,
     entry_of,
     key_of,
+    new_description,
     require_same_options,
     summary,
 )
-from indexes.index_types import INDEX_TYPES
 from indexes.milvus_collection import MilvusCollection
 from indexes.milvus_store import MilvusStore
 from retrieval.items import Item, Items
@@ -33,16 +33,6 @@ FLUSH = 100_000  # rows between two points from which a killed build goes on
 BUILDING = "__building"  # after the name of an index that is not complete
 
 Advance = Callable[[int], object]
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a build did: rows put in by this run, sets that were in already, rows now in the index, PCA's recall if fitted."""
-
-    rows: int
-    skipped: int
-    total: int
-    pca_recall: float | None
 
 
 class BuildPlan(NamedTuple):
@@ -103,20 +93,9 @@ def _plan(
     overwrite: bool,
 ) -> BuildPlan:
     """Decide which collection the rows go into, and make it where it is not there yet."""
-    model = require_one_model(sets, what="search sets of one model")
     old = store.description(name)  # raises for a collection that is not ours, --overwrite or not
     old = None if overwrite else old
-    params = old.index_params if old else INDEX_TYPES[index_type].defaults(sum(map(len, sets)))
-    wanted = IndexDescription(
-        dim=pca or sets[0].dim,
-        source_dim=sets[0].dim,
-        metric=metric,
-        index_type=index_type,
-        index_params={**params, **index_params},
-        pca=pca,
-        fingerprint=model.get("fingerprint", ""),
-        model=model,
-    )
+    wanted = new_description(sets, old, index_type, index_params, metric, pca)
     if old is not None:
         require_same_options(f"{store.uri}: the index {name!r}", old, wanted)
         return BuildPlan(name, name, old, directions_of(store, old), None)

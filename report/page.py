@@ -11,10 +11,12 @@ import numpy as np
 
 from combinations import flips
 from combinations.comparison import REPORTED, Comparison, Result
+from combinations.evidence import LEVEL
+from combinations.verdict import Verdict
 from common import files
 from evaluation.codes import remarks
 from evaluation.evaluator import Evaluator
-from evaluation.fusion import DECISION
+from evaluation.fusion import AVERAGE, DECISION, NAME
 from evaluation.records import Combination, Decisions
 from report import cards, charts, tables
 from uncertainty import intervals
@@ -32,6 +34,7 @@ def write(
     decided: Mapping[Combination, Decisions],
     comparison: Comparison,
     *,
+    verdict: Verdict,
     chosen_on: Comparison | None = None,
     title: str,
     seed: int = 0,
@@ -42,7 +45,9 @@ def write(
     whose first combination `comparison` scores once; without it the combination was chosen on the queries it is scored on, and
     the page says so.
     """
-    files.write_text(path, page(evaluator, decided, comparison, chosen_on=chosen_on, title=title, seed=seed))
+    files.write_text(
+        path, page(evaluator, decided, comparison, verdict=verdict, chosen_on=chosen_on, title=title, seed=seed)
+    )
 
 
 def page(
@@ -50,6 +55,7 @@ def page(
     decided: Mapping[Combination, Decisions],
     comparison: Comparison,
     *,
+    verdict: Verdict,
     chosen_on: Comparison | None,
     title: str,
     seed: int = 0,
@@ -60,8 +66,6 @@ def page(
     best = next(result for result in comparison.results if result.combination == ranked.results[0].combination)
     decisions = decided[best.combination]
     pairs = tables.pair_scores(evaluator, comparison)
-    results = (*ranked.results, ranked.baseline, *ranked.rivals)
-    everything = list({result.combination: result for result in results}.values())
     queries = coded.queries.values()
     return _template().render(
         title=title,
@@ -71,24 +75,26 @@ def page(
         ranked=ranked,
         chosen_on=chosen_on,
         best=best,
-        headline=tables.headline(best, ranked, comparison.baseline, validated=chosen_on is not None),
+        verdict=verdict,
         rival=tables.rival_words(ranked),
         remarks=remarks(coded, rule),
         decision=DECISION[rule.fusion],
+        fusion=NAME[rule.fusion],
+        average=AVERAGE,
         split=next(iter(queries)).split or "query",
         n_crops=len(np.unique(decisions.crop)),
         matrix=tables.matrix(coded, pairs),
         rows=tables.ladder(ranked.results[:RANKED], ranked.baseline),
         test_rows=tables.ladder(comparison.results, comparison.baseline),
-        front=charts.pareto_points(everything),
-        costs={name: charts.cost_chart(everything, width) for name, width in tables.WIDTHS.items()},
+        front=charts.pareto_points(ranked.results),
+        costs={name: charts.cost_chart(ranked.results, width) for name, width in tables.WIDTHS.items()},
         padding=tables.padding(coded, pairs, best),
         confusion=tables.confusion(coded.classes, decisions),
         flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
         models=sorted({str(query.meta["model"]) for query in queries if query.meta.get("model")}),
         n_ranked=RANKED,
         few=intervals.FEW_IMAGES,
-        level=tables.LEVEL,
+        level=LEVEL,
     )
 
 

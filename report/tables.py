@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from combinations.comparison import Comparison, Result
+from combinations.evidence import LEVEL
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions
@@ -17,7 +18,6 @@ from report import charts
 from report.charts import Score
 from uncertainty import intervals
 
-LEVEL = 0.05  # a corrected p below it counts as more than chance
 SETS = 30  # rows and columns of the matrix
 CLASSES = 12  # classes in the confusion
 WIDTHS = {"wide": 500, "narrow": 336}  # pixels of a chart in a column of a wide page, and on a phone
@@ -43,8 +43,7 @@ def ladder(results: Sequence[Result | Score], baseline: Result | None = None) ->
 
 def pair_scores(evaluator: Evaluator, comparison: Comparison) -> dict[tuple[str, str], Score]:
     """Return the scores of all single pairs by (reference ID, query ID); those the comparison knows are not decided again."""
-    results = (*comparison.rivals, *comparison.results)
-    known = {result.combination: result for result in results if result.combination.is_pair}
+    known = {result.combination: result for result in comparison.results if result.combination.is_pair}
     pairs = [Combination((r,), (q,)) for r in evaluator.coded.references for q in evaluator.coded.queries]
     scores = {
         pair: Score(pair, known[pair].score, known[pair].low, known[pair].high) for pair in pairs if pair in known
@@ -52,7 +51,7 @@ def pair_scores(evaluator: Evaluator, comparison: Comparison) -> dict[tuple[str,
     missing = [pair for pair in pairs if pair not in known and evaluator.valid(pair)]
     for index, tally in evaluator.tallies(missing):
         low, high = intervals.accuracy_intervals(tally.image_right[1][None], tally.image_size)
-        scores[missing[index]] = Score(missing[index], tally.vote_accuracy, float(low[0]), float(high[0]))
+        scores[missing[index]] = Score(missing[index], tally.accuracy, float(low[0]), float(high[0]))
     return {(pair.reference_ids[0], pair.query_ids[0]): score for pair, score in scores.items()}
 
 
@@ -202,27 +201,7 @@ def clip(text: str, length: int = 40) -> str:
 
 
 def rival_words(ranked: Comparison) -> str:
-    return "the best single pair" if ranked.rivals else "the baseline"
-
-
-def headline(best: Result, ranked: Comparison, baseline: Result, *, validated: bool) -> str:
-    """Return the answer in one sentence: `best` against `baseline`, found by the search `ranked`."""
-    name, other, rival = clip(str(best.combination)), clip(str(baseline.combination)), rival_words(ranked)
-    chosen = f"{name}, chosen on validation sets," if validated else name
-    if best.combination == baseline.combination:
-        if not ranked.n_compared:
-            return f"{name} is the only combination tried: {share(best.score)} right"
-        place = " on the validation sets" if validated else ""
-        return f"No combination beats {rival}{place}, {other}: {share(best.score)} right"
-    if math.isnan(best.p):
-        return f"{chosen} gets {share(best.score)} right, but has no crops in common with {other} to be compared on"
-    if best.difference <= 0 and not validated:
-        return f"No combination beats {rival}, {other}: {share(baseline.score)} right"
-    if best.difference <= 0:
-        return f"{chosen} does not beat {rival}, {other}: {share(best.score)} right against {share(baseline.score)}"
-    if best.p < LEVEL:
-        return f"{chosen} beats {rival}, {other}: {share(best.score)} right against {share(baseline.score)}"
-    return f"{chosen} scores highest, {share(best.score)} right, but its lead over {rival}, {other}, may be chance"
+    return "the best single pair" if not ranked.named else "the baseline"
 
 
 FILTERS = {

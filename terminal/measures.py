@@ -10,7 +10,7 @@ from common import knn, messages
 from evaluation import metrics
 from evaluation.codes import CodedSets
 from evaluation.metrics import RECALL_AT
-from evaluation.records import Combination, Rule, Tally
+from evaluation.records import Combination, Decisions, Rule, Tally
 from terminal.tables import fixed_line
 from uncertainty import intervals
 
@@ -25,10 +25,10 @@ def measures(
     retrieval: tuple[np.ndarray, np.ndarray],
 ) -> str:
     """Return every measure of one combination: its totals, and MAP@R and R-precision with their images (per_query.retrieval)."""
-    lines = [fixed_line(combination, tally.accuracy), _accuracy(tally, 0, "Accuracy@1")]
-    lines += [_accuracy(tally, 1, f"Accuracy@{rule.k}")] if rule.k > 1 else []
+    lines = [fixed_line(combination, tally.accuracy), _accuracy(tally, 1, "Accuracy@1:")]
+    lines += [_accuracy(tally, 0, "Nearest neighbour alone:")] if rule.k > 1 else []
     answerable = tally.n - tally.n_unknown
-    share = f"{tally.right[0] / answerable:.4f}" if answerable else "-"
+    share = f"{tally.right[1] / answerable:.4f}" if answerable else "-"
     lines.append(
         f"  Decisions {tally.n:,}, of a label no reference has {tally.n_unknown:,}; accuracy over the others {share}"
     )
@@ -87,3 +87,23 @@ def class_similarity(coded: CodedSets, reference_ids: Sequence[str]) -> tuple[st
         rows.sort(key=lambda row: float(row[2]), reverse=True)
         text += "\n" + messages.table(["label", "within", "to nearest class", "nearest class"], rows[:SHOWN])
     return text, similarity.matrix, list(names)
+
+
+def map_points(
+    coded: CodedSets, rule: Rule, combination: Combination, decisions: Decisions
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return what a map of the combination shows, one row a reference or query: vectors, labels, role, whether it is right.
+
+    Where a decision is made for several rows at once, none of these is marked as wrong.
+    """
+    references = [coded.references[r] for r in combination.reference_ids]
+    queries = [coded.queries[q] for q in combination.query_ids]
+    vectors = np.concatenate([np.asarray(embedding_set.vectors) for embedding_set in (*references, *queries)])
+    codes = [coded.reference_codes[r].label for r in combination.reference_ids]
+    codes += [coded.query_codes[q].label for q in combination.query_ids]
+    n_reference = sum(map(len, references))
+    role = np.where(np.arange(len(vectors)) < n_reference, "reference", "query")
+    correct = np.ones(len(vectors), bool)
+    if rule.fusion == "stack" or (rule.fusion == "vote" and len(queries) == 1):
+        correct[n_reference:] = decisions.right
+    return vectors, coded.classes[np.concatenate(codes)], role, correct

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     sets.add_argument("--drop_invalid", action="store_true", help="leave out zero and non-finite vectors, counted")
     scoring = parser.add_argument_group("scoring")
     scoring.add_argument(
-        "--fusion", choices=("stack", "vote", "mean", "concat"), default="stack", help="how sets are merged"
+        "--fusion",
+        choices=("vote", "stack", "mean", "concat"),
+        default="vote",
+        help="how query sets are merged: by a vote of a crop's views; stack is the average over views; mean, concat of vectors",
     )
     scoring.add_argument("--k", type=whole(1), default=1, help="neighbours that vote")
     scoring.add_argument(
@@ -58,11 +62,42 @@ def size_range(text: str) -> tuple[int, int]:
     return low, high
 
 
+def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
+    """Add what evaluate_combo.py scores, draws by one of the `methods`, and writes."""
+    add = parser.add_argument
+    add("--reference_ids", nargs="+", metavar="ID", help="reference sets to merge (default: the whole matrix)")
+    add("--query_ids", nargs="+", metavar="ID", help="query sets to score, and to fuse (default: all, one by one)")
+    add("--interactive", action="store_true", help="a prompt: IDs, ref, query, list, remove, plot, help")
+    add("--similarity", action="store_true", help="mean cosine within and between classes, with a heat map")
+    add("--plot", nargs="+", choices=methods, default=[], help="2-D maps to draw")
+    add("--top_n_labels", type=whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER")
+    add("--output_root", type=Path, default=Path("evaluation"), help="folder of the pictures")
+    text = "write every decision to this .csv or .parquet"
+    add("--predictions", type=cli.Output(".csv", ".parquet"), metavar="FILE", help=text)
+    text = "add the run's verdict and blocks to this file, its rows to the .csv beside it"
+    add("--results", type=cli.Output(writes=("", ".csv")), metavar="FILE", help=text)
+    add_results_mode(parser)
+    add("--baseline", metavar="R/Q", help="what single pairs are asked to beat (default: the pair of least padding)")
+
+
+def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add how a run enters --results."""
+    group.add_argument(
+        "--results_mode",
+        choices=("append", "replace"),
+        default="append",
+        help="append to --results, or replace what earlier runs wrote there",
+    )
+
+
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add what greedy_combo_eval.py searches, compares with, and writes."""
     group = parser.add_argument_group("combinations")
     group.add_argument(
-        "--combination_size", type=size_range, default=(2, 2), metavar="N|A-B", help="sets a side (default: 2)"
+        "--combination_size",
+        type=size_range,
+        metavar="N|A-B",
+        help="sets a side, beside the single pairs, which are always scored (default: 2)",
     )
     group.add_argument(
         "--pairing", choices=("crossed", "matched"), default="crossed", help="matched: the same IDs on both sides"
@@ -83,9 +118,11 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "--results",
         type=cli.Output(writes=("", ".csv")),
         default=Path("results.txt"),
-        help="blocks are appended; .csv is written beside it",
+        help="the run's verdict and blocks are added to it, its rows to the .csv beside it",
     )
-    output.add_argument("--top", type=whole(1), default=10, help="rows of the ranking that is printed last")
+    add_results_mode(output)
+    output.add_argument("--blocks", action="store_true", help="also print every combination's block")
+    output.add_argument("--top", type=whole(1), default=10, help="rows of the ranking that is printed")
     text = "which crops flip: FILE as .parquet and .csv"
     output.add_argument("--flips", type=cli.Output(writes=(".parquet", ".csv")), metavar="FILE", help=text)
     output.add_argument(

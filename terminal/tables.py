@@ -1,14 +1,17 @@
-"""What the evaluation scripts print of several combinations: the fixed line, the matrix of single pairs, the ranking."""
+"""What the evaluation scripts print of several combinations: the fixed line, the matrix, paddings, the ranking."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from combinations.comparison import Comparison, Result
-from common import messages
+from combinations.paddings import PaddingRow
+from combinations.verdict import Verdict, outlook
+from common.messages import count, table
 from evaluation.codes import CodedSets
-from evaluation.records import Combination
+from evaluation.fusion import AVERAGE, DECISION, NAME
+from evaluation.records import Combination, Rule
 
 
 def fixed_line(combination: Combination, accuracy: float) -> str:
@@ -18,21 +21,83 @@ def fixed_line(combination: Combination, accuracy: float) -> str:
     )
 
 
-def matrix(coded: CodedSets, accuracies: Mapping[Combination, float]) -> str:
-    """Return Accuracy@1 of every reference set against every query set as a table, then each in the fixed form."""
-    by_ids = {(pair.reference_ids[0], pair.query_ids[0]): f"{value:.4f}" for pair, value in accuracies.items()}
-    rows = [[r, *(by_ids.get((r, q), "-") for q in coded.queries)] for r in coded.references]
-    lines = [fixed_line(pair, value) for pair, value in accuracies.items()]
-    table = messages.table(["ref \\ query", *coded.queries], rows)
-    return "Accuracy@1, reference ID by row, query ID by column\n\n" + table + "\n\n" + "\n".join(lines)
+def sets(coded: CodedSets, rule: Rule, title: str) -> str:
+    """Return the first line of the output: what is compared, and how decisions are made."""
+    return (
+        f"Dataset {title}: {count(len(coded.references), 'reference set')}, {count(len(coded.queries), 'query set')}, "
+        f"{count(len(coded.classes), 'label')}, {how(rule)}"
+    )
+
+
+def how(rule: Rule) -> str:
+    """Return how decisions are made."""
+    weights = f", {rule.vote_weights} weights" if rule.k > 1 else ""
+    average = f" ({AVERAGE})" if rule.fusion == "stack" else ""
+    return f"fusion {NAME[rule.fusion]}{average}, k {rule.k}{weights}"
+
+
+def matrix(
+    coded: CodedSets, rule: Rule, compared: Comparison, rows_of_ids: Sequence[PaddingRow], answers: Verdict
+) -> str:
+    """Return every reference set against every query set as a table, then in the fixed form; the paddings, and the verdict."""
+    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in compared.results}
+    best = compared.results[0]
+    rows = [[r, *(_cell(results.get((r, q)), best) for q in coded.queries)] for r in coded.references]
+    heading = (
+        f"Accuracy of {_range([one.n_queries for one in results.values()])} {DECISION[rule.fusion]}s on "
+        f"{_range([one.n_images for one in results.values()])} photos, ± half of the 95% interval in points, * best\n"
+        "reference ID by row, query ID by column"
+    )
+    lines = [
+        fixed_line(results[r, q].combination, results[r, q].score)
+        for r in coded.references
+        for q in coded.queries
+        if (r, q) in results
+    ]
+    parts = [heading, table(["ref \\ query", *coded.queries], rows), "\n".join(lines)]
+    parts += [_paddings(rows_of_ids, padding=answers.padding)] if len(rows_of_ids) > 1 else []
+    parts += [str(answers)] if len(results) > 1 else []
+    return "\n\n".join(parts)
+
+
+def _cell(result: Result | None, best: Result) -> str:
+    if result is None:
+        return "-"
+    return f"{'*' if result is best else ''}{result.score:.4f} ±{50 * (result.high - result.low):.1f}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _paddings(rows: Sequence[PaddingRow], *, padding: bool) -> str:
+    """Return every ID with its own references beside the first of them."""
+    cells = [
+        (
+            row.id,
+            f"{row.accuracy:.4f}",
+            f"{row.low:.4f} to {row.high:.4f}",
+            _number(100 * row.difference, "+.1f"),
+            "-"
+            if math.isnan(row.difference)
+            else f"{100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f}",
+            _number(row.p, ".3f"),
+        )
+        for row in rows
+    ]
+    name = "padding" if padding else "ID"
+    title = f"{'Paddings' if padding else 'IDs'} with their own references, beside {rows[0].id} on the same crops"
+    header = [name, "accuracy", "95% interval", "points", "95% interval", "corrected p"]
+    return f"{title}\n\n{table(header, cells)}"
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def ranking(results: Sequence[Result], top: int) -> str:
     """Return the best `top` combinations as a table."""
-
-    def text(value: float, form: str) -> str:
-        return "-" if math.isnan(value) else format(value, form)
-
     rows = [
         (
             rank,
@@ -40,27 +105,52 @@ def ranking(results: Sequence[Result], top: int) -> str:
             "+".join(result.combination.query_ids),
             f"{result.score:.4f}",
             f"{result.low:.4f} to {result.high:.4f}",
-            text(result.difference, "+.4f"),
-            text(result.p, ".3f"),
+            _number(result.difference, "+.4f"),
+            _number(result.p, ".3f"),
             "*" if result.pareto else "",
         )
         for rank, result in enumerate(results[:top], 1)
     ]
-    return messages.table(
-        ["rank", "references", "queries", "accuracy", "95% interval", "difference", "p", "Pareto"], rows
-    )
+    return table(["rank", "references", "queries", "accuracy", "95% interval", "difference", "p", "Pareto"], rows)
 
 
-def summary(ranked: Comparison, final: Comparison, top: int, chosen_on: str | None, query_split: str) -> str:
-    """Return the ranking, the baseline and what may be believed of the winner; `chosen_on`: the split it was chosen on."""
-    base = ranked.baseline
-    text = (
-        f"Best of {messages.count(len(ranked.results), 'combination')}{f' on {chosen_on}' if chosen_on else ''}; "
-        f"baseline {base.combination} {base.score:.4f}\n\n{ranking(ranked.results, top)}\n\n"
+def summary(
+    ranked: Comparison, final: Comparison, verdict: Verdict, top: int, chosen_on: str | None, scored_on: str
+) -> str:
+    """Return the verdict, the ranking, what may be believed of the winner, and the verdict again.
+
+    `chosen_on`: the split the combinations were ranked on, where `scored_on` is another, on which `final` scores the choice once.
+    """
+    n_pair = sum(result.combination.is_pair for result in ranked.results)
+    counted = " and ".join(
+        count(n, noun) for n, noun in ((n_pair, "single pair"), (len(ranked.results) - n_pair, "combination")) if n
     )
+    kind = "the baseline" if ranked.named else "the best single pair"
+    parts = [
+        str(verdict),
+        f"{counted}{f' on {chosen_on}' if chosen_on else ''}; difference from {kind} "
+        f"{ranked.baseline.combination}, p corrected over {ranked.n_compared}",
+        ranking(ranked.results, top),
+    ]
+    if len(ranked.results) > top:
+        parts[-1] += f"\n… and {len(ranked.results) - top:,} more, down to {ranked.results[-1].score:.4f}"
     if chosen_on:
-        return text + f"Chosen on {chosen_on}, scored once on {query_split}\n\n{ranking(final.results, 2)}\n"
-    return (
-        text
-        + "The winner was chosen on the queries it is scored on, so its accuracy is optimistic; choose with --val_npz."
+        parts += [f"Chosen on {chosen_on}, scored once on {scored_on}", ranking(final.results, len(final.results))]
+    else:
+        parts.append(_winner(ranked))
+    return "\n\n".join([*parts, str(verdict)])
+
+
+def _winner(ranked: Comparison) -> str:
+    winner = ranked.evidence.winner
+    text = f"{outlook(ranked)}\n".lstrip("\n")
+    first = ranked.results[0].combination
+    if math.isnan(winner.accuracy):
+        return (
+            text
+            + f"{first} was chosen on the queries it is scored on, so its accuracy is optimistic; choose with --val_npz."
+        )
+    return text + (
+        f"{first} was chosen on the queries it is scored on: without that luck {winner.accuracy:.4f} "
+        f"({winner.low:.4f} to {winner.high:.4f}); choose with --val_npz."
     )

@@ -20,23 +20,26 @@ ROOMS = {
     "backbones": {"common"},
     "uncertainty": set(),
     "evaluation": {"common", "uncertainty"},
+    "classifiers": {"common", "evaluation", "uncertainty"},
     "plots": {"common", "imaging"},
     "export": {"common", "imaging"},
     "embedding": {"common", "backbones", "imaging"},
     "combinations": {"common", "evaluation", "uncertainty"},
     "report": {"common", "evaluation", "uncertainty", "combinations", "imaging"},
-    "terminal": {"common", "evaluation", "uncertainty", "combinations"},
+    "terminal": {"common", "evaluation", "uncertainty", "combinations", "classifiers"},
     "retrieval": {"common", "evaluation", "uncertainty", "imaging"},
     "indexes": {"common", "retrieval"},
     "training": {"common", "backbones", "evaluation", "uncertainty", "imaging"},
     "viewer": {"common", "plots", "embedding", "imaging"},
     "ray_cluster": {"common", "annotations", "cropping", "embedding", "imaging"},
 }
-CROWDED = {"common": 14, "annotations": 20}  # modules in a room, at most; 8 where nothing is said
+CROWDED = {"common": 14, "annotations": 20, "indexes": 12}  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
     *("evaluation/per_query.py", "evaluation/records.py", "training/calibration.py"),
+    *("classifiers/choice.py", "classifiers/linear.py", "classifiers/neighbours.py", "classifiers/prototypes.py"),
+    *("classifiers/recipes.py", "classifiers/unknowns.py", "classifiers/threshold.py", "classifiers/open_set.py"),
     *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
     *("uncertainty/scores.py", "uncertainty/datasets.py", "uncertainty/power.py", "uncertainty/sign_flips.py"),
 )  # touch no disk, print nothing

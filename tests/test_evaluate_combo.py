@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
-from builders import IDS, brute, study
+from builders import IDS, brute, nearest_by_faiss, study
 from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
 
 import evaluate_combo
 from common import embeddings
+from uncertainty import intervals
 
 LINE = re.compile(r"^Ref \[(.*)\] Query (\S+) => acc: (\d\.\d{4})$", re.M)
 
@@ -39,9 +42,59 @@ def test_without_ids_the_whole_matrix_in_the_fixed_form(folder, capsys):
     references, queries = study(1, split="train"), study(2, split="test")
     expected = {(r.id, q.id): f"{brute([r], [q], 'stack'):.4f}" for r in references for q in queries}
     assert {(r, q): value for r, q, value in LINE.findall(out)} == expected
-    table = [line.split() for line in out.splitlines() if re.match(r"\s+(0|10|20) ", line)]
-    assert [row[1:] for row in table] == [[expected[r, q] for q in IDS] for r in IDS]
-    assert "left out: d_0_test.npz, d_0_val.npz" in err
+    assert [(r, q) for r, q, _ in LINE.findall(out)] == [(r, q) for r in IDS for q in IDS]
+    matrix = out[out.index("ref \\ query") : out.index("Ref [0]")]
+    table = [re.findall(r"(\*?)(\d\.\d{4}) ±(\d+\.\d)", line) for line in matrix.splitlines()[1:4]]
+    assert [[value for _, value, _ in row] for row in table] == [[expected[r, q] for q in IDS] for r in IDS]
+    best = max(expected.values())
+    assert {value for row in table for star, value, _ in row if star} == {best}
+    for r, row in zip(references, table, strict=True):
+        for q, (_, _, half) in zip(queries, row, strict=True):
+            right = nearest_by_faiss(q.vectors, r.vectors, 1)[:, 0]
+            hit = r.label()[right] == q.label()
+            photo = np.unique(q.sample_ids, return_inverse=True)[1]
+            interval = intervals.accuracy_interval(np.bincount(photo, hit), np.bincount(photo))
+            assert float(half) == pytest.approx(50 * (interval.high - interval.low), abs=0.051)
+    assert "Accuracy of 56 crops on 14 photos" in out
+    assert err == "3 sets of other splits than 'train', 'test' left out (--verbose names the files)\n"
+    code, out, err = run(capsys, "--train_npz", glob, "--test_npz", glob, "--verbose")
+    assert "--train_npz: not of split 'train', left out: d_0_test.npz, d_0_val.npz" in err
+
+
+def test_the_paddings_and_the_verdict_stand_below_the_matrix(folder, capsys):
+    code, out, err = run(capsys, "--train_npz", folder, "--test_npz", folder)
+    assert code == 0, err
+    references, queries = study(1, split="train"), study(2, split="test")
+    rows = re.findall(r"^ +(0|10|20)  +(\d\.\d{4})  (\d\.\d{4}) to (\d\.\d{4})  +(\S+)  ", out, re.M)
+    assert [row[:2] for row in rows] == [
+        (r.id, f"{brute([r], [q], 'stack'):.4f}") for r, q in zip(references, queries, strict=True)
+    ]
+    first = float(rows[0][1])
+    assert [float(row[4]) for row in rows[1:]] == pytest.approx(
+        [100 * (float(row[1]) - first) for row in rows[1:]], abs=0.06
+    )
+    verdict = out.splitlines()[-2:]
+    assert re.match(r"Which padding\? (Use|\d+/\d+) ", verdict[0])
+    assert verdict[1].startswith("Combine sets?  Not tried")
+
+
+def test_acc_is_the_accuracy_of_the_decision_that_k_and_weights_make(folder, capsys):
+    sides = ("--train_npz", folder, "--test_npz", folder, "--k", "5", "--vote_weights", "similarity")
+    _, out, _ = run(capsys, *sides)
+    references, queries = study(1, split="train"), study(2, split="test")
+    expected = {}
+    for r in references:
+        knn = KNeighborsClassifier(5, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07))
+        knn.fit(r.vectors, r.label())
+        for q in queries:
+            expected[r.id, q.id] = float((knn.predict(q.vectors) == q.label()).mean())
+    shown = {(r, q): float(value) for r, q, value in LINE.findall(out)}
+    assert shown == pytest.approx(expected, abs=1e-4)
+    _, out, _ = run(capsys, *sides, "--reference_ids", "0", "--query_ids", "10")
+    nearest = brute([references[0]], [queries[1]], "stack")
+    assert f"Accuracy@1: {expected['0', '10']:.4f}, 95 % interval" in out
+    assert f"Nearest neighbour alone: {nearest:.4f}, 95 % interval" in out
+    assert LINE.findall(out)[0][2] == f"{expected['0', '10']:.4f}"
 
 
 def test_merged_references_score_each_query_set(folder, capsys):
@@ -50,8 +103,13 @@ def test_merged_references_score_each_query_set(folder, capsys):
     assert code == 0, err
     references, queries = study(1, split="train"), study(2, split="test")
     found = {(r, q): value for r, q, value in LINE.findall(out)}
-    assert found == {("0, 10", queries[at].id): f"{brute(references[:2], [queries[at]], 'stack'):.4f}" for at in (1, 2)}
-    assert "95 % interval" in out
+    expected = {("0, 10", q.id): f"{brute(references[:2], [q], 'stack'):.4f}" for q in queries[1:]}
+    assert found == {**expected, ("0, 10", "10+20"): f"{brute(references[:2], queries[1:], 'vote'):.4f}"}
+    _, out, _ = run(capsys, "--train_npz", folder, "--test_npz", folder, "--reference_ids", "0", "10")
+    assert [query for _, query, _ in LINE.findall(out)] == ["0", "10", "20"]
+    _, stacked, _ = run(capsys, "--train_npz", folder, "--test_npz", folder, *ids, "--fusion", "stack")
+    assert {(r, q): value for r, q, value in LINE.findall(stacked)} == expected
+    assert "fusion average over views (the accuracy of several query sets is the average of theirs" in stacked
     assert "(14 images, few images)" in out
     assert "MAP@R" in out
 
@@ -63,7 +121,8 @@ def test_fusion_merges_the_queries_too(folder, capsys, fusion):
     assert code == 0, err
     references, queries = study(1, split="train"), study(2, split="test")
     expected = brute([references[0], references[2]], [queries[0], queries[2]], fusion)
-    assert LINE.findall(out) == [("0, 20", "0+20", f"{expected:.4f}")]
+    assert LINE.findall(out)[-1] == ("0, 20", "0+20", f"{expected:.4f}")
+    assert len(LINE.findall(out)) == (3 if fusion == "vote" else 1)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -73,32 +132,63 @@ def test_predictions_hold_every_query_and_agree_with_the_printed_numbers(folder,
     code, out, err = run(capsys, *sides, "--predictions", path)
     assert code == 0, err
     frame = pd.read_csv(path, dtype={"id": str}) if suffix == "csv" else pd.read_parquet(path)
-    assert len(frame) == 2 * 56
+    assert frame["id"].value_counts().to_dict() == {"0": 56, "20": 56, "0+20": 56}
     for _, query, value in LINE.findall(out):
         rows = frame[frame["id"] == query]
         assert rows["correct"].mean() == pytest.approx(float(value), abs=1e-4)
         macro = f1_score(rows["label"], rows["predicted"], average="macro")
         assert f"Macro-F1 {macro:.4f}" in out
-    assert ((frame["margin"] > 0) == frame["correct"]).all()
+    alone = frame[frame["id"] != "0+20"]
+    assert ((alone["margin"] > 0) == alone["correct"]).all()
     assert (frame["crop_id"] == frame["path"]).all()
     assert (frame["nearest_crop_id"].str.startswith("train")).all()
 
 
-def test_the_prompt_survives_typos_and_scores_each_new_id(folder, capsys, monkeypatch):
-    import io
-
-    monkeypatch.setattr("sys.stdin", io.StringIO("0\n77 nonsense\nlist\n10\nremove 0\nremove 5\nplot\n\nq\n"))
+def at_the_prompt(capsys, monkeypatch, folder, lines, *argv):
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     monkeypatch.chdir(folder.parent)
-    code, out, err = run(capsys, "--train_npz", folder, "--test_npz", folder, "--interactive")
+    code, out, err = run(capsys, "--train_npz", folder, "--test_npz", folder, "--interactive", *argv)
     assert code == 0, err
+    return out
+
+
+def test_the_prompt_survives_typos_and_scores_each_new_id(folder, capsys, monkeypatch):
+    lines = "0\n77 nonsense\nlist\n10\nremove 0\nremove 5\nplot\n\nq\n"
+    out = at_the_prompt(capsys, monkeypatch, folder, lines)
     references, queries = study(1, split="train"), study(2, split="test")
     first, second = brute(references[:1], queries[:1], "stack"), brute(references[:2], [queries[1]], "stack")
     assert LINE.findall(out) == [("0", "0", f"{first:.4f}"), ("0, 10", "10", f"{second:.4f}")]
     assert "no reference set nonsense; there are: 0, 10, 20" in out
-    assert "5 is not among the merged: ['10']" in out
+    assert "5 is not among the merged: 10" in out
     assert (folder.parent / "evaluation" / "pca_10_10.png").stat().st_size > 10_000
-    monkeypatch.setattr("sys.stdin", io.StringIO("0\n"))  # the end of input ends it too
-    assert run(capsys, "--train_npz", folder, "--test_npz", folder, "--interactive")[0] == 0
+    assert at_the_prompt(capsys, monkeypatch, folder, "0\n").count("acc:") == 1  # the end of input ends it too
+
+
+def test_the_prompt_asks_any_query_against_any_merged_references(folder, capsys, monkeypatch):
+    lines = "query 0\nref 10 20 9\nquery 0\nquery 20 0\nquery 7\nref\nhelp\nremove 20\nquery 0\nplot\n"
+    out = at_the_prompt(capsys, monkeypatch, folder, lines)
+    references, queries = study(1, split="train"), study(2, split="test")
+    both, (zero, _, twenty) = references[1:], queries
+    assert LINE.findall(out) == [
+        ("10, 20", "0", f"{brute(both, [zero], 'stack'):.4f}"),
+        ("10, 20", "20", f"{brute(both, [twenty], 'stack'):.4f}"),
+        ("10, 20", "0", f"{brute(both, [zero], 'stack'):.4f}"),
+        ("10, 20", "20+0", f"{brute(both, [twenty, zero], 'vote'):.4f}"),
+        ("10", "0", f"{brute(both[:1], [zero], 'stack'):.4f}"),
+    ]
+    for said in ("no references yet", "no reference set 9; there are", "no query set 7; there are", "query ID ..."):
+        assert said in out
+    assert (folder.parent / "evaluation" / "pca_10_0.png").exists()
+
+
+def test_results_are_written_where_they_are_asked_for(folder, capsys, tmp_path):
+    sides = ("--train_npz", folder, "--test_npz", folder)
+    _, out, _ = run(capsys, *sides, "--results", tmp_path / "r.txt")
+    text = (tmp_path / "r.txt").read_text()
+    values = re.findall(r"^Accuracy@1: (\S+)$", text, re.M)
+    assert sorted(values) == sorted(value for _, _, value in LINE.findall(out))
+    assert out.splitlines()[-2] in text.splitlines()
+    assert len(pd.read_csv(tmp_path / "r.csv")) == 9
 
 
 def test_similarity_is_printed_and_drawn(folder, capsys, tmp_path):

@@ -47,13 +47,15 @@ def sets_of(split, seed):
     ("fusion", "pairing", "size", "n"),
     [
         ("stack", "crossed", "1-3", 49),
-        ("vote", "crossed", "2", 9),
+        ("vote", "crossed", "2", 18),
+        (None, "crossed", "1-2", 36),
         ("mean", "matched", "1-2", 6),
         ("concat", "matched", "1-3", 7),
     ],
 )
 def test_every_block_equals_brute_force(folder, here, capsys, fusion, pairing, size, n):
-    code, out, err = run(capsys, folder, "--combination_size", size, "--fusion", fusion, "--pairing", pairing)
+    mode = ["--fusion", fusion] if fusion else []
+    code, out, err = run(capsys, folder, "--combination_size", size, *mode, "--pairing", pairing, "--blocks")
     assert code == 0, err
     references, queries = sets_of("train", 1), sets_of("test", 2)
     blocks = BLOCK.findall(out)
@@ -63,8 +65,8 @@ def test_every_block_equals_brute_force(folder, here, capsys, fusion, pairing, s
             [sets[name.split("_")[1]] for name in names.split(", ")]
             for sets, names in ((references, refs), (queries, ques))
         ]
-        assert float(value) == pytest.approx(brute(*chosen, fusion), abs=1e-4)
-    assert out.startswith((here / "results.txt").read_text())
+        assert float(value) == pytest.approx(brute(*chosen, fusion or "vote"), abs=1e-4)
+    assert BLOCK.findall((here / "results.txt").read_text()) == blocks
     frame = pd.read_csv(here / "results.csv", dtype={"reference_ids": str, "query_ids": str})
     assert list(frame.columns[:4]) == ["reference_ids", "query_ids", "accuracy_at_1", "n_queries"]
     assert len(frame) == n
@@ -72,30 +74,120 @@ def test_every_block_equals_brute_force(folder, here, capsys, fusion, pairing, s
     assert ((frame["low"] <= frame["score"]) & (frame["score"] <= frame["high"])).all()
 
 
-def test_runs_append_to_results_txt_and_replace_the_csv(folder, here, capsys):
-    run(capsys, folder)
+def runs(path):
+    """Of results.txt, for each run: its ID, the text between its header and its end, the ID that its end tells."""
+    return re.findall(r"^Run: (\S+)\n(.*?)^End of run: (\S+)\n\n", path.read_text(), re.M | re.S)
+
+
+def test_runs_are_appended_to_both_files_each_with_its_header_and_its_verdict(folder, here, capsys):
+    _, out, _ = run(capsys, folder)
     first = (here / "results.txt").read_text()
+    _, second_out, _ = run(capsys, folder, "--combination_size", "1", "--company_name", "it's shelf")
+    assert (here / "results.txt").read_text().startswith(first)
+    frame = pd.read_csv(here / "results.csv")
+    assert [name for name, _, _ in runs(here / "results.txt")] == frame["run"].unique().tolist()
+    assert frame["run"].value_counts(sort=False).tolist() == [18, 9]
+    for (name, text, end), printed, n in zip(runs(here / "results.txt"), (out, second_out), (18, 9), strict=True):
+        assert name == end
+        verdict = printed.splitlines()[:2]
+        header, _, rest = text.partition("\n\n")
+        assert header.splitlines()[-2:] == verdict
+        assert rest.splitlines()[-2:] == verdict == printed.splitlines()[-2:]
+        assert len(BLOCK.findall(text)) == n
+        for line in (
+            "Version: ",
+            "Command: greedy_combo_eval.py --train_npz ",
+            "Models: ",
+            "Sets: 3 reference sets, 3 query sets",
+        ):
+            assert f"\n{line}" in "\n" + header
+    assert "--company_name 'it'\"'\"'s shelf'" in (here / "results.txt").read_text()
+    assert "Data set: it's shelf" in (here / "results.txt").read_text()
+    assert {path.name for path in here.iterdir()} == {"results.csv", "results.txt"}
+    run(capsys, folder, "--results_mode", "replace")
+    assert len(runs(here / "results.txt")) == 1
+    assert len(pd.read_csv(here / "results.csv")) == 18
+
+
+def test_what_a_killed_run_left_is_replaced_and_nothing_else(folder, here, capsys):
     run(capsys, folder, "--combination_size", "1")
-    second = (here / "results.txt").read_text()
-    assert second.startswith(first)
-    assert len(BLOCK.findall(first)) == len(BLOCK.findall(second)) / 2 == 9
-    assert len(pd.read_csv(here / "results.csv")) == 9
-    assert sorted(path.name for path in here.iterdir() if not path.name.startswith(".")) == [
-        "results.csv",
-        "results.txt",
-    ]
+    run(capsys, folder)
+    text, table = (here / "results.txt").read_text(), pd.read_csv(here / "results.csv")
+    names = [name for name, _, _ in runs(here / "results.txt")]
+    # killed between the two files: the rows are there, the text is not
+    (here / "results.txt").write_text(text[: text.index(f"Run: {names[1]}")])
+    run(capsys, folder)
+    again = [name for name, _, _ in runs(here / "results.txt")]
+    assert again[0] == names[0]
+    assert again[1] != names[1]
+    frame = pd.read_csv(here / "results.csv")
+    assert frame["run"].unique().tolist() == again
+    assert len(frame) == len(table)
+    # a text that ends in the middle, and another command: that run is not its to replace
+    cut = (here / "results.txt").read_text()
+    (here / "results.txt").write_text(cut[: cut.rindex("End of run")])
+    run(capsys, folder, "--seed", "1")
+    assert f"Run: {again[1]}" in (here / "results.txt").read_text()
+    assert again[1] in pd.read_csv(here / "results.csv")["run"].tolist()
+    run(capsys, folder)
+    assert f"Run: {again[1]}" not in (here / "results.txt").read_text()
+    assert again[1] not in pd.read_csv(here / "results.csv")["run"].tolist()
+    assert len(runs(here / "results.txt")) == 3
+
+
+def test_rows_of_an_older_version_stay(folder, here, capsys):
+    (here / "results.csv").write_text("reference_ids,query_ids,accuracy_at_1,n_queries,score\n0,0,0.5,10,0.5\n")
+    run(capsys, folder)
+    frame = pd.read_csv(here / "results.csv", dtype={"reference_ids": str})
+    assert len(frame) == 19
+    assert frame.loc[0, ["reference_ids", "accuracy_at_1"]].tolist() == ["0", 0.5]
+    assert frame["run"].isna().tolist() == [True] + [False] * 18
 
 
 def test_matched_marks_and_size_two_is_the_default(folder, here, capsys):
-    _, out, _ = run(capsys, folder)
-    assert len(BLOCK.findall(out)) == 9
-    assert out.count("Matched: yes") == 3
-    _, out, _ = run(capsys, folder, "--pairing", "matched")
-    assert out.count("Matched: yes") == len(BLOCK.findall(out)) == 3
+    _, out, _ = run(capsys, folder, "--blocks")
+    assert len(BLOCK.findall(out)) == 18
+    assert out.count("Matched: yes") == 6
+    _, out, _ = run(capsys, folder, "--pairing", "matched", "--blocks")
+    assert out.count("Matched: yes") == len(BLOCK.findall(out)) == 6
+
+
+def test_single_pairs_are_ranked_with_the_rest_and_the_baseline_is_one_of_them(folder, here, capsys):
+    _, out, _ = run(capsys, folder, "--top", "100")
+    ranked = re.findall(r"^ +\d+  (\S+) +(\S+) +(\d\.\d{4})  \S+ to \S+ +(\S+)", out, re.M)
+    assert len(ranked) == 18
+    pairs = [float(value) for r, q, value, _ in ranked if "+" not in r + q]
+    assert len(pairs) == 9
+    [baseline] = re.findall(r"difference from the best single pair (\d+)/(\d+), p corrected over 17", out)
+    zero = [(r, q, float(value)) for r, q, value, gap in ranked if (r, q) == baseline]
+    assert zero == [(*baseline, max(pairs))]
+    values = [float(value) for _, _, value, _ in ranked]
+    assert values == sorted(values, reverse=True)
+    assert "9 single pairs and 9 combinations" in out
+
+
+def test_what_is_printed_is_a_table_and_the_verdict_around_it(folder, here, capsys):
+    _, out, _ = run(capsys, folder, "--combination_size", "1-3")
+    lines = out.splitlines()
+    assert len(lines) < 30
+    assert not BLOCK.findall(out)
+    assert lines[0].startswith("Which padding? ")
+    assert lines[1].startswith("Combine sets? ")
+    assert lines[-2:] == lines[:2]
+
+
+def test_one_set_is_scored_and_told_what_combinations_need(folder, here, capsys):
+    one = ["--train_npz", f"{folder}/d_0_train.npz", "--test_npz", f"{folder}/d_0_test.npz"]
+    assert greedy_combo_eval.main(one) == 0
+    out, err = capsys.readouterr()
+    assert "combinations need at least two sets on both sides; only single pairs are scored" in err
+    assert out.startswith("Which padding? Use 0/0, the only pair of sets.")
 
 
 def test_chosen_on_validation_the_winner_is_scored_once_on_test(folder, here, capsys):
-    code, out, err = run(capsys, folder, "--val_npz", folder, "--combination_size", "1-2")
+    code, out, err = run(
+        capsys, folder, "--val_npz", folder, "--combination_size", "1-2", "--blocks", "--fusion", "stack"
+    )
     assert code == 0, err
     references, val, test = sets_of("train", 1), sets_of("val", 5), sets_of("test", 2)
     everything = enumerate_combinations(IDS, IDS, 1, 2, "crossed")
@@ -110,7 +202,7 @@ def test_chosen_on_validation_the_winner_is_scored_once_on_test(folder, here, ca
         (refs.replace("d_", "").replace("_train.npz", ""), ques.replace("d_", "").replace("_test.npz", ""))
         for refs, ques, _ in blocks
     ]
-    assert len(blocks) in (1, 2)
+    assert len(blocks) in (1, 2, 3, 4)
     names = {(", ".join(one.reference_ids), ", ".join(one.query_ids)): one for one in everything}
     assert max(scores[names[one]] for one in chosen) == best
     assert any(scores[names[one]] == pair[0] for one in chosen)
@@ -133,12 +225,14 @@ def test_greedy_prints_its_steps(folder, here, capsys):
     values = [float(value) for _, _, value in steps]
     assert values == sorted(set(values))
     assert "+" not in steps[0][1]
-    best = max(float(value) for _, _, value in BLOCK.findall(out))
+    best = max(float(value) for _, _, value in BLOCK.findall((here / "results.txt").read_text()))
     assert best == values[-1]
 
 
 def test_flips_table_agrees_with_the_combinations(folder, here, capsys):
-    code, out, err = run(capsys, folder, "--combination_size", "1-2", "--flips", "flips.parquet", "--if_independent")
+    code, out, err = run(
+        capsys, folder, "--combination_size", "1-2", "--fusion", "stack", "--flips", "flips.parquet", "--if_independent"
+    )
     assert code == 0, err
     frame, text = pd.read_parquet("flips.parquet"), pd.read_csv("flips.csv")
     assert len(frame) == len(text) == 96
@@ -162,7 +256,7 @@ def test_crops_missing_in_some_views_are_counted(folder, here, capsys, tmp_path)
     one = study(2, split="test", n_images=24, missing=[("10", 0), ("10", 1), ("20", 1)])
     for each in one:
         embeddings.save(tmp_path / "q" / f"d_{each.id}_test.npz", each)
-    argv = ["--train_npz", folder, "--test_npz", tmp_path / "q", "--combination_size", "2", "--fusion", "vote"]
+    argv = ["--train_npz", folder, "--test_npz", tmp_path / "q", "--combination_size", "2", "--blocks"]
     assert greedy_combo_eval.main([str(word) for word in argv]) == 0
     out, err = capsys.readouterr()
     # crops 0 and 1 are not in all three sets: of 96 + 94 + 95 views, 2 + 0 + 1 are left out of comparisons
@@ -177,7 +271,7 @@ def test_without_sample_ids_every_crop_is_an_image(here, capsys):
         for one in study(seed, split=split):
             one.sample_ids[:] = ""
             embeddings.save(here / "e" / f"d_{one.id}_{split}.npz", one)
-    code, out, err = run(capsys, here / "e")
+    code, out, err = run(capsys, here / "e", "--blocks")
     assert code == 0, err
     assert "no sample_ids" in err
     assert "(56 images)" in out
@@ -195,7 +289,7 @@ def test_degenerate_studies_end_well(here, capsys, labels):
             if labels == "one image":
                 one.sample_ids[:] = "photo0"
             embeddings.save(here / "e" / f"d_{identity}_{split}.npz", one)
-    code, out, err = run(capsys, here / "e", "--combination_size", "1-2", "--flips", "f.csv")
+    code, out, err = run(capsys, here / "e", "--combination_size", "1-2", "--flips", "f.csv", "--blocks")
     assert code == 0, err
     assert "Traceback" not in err
     values = {value for _, _, value in BLOCK.findall(out)}
@@ -239,7 +333,7 @@ def test_ids_on_one_side_only_are_named(folder, here, capsys):
     out, err = capsys.readouterr()
     assert code == 0
     assert "only one side has the ID: 20" in err
-    assert len(BLOCK.findall(out)) == 1
+    assert "2 single pairs and 1 combination;" in out
 
 
 def test_pareto_front_by_hand():
@@ -249,3 +343,5 @@ def test_pareto_front_by_hand():
 
 def test_a_second_run_of_the_same_seed_prints_the_same(folder, here, capsys):
     assert run(capsys, folder)[1] == run(capsys, folder)[1]
+    first, second = (text.partition("\nSets: ")[2] for _, text, _ in runs(here / "results.txt"))
+    assert first == second

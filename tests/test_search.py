@@ -304,6 +304,20 @@ def test_unlabelled_rows_are_welcome(tmp_path, capsys):
     assert "has no labels" in capsys.readouterr().err
 
 
+ASKED = ["query", "-q", "a.npz", "--uri", "x.db", "--collection", "c"]
+ODD = [
+    ("HNSW", "M=1"),
+    ("HNSW", "efConstruction=1"),
+    ("HNSW", "M=4096"),
+    ("IVF_FLAT", "nlist=0"),
+]  # the first ends Milvus Lite
+
+
+def build_with(kind, value):
+    argv = ["build", "--npz", "a.npz", "--uri", "x.db", "--collection", "c"]
+    return [*argv, "--index_type", kind, "--index_params", value]
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
@@ -319,6 +333,8 @@ def test_unlabelled_rows_are_welcome(tmp_path, capsys):
             2,
             "no parameter at all",
         ),
+        *((build_with(kind, value), 2, f"{value.partition('=')[0]} is from") for kind, value in ODD),
+        ([*ASKED, "--search_params", "ef=99999999999"], 2, "ef is from"),
         (
             ["build", "--npz", "a.npz", "--uri", "x.db", "--collection", "c", "--pca", "9"],
             1,

@@ -84,11 +84,12 @@ def guard(server: Flask, host: str) -> None:
     def fail(error: Exception) -> Any:
         if isinstance(error, HTTPException):
             return refusal(error.code or 500, error.name)
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        known = isinstance(error, UserError)
+        what = str(error) if known else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if what not in told and len(told) < 20:
             told.add(what)
-            warn(f"{request.path} could not be answered ({what})")
-        return refusal(500, "This page could not answer that.")
+            warn(what if known else f"{request.path} could not be answered ({what})")
+        return refusal(500, what if known else "This page could not answer that.")
 
     @server.after_request
     def seal(response: Response) -> Response:

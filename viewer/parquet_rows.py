@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common import files
 from common.embeddings import MODEL_FIELDS
 from common.labels import natural
 from common.messages import UserError
@@ -166,7 +167,8 @@ def _read_small_columns(path: Path) -> tuple[pq.ParquetFile, list[str], pa.Table
     """Return (the open file, the names of its plain columns, those and the map's columns as a table)."""
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    files.check_seal(path)
+    file = pq.ParquetFile(path, page_checksum_verification=True)
     schema = file.schema_arrow
     columns = [name for name in schema.names if _is_plain(schema.field(name).type) and name not in MAP_COLUMNS]
     return file, columns, file.read([*columns, *(name for name in MAP_COLUMNS if name in schema.names)])

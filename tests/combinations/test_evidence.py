@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import make_evaluator, study
-from builders import totals as total_of
 
-from combinations.comparison import compare, single_pairs
+from combinations.comparison import compare_all
 from combinations.evidence import evidence
 from combinations.paddings import padding_rows, paddings_across
 from combinations.search import enumerate_combinations
@@ -26,46 +25,61 @@ def totals(goals, n_photo=60, seed=0):
     return np.stack([np.bincount(image, row, minlength=n_photo) for row in right]), size
 
 
-def found(goals, *, named, seed=0):
+PAIRS = 3
+
+
+def found(goals, *, seed=0):
+    """The evidence of combinations with these accuracies, the first PAIRS single pairs, the first of them the least padding."""
     right, size = totals(goals, seed=seed)
+    names = [Combination((str(row),) if row < PAIRS else (str(row), "x"), ("q",)) for row in range(len(goals))]
     ranked = np.argsort(-right.sum(axis=1), kind="stable").tolist()
-    return evidence(
-        right, np.tile(size, (len(goals), 1)), right, size, ranked=ranked, baseline=0, pairs=[0, 1, 2], named=named
-    )
+    sizes = np.tile(size, (len(goals), 1))
+    return evidence(names, right, sizes, right, size, ranked=ranked, baseline=0, least=0)
 
 
 def test_a_better_combination_and_a_better_pair_are_found():
-    better = found([0.7, 0.6, 0.7, *[0.5] * 20, 0.85], named=True)
-    assert better.combination_p < 0.05
-    assert better.pair_p > 0.05
-    assert better.most_gained > 0.10
+    better = found([0.7, 0.6, 0.7, *[0.5] * 20, 0.85])
+    assert better.combinations.is_better
+    assert str(better.combinations.best) == "23+x/q"
+    assert better.combinations.low > 0
+    assert better.combinations.most_gained > 0.10
+    assert not better.pairs.is_better
     assert better.winner.row == 0  # of the ranked: the first
     assert better.ranks.best[0] > 0.99
     assert better.winner.accuracy == pytest.approx(0.85, abs=0.05)
-    assert found([0.7, 0.6, 0.85, *[0.5] * 20], named=True).pair_p < 0.05
-    assert np.isnan(found([0.7, 0.6, 0.85, *[0.5] * 20], named=False).pair_p)
+    pair = found([0.7, 0.6, 0.85, *[0.5] * 20])
+    assert pair.pairs.is_better
+    assert (str(pair.pairs.rival), str(pair.pairs.best)) == ("0/q", "2/q")
+
+
+def test_a_gain_that_a_single_pair_has_as_well_is_none_of_a_combination():
+    both = found([0.6, 0.6, 0.85, *[0.5] * 20, 0.85])
+    assert both.pairs.is_better
+    assert str(both.combinations.rival) == "2/q"
+    assert not both.combinations.is_better
 
 
 def test_where_nothing_is_better_nothing_is_found_and_the_limit_says_what_is_not_excluded():
-    seen = [found([0.8] * 12, named=True, seed=seed) for seed in range(40)]
-    assert np.mean([one.combination_p <= 0.05 for one in seen]) <= 0.1
-    assert np.mean([one.pair_p <= 0.05 for one in seen]) <= 0.125
-    assert np.mean([one.most_gained >= 0 for one in seen]) >= 0.9
+    seen = [found([0.8] * 12, seed=seed) for seed in range(40)]
+    assert np.mean([one.combinations.is_better for one in seen]) <= 0.1
+    assert np.mean([one.pairs.is_better for one in seen]) <= 0.125
+    assert np.mean([one.combinations.most_gained >= 0 for one in seen]) >= 0.9
     assert all(one.photos_needed > 60 for one in seen)
 
 
 def test_a_comparison_carries_its_evidence():
     evaluator = make_evaluator(study(1, split="train"), study(2, split="test"))
     asked = enumerate_combinations(list(evaluator.coded.references), list(evaluator.coded.queries), 1, 2, "crossed")
-    pairs = single_pairs(evaluator)
     scored = {asked[at]: tally for at, tally in evaluator.tallies(asked)}
-    comparison = compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs)
-    assert 0 < comparison.evidence.combination_p <= 1
-    assert np.isnan(comparison.evidence.pair_p)  # the baseline was chosen on these queries
-    assert comparison.evidence.winner.accuracy < comparison.results[0].score
-    total = total_of(evaluator, asked[0])
-    alone = compare(evaluator, {asked[0]: total}, (asked[0], total))
+    compared = compare_all(evaluator, scored, None, 0)
+    assert compared.evidence.pairs.rival == Combination(("0",), ("0",))
+    assert compared.evidence.combinations.rival == compared.baseline.combination
+    assert compared.evidence.winner.accuracy < compared.results[0].score
+    named = compare_all(evaluator, scored, "10/20", 0)
+    assert named.baseline.combination == named.evidence.pairs.rival == Combination(("10",), ("20",))
+    alone = compare_all(evaluator, {asked[0]: scored[asked[0]]}, None, 0)
     assert np.isnan(alone.evidence.smallest_p)
+    assert alone.evidence.pairs is alone.evidence.combinations is None
 
 
 def test_padding_rows_compare_each_with_the_least():

@@ -88,18 +88,10 @@ def test_each_end_has_its_exit_code_and_sentence(capsys, error: BaseException, c
     assert err.count("\n") == 1
 
 
-def test_a_python_without_the_requirements_gets_a_sentence_and_no_traceback() -> None:
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.py")))
+def test_a_python_without_the_requirements_gets_a_sentence_and_no_traceback(name: str) -> None:
     """-S hides every installed package, as in a shell where the environment was not activated."""
-    root = ROOT
-    command = [sys.executable, "-S", str(root / "evaluate_combo.py"), "--train_npz", "a.npz", "--test_npz", "b.npz"]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "is not installed here; activate its environment" in ended.stderr
+    ended = subprocess.run([sys.executable, "-S", str(ROOT / name), "--help"], capture_output=True, text=True)
+    assert ended.returncode == (1 if ended.stderr else 0)
+    assert not ended.stderr or "is not installed here; activate its environment" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-@pytest.mark.parametrize("name", ["crop", "extract_embedding"])
-def test_importing_a_script_needs_the_standard_library_only(name: str) -> None:
-    root = ROOT
-    ended = subprocess.run([sys.executable, "-S", "-c", f"import {name}"], cwd=root, capture_output=True, text=True)
-    assert ended.stderr == ""

@@ -51,18 +51,18 @@ def test_the_vote_of_k_equals_scikit_learn(sides, k, weights):
         classifier = KNeighborsClassifier(
             k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
         )
-        assert tally.vote_accuracy == pytest.approx((classifier.fit(vectors, names).predict(query) == actual).mean())
+        assert tally.accuracy == pytest.approx((classifier.fit(vectors, names).predict(query) == actual).mean())
         return
     hits = 0
     for at, row in enumerate(query @ vectors.T):
         ballots = names[np.argsort(-row, kind="stable")[:k]].tolist()
         hits += max(ballots, key=lambda b: (ballots.count(b), -ballots.index(b))) == actual[at]
-    assert tally.vote_accuracy == pytest.approx(hits / len(actual))
+    assert tally.accuracy == pytest.approx(hits / len(actual))
 
 
 def test_recall_and_f1_and_image_totals_by_hand(sides):
     references, queries = sides
-    evaluator = make_evaluator(references, queries)
+    evaluator = make_evaluator(references, queries, fusion="stack")
     combination = Combination(("0", "10"), ("0", "20"))
     tally = totals(evaluator, combination)
     vectors = np.concatenate([references[0].vectors, references[1].vectors])

@@ -237,3 +237,9 @@ def test_labels_of_folders_are_composed_and_trimmed(tmp_path):
     manifest = crops.read(tree(tmp_path, f"{decomposed}/x.jpg", "001/y.jpg", "NA/z.jpg"))
     assert sorted(manifest.labels.ravel().tolist()) == ["001", "Jalapeño", "NA"]
     assert any(decomposed in path for path in manifest.paths)
+
+
+@given(st.binary(max_size=12))
+def test_names_of_the_command_line_lose_their_bytes_only(text):
+    shown = files.without_bytes(os.fsdecode(text))
+    assert shown == text.decode("utf-8", "backslashreplace")

@@ -17,7 +17,9 @@ from builders import make_evaluator, study, totals, unit
 
 import greedy_combo_eval
 from combinations import comparison, flips
+from combinations.paddings import are_paddings
 from combinations.search import enumerate_combinations
+from combinations.verdict import verdict
 from common import embeddings
 from evaluation.records import Combination
 from report import cards, charts, tables
@@ -52,16 +54,17 @@ def pictured(sets, root, size=(150, 90)):
 def search(evaluator, high=2, baseline=None):
     asked = enumerate_combinations(list(evaluator.coded.references), list(evaluator.coded.queries), 1, high, "crossed")
     asked = [one for one in asked if evaluator.valid(one)]
-    scored = {asked[at]: total for at, total in evaluator.tallies(asked)}
-    if baseline:
-        return comparison.compare(evaluator, scored, (baseline, totals(evaluator, baseline)))
-    pairs = comparison.single_pairs(evaluator)
-    return comparison.compare(evaluator, scored, next(iter(pairs.items())), rivals=pairs)
+    tallies = dict(evaluator.tallies(asked))
+    scored = {one: tallies[at] for at, one in enumerate(asked)}
+    return comparison.compare_all(evaluator, scored, baseline and str(baseline), 0)
 
 
 def render(evaluator, compared, chosen_on=None, title=""):
     decided = comparison.decide_reported(evaluator, compared, chosen_on or compared)
-    return pages.page(evaluator, decided, compared, chosen_on=chosen_on, title=title)
+    answers = verdict(
+        chosen_on or compared, padding=are_paddings(evaluator.coded), chosen_on="val" if chosen_on else None
+    )
+    return pages.page(evaluator, decided, compared, verdict=answers, chosen_on=chosen_on, title=title)
 
 
 def change_of(evaluator, before, now):
@@ -168,7 +171,7 @@ def test_the_matrix_holds_every_pair_with_its_interval(page, evaluator):
 
 
 def test_pairs_that_the_comparison_does_not_hold_are_scored_for_the_matrix(evaluator, compared):
-    bare = dataclasses.replace(compared, results=[compared.results[0]], rivals=[])
+    bare = dataclasses.replace(compared, results=[compared.results[0]])
     whole, scored = tables.pair_scores(evaluator, compared), tables.pair_scores(evaluator, bare)
     assert len(whole) == len(scored) == 9
     for pair, one in whole.items():
@@ -180,6 +183,10 @@ def test_pairs_that_the_comparison_does_not_hold_are_scored_for_the_matrix(evalu
 def test_the_answer_comes_first_with_its_interval_and_its_caution(page, compared, evaluator):
     best, base = compared.results[0], compared.baseline
     top = plain(page[: page.index("<main>")])
+    assert (
+        str(verdict(compared, padding=True)).split()
+        == top[top.index("Which padding?") : top.index("References of")].split()
+    )
     assert f"{100 * best.low:.1f} – {100 * best.high:.1f} %" in top
     assert f"the best single pair, {base.combination}" in top
     assert f"corrected over {compared.n_compared} combinations" in top
@@ -194,8 +201,7 @@ def test_the_answer_comes_first_with_its_interval_and_its_caution(page, compared
 def test_a_choice_on_validation_sets_is_told_and_ranked_apart(evaluator, compared, pictures):
     chooser = search(make_evaluator(pictures[0], study(2, split="val", n_images=21)))
     chosen = [chooser.results[0].combination, chooser.baseline.combination]
-    tallies = {one: totals(evaluator, one) for one in chosen}
-    final = comparison.compare(evaluator, tallies, (chosen[1], tallies[chosen[1]]))
+    final = comparison.score_once(evaluator, chooser, 0)
     made = render(evaluator, final, chosen_on=chooser, title="study")
     top = plain(made[: made.index("<main>")])
     assert "Chosen on validation sets, scored once" in top
@@ -206,34 +212,6 @@ def test_a_choice_on_validation_sets_is_told_and_ranked_apart(evaluator, compare
     first, once = ranking[: ranking.index("Scored once")], ranking[ranking.index("Scored once") :]
     assert table(first)[0][3] == f"{100 * chooser.results[0].score:.1f} %"
     assert [row[3] for row in table(once)] == [f"{100 * one.score:.1f} %" for one in final.results]
-
-
-def test_every_outcome_has_its_headline(compared):
-    base = dataclasses.replace(compared.baseline, combination=Combination(("0",), ("0",)), score=0.7)
-    best = dataclasses.replace(base, combination=Combination(("0", "10"), ("0",)), score=0.75, difference=0.05, p=0.01)
-
-    def said(best, validated=False, ranked=compared):
-        return tables.headline(best, ranked, base, validated=validated).replace("\u00a0", " ")
-
-    assert said(best) == "0+10/0 beats the best single pair, 0/0: 75.0 % right against 70.0 %"
-    assert said(best, ranked=dataclasses.replace(compared, rivals=[])).startswith("0+10/0 beats the baseline, 0/0")
-    unsure = dataclasses.replace(best, p=0.05)
-    assert (
-        said(unsure)
-        == "0+10/0 scores highest, 75.0 % right, but its lead over the best single pair, 0/0, may be chance"
-    )
-    worse = dataclasses.replace(best, score=0.6, difference=-0.1)
-    assert said(worse) == "No combination beats the best single pair, 0/0: 70.0 % right"
-    assert said(worse, validated=True) == (
-        "0+10/0, chosen on validation sets, does not beat the best single pair, 0/0: 60.0 % right against 70.0 %"
-    )
-    assert (
-        said(base, validated=True)
-        == "No combination beats the best single pair on the validation sets, 0/0: 70.0 % right"
-    )
-    alone = dataclasses.replace(compared, n_compared=0)
-    assert said(base, ranked=alone) == "0/0 is the only combination tried: 70.0 % right"
-    assert "no crops in common" in said(dataclasses.replace(best, p=math.nan))
 
 
 def test_numbers_read_as_they_should():
@@ -425,7 +403,7 @@ def one_pair(n_images=6, right=None, ids=("0",)):
 def test_a_single_pair_of_sets_and_a_single_image():
     evaluator = one_pair(n_images=1)
     made = plain(render(evaluator, search(evaluator), chosen_on=None, title=""))
-    assert "0/0 is the only combination tried" in made
+    assert "Which padding? Use 0/0, the only pair of sets." in made
     assert "There is no other combination to compare 0/0 with" in made
     assert "95 % interval 0.0 to 100.0 %" in made
     assert "Few images. 1 source image, fewer than 20" in made
@@ -558,7 +536,8 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
     assert len(charts.cost_chart(results, 500).front) < 20_000
     shown = dataclasses.replace(found, results=results)
     decided = comparison.decide_reported(evaluator, shown, shown)
-    pages.write(tmp_path / "r.html", evaluator, decided, shown, title="t" * 10_000)
+    answers = verdict(shown, padding=True)
+    pages.write(tmp_path / "r.html", evaluator, decided, shown, verdict=answers, title="t" * 10_000)
     made = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert 200_000 < len(made.encode()) <= 3_000_000
     assert made.count('<li class="flip ') == 12

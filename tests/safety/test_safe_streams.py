@@ -30,7 +30,7 @@ COMMANDS = {  # script: options, and the files that a run with exit 0 has writte
     "train.py": (["--help"], []),
     "extract_embedding.py": (
         ["--data_root", "{photos}/a", "{photos}/b", "{photos}/c", "--model", "siamese", "--weights", "random"],
-        ["embeddings/a_a_all.npz", "embeddings/b_b_all.npz", "embeddings/c_c_all.npz"],
+        ["embeddings/a_0_all.npz", "embeddings/b_0_all.npz", "embeddings/c_0_all.npz"],
     ),
     "view.py": (["--help"], []),
 }  # fmt: skip

@@ -264,6 +264,54 @@ def stop_here():
     raise KeyboardInterrupt
 
 
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import itertools, search
+from indexes import milvus_build, milvus_collection, milvus_store
+kind, method, number = sys.argv[2], sys.argv[3], int(sys.argv[4])
+milvus_build.FLUSH = 200
+owner = milvus_store.MilvusStore if kind == "store" else milvus_collection.MilvusCollection
+plain, calls = getattr(owner, method), itertools.count(1)
+def killed(self, *args, **kwargs):
+    if next(calls) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, *args, **kwargs)
+setattr(owner, method, killed)
+sys.exit(search.main(sys.argv[5:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "number"),
+    [
+        ("rows", "upsert", 4),
+        ("rows", "flush", 2),
+        ("store", "set_description", 2),
+        ("store", "finish", 1),
+        ("store", "rename", 1),
+    ],
+)
+def test_a_build_that_is_killed_in_its_process_is_finished_by_its_repetition(
+    root, npz, tmp_path, capsys, kind, method, number
+):
+    """SIGKILL, as a machine that goes down sends none: nothing under the name, and all rows after the same command again."""
+    uri = str(tmp_path / "index.db")
+    argv = ["build", "--npz", str(npz), "--uri", uri, "--collection", "one", "--batch_size", "100", "--quiet"]
+    command = [sys.executable, "-c", KILLED, str(root), kind, method, str(number), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stderr
+    with MilvusStore(uri) as store:
+        assert "one" not in store.names()
+    assert search.main(argv) == 0
+    assert "600 rows in all" in capsys.readouterr().out
+    with MilvusStore(uri) as store:
+        index = MilvusIndex(store, "one")
+        assert len(index) == N
+        assert crops(index.search(clustered()[0], 1)) == [[f"crop_{row}"] for row in range(N)]
+        assert store.names() == ["one"]
+
+
 @pytest.mark.server
 def test_a_server_killed_in_the_middle_is_one_sentence_and_nothing_is_lost(
     server, name, npz, tmp_path, monkeypatch, capsys

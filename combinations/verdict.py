@@ -1,0 +1,89 @@
+"""The verdict in words: which padding, and whether combining sets helps. The same text on the terminal, in files, in the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from combinations.comparison import Comparison
+from combinations.evidence import Answer
+from common.messages import count
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Two questions and the sentence that answers each."""
+
+    which: str
+    combine: str
+    padding: bool  # whether the IDs are paddings
+
+    @property
+    def questions(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """((question, answer), (question, answer))."""
+        return ("Which padding?" if self.padding else "Which pair of sets?", self.which), (
+            "Combine sets?",
+            self.combine,
+        )
+
+    def __str__(self) -> str:
+        width = max(len(question) for question, _ in self.questions)
+        return "\n".join(f"{question:{width}} {answer}" for question, answer in self.questions)
+
+
+def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) -> Verdict:
+    """Return the verdict of a search. `padding`: the IDs are paddings. `chosen_on`: the split that was ranked on, to be named."""
+    name = "the baseline" if ranked.named else "the least padding" if padding else "the first pair"
+    on = f" on {chosen_on}" if chosen_on else ""
+    return Verdict(_which(ranked, name, on), _combine(ranked, on), padding)
+
+
+def _which(ranked: Comparison, name: str, on: str) -> str:
+    answer = ranked.evidence.pairs
+    if answer is None:
+        return f"Use {ranked.baseline.combination}, the only pair of sets."
+    rival, best = f"{answer.rival}, {name}", answer.best
+    if answer.is_better:
+        return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
+    if answer.difference != answer.difference:
+        return f"{best} scores highest, but no crop is in every query set, so that pairs cannot be compared."
+    if answer.difference > 0:
+        return f"Use {rival}: {best} scores {_points(answer)} points higher{on}, which may be chance ({_interval(answer)})."
+    return f"Use {rival}: no other pair scores higher{on}; {_limit(answer, 'pair')}."
+
+
+def _combine(ranked: Comparison, on: str) -> str:
+    answer = ranked.evidence.combinations
+    if answer is None:
+        return "Not tried; greedy_combo_eval.py --combination_size 2 tries two sets a side."
+    best, rival = answer.best, f"{answer.rival}, the best single pair"
+    if answer.is_better:
+        return f"Yes, {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
+    if answer.difference != answer.difference:
+        return "No crop is in every query set, so that combinations cannot be compared."
+    if answer.difference > 0:
+        lead = f"{best} scores {_points(answer)} points higher than {rival}{on}, which may be chance"
+        return f"No: {lead}; {_limit(answer, 'combination')}."
+    return f"No: none scores higher than {rival}{on}; {_limit(answer, 'combination')}."
+
+
+def _points(answer: Answer) -> str:
+    return f"{100 * answer.difference:.1f}"
+
+
+def _interval(answer: Answer) -> str:
+    return f"95% interval {100 * answer.low:+.1f} to {100 * answer.high:+.1f}"
+
+
+def _limit(answer: Answer, noun: str) -> str:
+    if answer.most_gained <= 0:
+        return f"no {noun} is better (95% sure)"
+    return f"no {noun} is better by more than {100 * answer.most_gained:.1f} points (95% sure)"
+
+
+def outlook(ranked: Comparison) -> str:
+    """Return what these photos can show, as one sentence; '' where nothing was compared."""
+    evidence = ranked.evidence
+    if evidence.photos_needed != evidence.photos_needed:
+        return ""
+    n_photo = count(ranked.baseline.n_images, "photo")
+    return f"Scored on {n_photo}; to find a gain of 2 points takes about {evidence.photos_needed:,.0f} (power 80%)."

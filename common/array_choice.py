@@ -1,0 +1,146 @@
+"""Which arrays of a file are the vectors, labels, paths and IDs: those that the user names, of the usual names, the only ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.array_files import Arrays, Columns, described, is_numeric, numbers_of, read_labels
+from common.labels import SPLIT_NAMES, texts_of
+from common.messages import UserError, note
+
+SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
+# Columns of tables of other tools that are no numbers of a vector; the first ones are labels.
+TABLE_LABELS = ("label", "labels", "class", "class_name", "target", "category", "species", "y")
+TABLE_FIELDS = (
+    *(*TABLE_LABELS, "crop_id", "sample_id", "id", "index", "path", "source_file", "split", "dataset_name", "padding"),
+    *(
+        "model",
+        "image",
+        "class_0",
+        "class_1",
+        "class_2",
+        "class_3",
+        "projection_x",
+        "projection_y",
+        "projection_z",
+        "neighbors",
+    ),
+)
+LABELS = ("labels", "class_names", "targets", "classes")
+TEXT_FIELDS = ("labels", "class_names", "targets", "classes", "crop_ids", "ids", "dolt_ids", "sample_ids", "paths")
+
+
+def find_vectors(
+    arrays: Arrays, key: str | None, company_name: str | None, chosen: dict[str, str | None]
+) -> tuple[str, Any]:
+    """Return the name and content of the vectors: `key`, a name of docs/formats.md, or the only matrix of numbers."""
+    path, names = arrays.path, arrays.names
+    apart = [*filter(None, chosen.values()), *TEXT_FIELDS, *TABLE_FIELDS]
+    if key is not None:
+        if key in arrays:
+            return key, arrays.read(key)
+        hint = f" Try --key {'embeddings' if 'embeddings' in names else names[0]}" if names else ""
+        raise UserError(
+            f"{path} has no array {key!r}; it has: {', '.join(names[:12]) or 'nothing'}.{hint} ({described(arrays)})"
+        )
+    alone = names if len(names) == 1 and names[0] not in TEXT_FIELDS else []
+    for name in ("embeddings", *alone, company_name, split_of(path), "embedding", "vector"):
+        if name is not None and name in arrays:
+            return name, arrays.read(name)
+    matrices = [name for name in names if name not in apart and _is_matrix(*arrays.shape(name))]
+    if len(matrices) == 1:
+        note(f"{path}: the vectors are {described(arrays, matrices)}; another array is named with --key")
+        return matrices[0], arrays.read(matrices[0])
+    if isinstance(arrays, Columns) and arrays.table and not matrices and (found := numbers_of(arrays, apart)):
+        vectors, columns = found
+        note(f"{path}: the vectors are {len(columns):,} columns of numbers, from {columns[0]!r} to {columns[-1]!r}")
+        return f"{columns[0]} to {columns[-1]}", vectors
+    raise UserError(
+        f"{path} has no array 'embeddings'; it has: {described(arrays)}. "
+        "Name the vectors with --key, the labels with --labels_key"
+    )
+
+
+def _is_matrix(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    return len(shape) == 2 and shape[1] > 1 and dtype.kind in "fiu"
+
+
+def named_fields(arrays: Arrays, chosen: dict[str, str | None], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the arrays that --labels_key, --paths_key and --ids_key name, and take what they replace out of `fields`."""
+    replaced = {"labels": ("class_names", "targets", "classes"), "ids": ("crop_ids", "dolt_ids"), "paths": ()}
+    found: dict[str, Any] = {}
+    for kind, name in chosen.items():
+        if name is None:
+            continue
+        if name not in arrays:
+            raise UserError(f"{arrays.path} has no array {name!r} (--{kind}_key); it has: {described(arrays)}")
+        found[kind] = arrays.read(name)
+        for other in replaced[kind]:
+            fields.pop(other, None)
+    return found
+
+
+def find_labels(arrays: Arrays, fields: dict[str, Any], n: int, vectors: str, files: Sequence[str]) -> dict[str, Any]:
+    """Return the labels where the file has none of the usual names: of a file of --labels, or the only array that fits."""
+    path = arrays.path
+    pairs = [text.split("=", 1) if "=" in text and not Path(text).exists() else ["", text] for text in files]
+    named = [file for name, file in pairs if name in (path.name, str(path))]
+    if not named and (fields.keys() & {"labels", "class_names", "targets"}):
+        return {}
+    read = {file: read_labels(Path(file)) for file in named or [file for name, file in pairs if not name]}
+    fitting = [file for file, labels in read.items() if len(labels) == n]
+    if len(fitting) > 1:
+        raise UserError(
+            f"{path}: {' and '.join(fitting)} both have {n:,} labels; say which: --labels {path.name}={fitting[0]}"
+        )
+    if fitting:
+        return {"labels": read[fitting[0]]}
+    if read:
+        lengths = ", ".join(f"{file} has {len(labels):,}" for file, labels in read.items())
+        raise UserError(f"{path} has {n:,} vectors, and no file of --labels as many labels: {lengths}")
+    candidates = [name for name in arrays.names if name not in (vectors, "meta", *TEXT_FIELDS)]
+    fits = [name for name in candidates if _could_be_labels(arrays, name, n)]
+    if len(fits) != 1:
+        return {}
+    note(f"{path}: the labels are {described(arrays, fits)}; another array is named with --labels_key")
+    return {"labels": arrays.read(fits[0])}
+
+
+def _could_be_labels(arrays: Arrays, name: str, n: int) -> bool:
+    shape, dtype = arrays.shape(name)
+    if shape != (n,) or dtype.kind not in "iuUSOfb":
+        return False
+    values = arrays.read(name)
+    return dtype.kind != "f" or bool((np.isnan(values) | (values == np.floor(values))).all())
+
+
+def table_fields(arrays: Arrays, fields: dict[str, Any], n: int) -> dict[str, Any]:
+    """Return labels, IDs and paths of a table: its columns class_0, class_1 …, or of one of the usual names."""
+    levels = sorted((name for name in arrays.names if re.fullmatch(r"class_\d+", name)), key=lambda name: int(name[6:]))
+    usual = levels or [name for name in TABLE_LABELS if name in arrays][:1]
+    texts = [name for name in arrays.names if name not in TABLE_FIELDS and arrays.shape(name)[1].kind in "OU"]
+    texts = [name for name in texts if arrays.shape(name)[0] == (n,) and not is_numeric(arrays.read(name))]
+    columns = {"labels": usual or (texts if len(texts) == 1 else [])}
+    columns |= {"crop_ids": ["crop_id"], "sample_ids": ["sample_id"], "paths": ["source_file", "path"]}
+    found: dict[str, Any] = {}
+    for kind, names in columns.items():
+        present = [name for name in names if name in arrays and arrays.shape(name)[0] == (n,)]
+        if kind in fields or not present:
+            continue
+        parts = [texts_of(arrays.read(name)) for name in (present if kind == "labels" else present[:1])]
+        found[kind] = np.stack(parts, axis=1) if kind == "labels" else parts[0]
+    if "labels" in found:
+        note(
+            f"{arrays.path}: the labels are the columns {', '.join(columns['labels'])}; others are named with --labels_key"
+        )
+    return found
+
+
+def split_of(path: Path) -> str | None:
+    ending = re.split(r"[_\-. ]", SHARD.sub("", path.stem))[-1].lower()
+    return ending if ending in (*SPLIT_NAMES, "all") else None

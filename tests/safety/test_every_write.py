@@ -1,0 +1,256 @@
+"""Every write, not random moments: the n-th file operation fails or kills, for n = 1, 2, 3 … until the run ends.
+
+After each, the same command again gives the uninterrupted result. The runs are children forked from one process that has imported
+everything, so that a case costs tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import gc
+import importlib
+import io
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hostile import picture, shelf, study
+
+import crop
+import evaluate_combo
+import extract_embedding
+import greedy_combo_eval
+import npz_to_parquet
+import npz_to_tensorboard
+
+BUDGET = float(os.environ.get("EVERY_WRITE_SECONDS", "15"))  # for a script in the quick subset
+
+
+class Fault(io.FileIO):
+    """A file whose writes are counted."""
+
+    count: Callable[[str, Any], None]
+
+    def write(self, data: Any) -> int:
+        Fault.count("write", (self, data))
+        return super().write(data) or 0
+
+    def truncate(self, size: int | None = None) -> int:
+        Fault.count("truncate", None)
+        return super().truncate(size)
+
+
+def arm(at: int, how: str, below: str) -> None:
+    """Make the `at`-th operation that changes files below a folder fail with `how`: EIO, ENOSPC, short, or kill."""
+    n = 0
+    real_open = builtins.open
+
+    def count(name: str, what: Any) -> None:
+        nonlocal n
+        n += 1
+        if n != at:
+            return
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "short" and name == "write":
+            file, data = what
+            io.FileIO.write(file, memoryview(data)[: len(memoryview(data)) // 2])
+        code = errno.EIO if how == "EIO" else errno.ENOSPC
+        raise OSError(code, os.strerror(code))
+
+    Fault.count = staticmethod(count)
+
+    def mine(path: Any) -> bool:
+        return isinstance(path, (str, os.PathLike)) and os.path.abspath(os.fspath(path)).startswith(below)
+
+    def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if not mine(path) or not set(mode) & set("wax+"):
+            return real_open(path, mode, *args, **kwargs)
+        count("open", None)
+        raw = Fault(path, mode.replace("b", "").replace("t", ""))
+        buffered: Any = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+        if "b" in mode:
+            return buffered
+        names = ("encoding", "errors", "newline")
+        return io.TextIOWrapper(buffered, **{name: kwargs[name] for name in names if name in kwargs})
+
+    def counted(module: Any, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if name in ("fsync",) or mine(path) or (args and mine(args[0])):
+                count(name, None)
+            return real(path, *args, **kwargs)
+
+        setattr(module, name, call)
+
+    real_os_open = os.open
+
+    def os_opened(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & os.O_CREAT and mine(path):
+            count("open", None)
+        return real_os_open(path, flags, *args, **kwargs)
+
+    os.open = os_opened  # type: ignore[assignment]
+    builtins.open = io.open = opened  # type: ignore[assignment]
+    for name in ("fsync", "replace", "rename", "mkdir", "unlink", "remove", "rmdir", "truncate"):
+        counted(os, name)
+
+
+def child(main: Callable[[list[str]], int], words: list[str], prepare: Callable[[], None], seconds: float = 60) -> int:
+    """Run main() in a forked child and return its exit code, -9 where it was killed, or 99 for a traceback."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            log = os.open(os.environ["EVERY_WRITE_LOG"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 2)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            prepare()
+            code = main(words)
+            sys.stderr.flush()
+        except BaseException:
+            import traceback
+
+            traceback.print_exc(file=sys.stderr)
+            sys.stderr.flush()
+            code = 99
+        os._exit(code)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return 98
+
+
+def atexit_names(path: Path) -> None:
+    """Let the child write the names of all modules that it has imported when it ends."""
+    ended = os._exit
+
+    def end(code: int) -> None:
+        path.write_text("\n".join(name for name in sys.modules if not name.startswith(("__", "test_", "pytest"))))
+        ended(code)
+
+    os._exit = end  # type: ignore[assignment]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder by its name, with what changes from run to run left out."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def scripts_of(base: Path) -> dict[str, tuple[Callable, Callable[[Path], list[object]]]]:
+    """Return each script and the command that writes into a folder."""
+    words = shelf(base / "shelf", 2)
+    for number in range(3):
+        picture(base / "photos" / "x" / f"{number}.jpg", number)
+    sets = study(base / "sets")
+    both = ["--train_npz", sets, "--test_npz", sets]
+    siamese = ["--model", "siamese", "--weights", "random", "--workers", 1, "--device", "cpu", "--batch_size", 2]
+    return {
+        "crop": (crop.main, lambda out: [*words, "--output_root", out, "--workers", 1]),
+        "extract": (
+            extract_embedding.main,
+            lambda out: ["--data_root", base / "photos", "--output_root", out, "--precision", "fp32", *siamese],
+        ),
+        "greedy": (
+            greedy_combo_eval.main,
+            lambda out: [*both, "--combination_size", 1, "--results", out / "r.txt", "--flips", out / "f.x"],
+        ),
+        "evaluate": (evaluate_combo.main, lambda out: [*both, "--predictions", out / "p.csv"]),
+        "parquet": (npz_to_parquet.main, lambda out: ["--root", sets, "--out", out / "o.parquet"]),
+        "tensorboard": (npz_to_tensorboard.main, lambda out: ["--root", sets, "--logdir", out, "--thumbnails", 0]),
+    }
+
+
+def enumerate_faults(base: Path, name: str, seconds: float, ways: tuple[str, ...]) -> tuple[int, int, list[str]]:
+    """Return how many cases were run, how many there are, and what went wrong in which."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["EVERY_WRITE_LOG"] = str(base / "log")
+    main, command = scripts_of(base)[name]
+    out = base / "out"
+    words = [str(word) for word in command(out)]
+    out.mkdir()
+    names = base / "modules"
+    assert child(main, words, lambda: atexit_names(names)) == 0, (base / "log").read_text()
+    wanted = content(out)
+    for module in names.read_text().split():  # so that no later child has to import
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()
+    assert wanted
+    cases = []
+    for at in range(1, 400):  # how many operations there are is found by counting on
+        shutil.rmtree(out)
+        out.mkdir()
+        code = child(main, words, lambda at=at: arm(at, "kill", str(out)))
+        if code == 0:
+            break
+        cases.append(at)
+    todo = [(at, how) for at in cases for how in ways]
+    random.Random(0).shuffle(todo)
+    started, done, faults = time.monotonic(), 0, []
+    for at, how in todo:
+        if time.monotonic() - started > seconds:
+            break
+        done += 1
+        shutil.rmtree(out)
+        out.mkdir()
+        code = child(main, words, lambda at=at, how=how: arm(at, how, str(out)))
+        told = (base / "log").read_text(errors="replace")
+        if code not in ((-9,) if how == "kill" else (0, 1)) or "Traceback" in told:
+            faults.append(f"{name} {how} at {at}: ended with {code}: {told[-300:]}")
+            continue
+        if code == 0:  # of what the run can do without, such as a leftover that stays
+            code = child(main, words, lambda: None)
+        again = child(main, words, lambda: None)
+        now = content(out)
+        if again != 0 or now != wanted:
+            differ = sorted(key for key in {*now, *wanted} if now.get(key) != wanted.get(key))
+            faults.append(
+                f"{name} {how} at {at}: then {again}, other files: {differ} {(base / 'log').read_text()[-200:]}"
+            )
+    return done, len(todo), faults
+
+
+NAMES = ("crop", "extract", "greedy", "evaluate", "parquet", "tensorboard")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["greedy", "tensorboard"])
+def test_every_write_a_sample(tmp_path: Path, name: str) -> None:
+    done, total, faults = enumerate_faults(tmp_path, name, BUDGET, ("kill", "ENOSPC"))
+    print(f"every write, {name}: {done} of {total} cases, {len(faults)} failures")
+    assert done
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_write(tmp_path: Path, name: str) -> None:
+    done, total, faults = enumerate_faults(tmp_path, name, 3600, ("kill", "EIO", "ENOSPC", "short"))
+    print(f"every write, {name}: {done} of {total} cases, {len(faults)} failures")
+    assert done == total
+    assert not faults, "\n".join(faults)
+    assert np.isfinite(done)
