@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from common import cli, files, messages
 from plots.projection import METHODS
-from terminal.options import add_evaluation_options, add_matrix_options
+from terminal.options import add_classifier_options, add_evaluation_options, add_matrix_options
 
 if TYPE_CHECKING:
     from combinations.verdict import Findings
@@ -130,6 +130,7 @@ def searching(cluster: str | None) -> Iterator[Callable[..., Neighbours]]:
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add_evaluation_options(parser)
+    add_classifier_options(parser)
     cli.add_seed(parser)
     cli.add_cluster(parser)
     add_matrix_options(parser, METHODS)
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.records import Rule
-    from terminal import prompt, tables
+    from terminal import classifiers, prompt, tables
 
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     references, queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
@@ -169,6 +170,8 @@ def run(args: argparse.Namespace, command: str) -> None:
             findings = show_matrix(evaluator, title, args.query_split, args.baseline, args.seed)
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in combinations}
+        options = (getattr(args, name) for name in classifiers.OPTIONS)
+        print(classifiers.classified(evaluator, combinations, *options), end="")
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if (args.plot or args.predictions) and not decided:

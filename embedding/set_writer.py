@@ -163,11 +163,8 @@ def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> No
             writer.writeheader()
             writer.writerows(rows.values())
             files.write_text(path, text.getvalue())
-    except (
-        messages.UserError,
-        OSError,
-        ValueError,
-    ) as error:  # the set itself is written; its speed is not worth a failure
+    # The set itself is written; its speed is not worth a failure.
+    except (messages.UserError, OSError, ValueError) as error:
         messages.warn(f"the speed of this run is not noted in {path}: {messages.shorten(error)}")
 
 

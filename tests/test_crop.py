@@ -279,8 +279,8 @@ def test_the_older_readme_command_works_as_it_stands(shelf, script):
         "crop_id": "photo0_inside",
         "class_0": "L0",
         **dict(zip(("box_x", "box_y", "box_w", "box_h"), ("30", "20", "25", "15"), strict=True)),
-        **dict(zip(("crop_x", "crop_y", "crop_w", "crop_h"), ("28", "18", "30", "18"), strict=True)),
-        "padding": "10",
+        **dict(zip(("crop_x", "crop_y", "crop_w", "crop_h"), ("30", "20", "25", "15"), strict=True)),
+        "padding": "0",
         "clipped": "0",
     }
     assert cv2.imread(str(shelf / "cropped_images" / rows[0]["path"])).shape == (224, 224, 3)

@@ -96,7 +96,7 @@ def test_the_older_scripts_commands_run_as_they_stand(root, place):
         done = shell(line, root, folder)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     assert (
-        "Reference npz files: (datasetX_0_train.npz, b_5_train.npz)"
+        "Reference npz files: (b_5_train.npz, datasetX_0_train.npz)"
         in (folder / "embeddings" / "results.txt").read_text()
     )
 
