@@ -5,6 +5,7 @@
   python classify.py --image photos/ --model checkpoints/shelf --top_k 3 --plot labels.png
   python classify.py --image photos/ --model hf/google/vit-base-patch16-224
   python classify.py --image photos/ --reference_npz embeddings/*_train.npz --format json
+  python classify.py --image photos/ --reference_npz embeddings/*_train.npz --classifier auto --reject 0.05
 
 Without --model the images get labels of ImageNet's 1,000 classes. --model is a checkpoint of train.py --objective classifier, whose
 confidences are calibrated on its validation images, or any pretrained classifier with its own classes and preprocessing:
@@ -17,16 +18,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import cli, knn, messages
+from terminal.options import add_reference_options
 
 if TYPE_CHECKING:
     import numpy as np
 
     from common.embeddings import EmbeddingSet
+    from retrieval.exact import ExactSearch
 
 Labelled = list[tuple[Path, list[tuple[str, float]]]]  # image, [(label, confidence), …], the most confident first
 
@@ -51,10 +54,11 @@ def by_classifier(
     return list(zip(readable, best(confidences, loaded.classes, top_k), strict=True))
 
 
-def by_neighbours(
+def by_references(
     paths: Sequence[Path],
     references: Sequence[EmbeddingSet],
     model: str | None,
+    answer: Callable[[np.ndarray], list[list[tuple[str, float]]]] | None = None,
     *,
     k: int,
     top_k: int,
@@ -62,9 +66,7 @@ def by_neighbours(
     batch_size: int,
     workers: int,
 ) -> Labelled:
-    """Return the labels of each image's nearest neighbours; the confidence is a label's share of their weighted votes."""
-    import numpy as np
-
+    """Return what `answer` says of the images' vectors, without it the votes of their nearest neighbours."""
     from embedding import query_images
     from retrieval.exact import ExactSearch
 
@@ -75,15 +77,23 @@ def by_neighbours(
             f"{embedder.spec} gives {embedder.dim} dimensions, {gallery.source} holds {gallery.dim}"
         )
     vectors, readable = query_images.embed(paths, embedder, batch_size=batch_size, workers=workers)
+    labelled = answer(vectors) if answer else votes(gallery, vectors, k)
+    return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]
+
+
+def votes(gallery: ExactSearch, vectors: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
+    """Return the labels of each row's nearest neighbours; the confidence is a label's share of their weighted votes."""
+    import numpy as np
+
     hits = gallery.search(vectors, k)
     similarities = np.array([[hit.score for hit in near] for near in hits])
     names, codes = np.unique([[hit.item.label for hit in near] for near in hits], return_inverse=True)
-    image, label, votes = knn.votes(similarities, codes.reshape(similarities.shape), "similarity")
-    shares = votes / np.bincount(image, votes)[image]
-    labelled: list[list[tuple[str, float]]] = [[] for _ in readable]
+    image, label, weight = knn.votes(similarities, codes.reshape(similarities.shape), "similarity")
+    shares = weight / np.bincount(image, weight)[image]
+    labelled: list[list[tuple[str, float]]] = [[] for _ in hits]
     for row, name, share in zip(image, names[label].tolist(), shares.tolist(), strict=True):
         labelled[row].append((name, share))
-    return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]
+    return labelled
 
 
 def labelled_sets(files: Sequence[str], reading: dict[str, Any]) -> list[EmbeddingSet]:
@@ -116,11 +126,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", metavar="SPEC", help=text)
     add("--weights", metavar="FILE", help="state dict for a pretrained classifier, its head included")
     add("--weights_key", metavar="KEY", help="which network of the file, where it holds several, such as ema")
-    text = "labelled embedding sets: classify by nearest neighbours"
+    text = "labelled embedding sets: classify by nearest neighbours, or by --classifier"
     add("--reference_npz", nargs="+", metavar="[ID=]NPZ", help=text)
     add("--key", help="name of the array or of the pickled dict inside a foreign .npz")
     cli.add_arrays(parser)
     add("--k", type=cli.whole(1, 10_000), default=5, help="neighbours that vote, with --reference_npz")
+    add_reference_options(parser)
     add("--top_k", type=cli.whole(1, 1000), default=1, metavar="N", help="labels for each image")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw the images with their labels (the first 60)")
@@ -142,7 +153,15 @@ def run(args: argparse.Namespace) -> None:
                 "--weights goes with a pretrained classifier; --reference_npz names its own model"
             )
         references = labelled_sets(args.reference_npz, cli.reading(args))
-        labelled = by_neighbours(paths, references, args.model, k=args.k, **options)
+        answer = None
+        if args.classifier or args.reject or args.threshold:
+            from terminal import products
+
+            unknown = labelled_sets(args.unknown_npz, cli.reading(args)) if args.unknown_npz else []
+            answer = products.Answer(references, args.classifier, args.k, args.reject, args.threshold, unknown)
+        labelled = by_references(paths, references, args.model, answer, k=args.k, **options)
+    elif args.classifier or args.reject or args.threshold:
+        raise messages.UsageError("--classifier, --reject and --threshold work over references: add --reference_npz")
     else:
         labelled = by_classifier(paths, args.model, weights.named_in(args.weights, args.weights_key), **options)
     if args.format == "json":

@@ -22,22 +22,21 @@ from typing import TYPE_CHECKING
 
 from common import cli, files, messages
 from plots.projection import METHODS
-from terminal.options import add_evaluation_options, add_matrix_options
+from terminal.options import add_classifier_options, add_evaluation_options, add_matrix_options
 
 if TYPE_CHECKING:
-    from combinations.comparison import Comparison
-    from combinations.verdict import Verdict
+    from combinations.verdict import Findings
     from common.knn import Neighbours
     from evaluation.codes import CodedSets
     from evaluation.evaluator import Evaluator
     from evaluation.records import Combination, Decisions, Rule
 
 
-def show_matrix(evaluator: Evaluator, baseline: str | None, seed: int) -> tuple[Comparison, Verdict]:
-    """Print the accuracy of every reference set against every query set, the paddings, and the verdict."""
-    from combinations import comparison, paddings
+def show_matrix(evaluator: Evaluator, title: str, query_split: str, baseline: str | None, seed: int) -> Findings:
+    """Print the accuracy of every reference set against every query set, models, paddings, and the verdict."""
+    from combinations import comparison, models, paddings
     from combinations.search import enumerate_combinations
-    from combinations.verdict import verdict
+    from combinations.verdict import Findings, verdict
     from terminal import tables
 
     coded = evaluator.coded
@@ -48,9 +47,10 @@ def show_matrix(evaluator: Evaluator, baseline: str | None, seed: int) -> tuple[
     tallies = {pairs[index]: tally for index, tally in evaluator.tallies(pairs)}
     compared = comparison.compare_all(evaluator, tallies, baseline, seed)
     answers = verdict(compared, padding=paddings.are_paddings(coded))
-    rows = paddings.padding_rows(evaluator, seed=seed)
-    print(tables.matrix(coded, evaluator.rule, compared, rows, answers))
-    return compared, answers
+    rows = models.model_rows(evaluator, seed=seed)
+    findings = Findings(title, compared, compared, answers, rows, query_split)
+    print(tables.matrix(coded, evaluator.rule, findings, paddings.padding_rows(evaluator, seed=seed)))
+    return findings
 
 
 def show(evaluator: Evaluator, combination: Combination, decisions: Decisions) -> None:
@@ -130,6 +130,7 @@ def searching(cluster: str | None) -> Iterator[Callable[..., Neighbours]]:
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add_evaluation_options(parser)
+    add_classifier_options(parser)
     cli.add_seed(parser)
     cli.add_cluster(parser)
     add_matrix_options(parser, METHODS)
@@ -137,13 +138,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> None:
-    from combinations import comparison, results
+    from combinations import results, verdict
     from combinations.search import chosen_combinations
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.records import Rule
-    from terminal import prompt, tables
+    from terminal import classifiers, prompt, tables
 
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     references, queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
@@ -160,21 +161,17 @@ def run(args: argparse.Namespace, command: str) -> None:
         if args.interactive:
             prompt.interact(evaluator, draw_maps, METHODS, args.plot or ["pca"])
             return
-        decided = {}
+        decided, findings = {}, None
         if args.reference_ids or args.query_ids:
             for combination in combinations:
                 decided[combination] = evaluator.decide(combination)
                 show(evaluator, combination, decided[combination])
-            compared, answers = comparison.compare_decided(evaluator, decided, args.seed), None
         else:
-            compared, answers = show_matrix(evaluator, args.baseline, args.seed)
+            findings = show_matrix(evaluator, title, args.query_split, args.baseline, args.seed)
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in combinations}
-        if args.results:
-            run_of = results.describe(coded, command=command, version=cli.version(), dataset=title)
-            blocks = results.blocks(coded, rule, compared, title=title, scored_on=args.query_split)
-            rows = results.table(rule, compared, title=title, scored_on=args.query_split)
-            results.write(args.results, run_of, answers, blocks, rows, replace=args.results_mode == "replace")
+        options = (getattr(args, name) for name in classifiers.OPTIONS)
+        print(classifiers.classified(evaluator, combinations, *options), end="")
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if (args.plot or args.predictions) and not decided:
@@ -185,6 +182,12 @@ def run(args: argparse.Namespace, command: str) -> None:
             draw_maps(combination, decisions, args.plot)
         if args.predictions:
             write_predictions(evaluator, decided, args.predictions)
+        if args.results:
+            compared = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, args.seed)
+            run_of = results.describe(coded, command=command, version=cli.version(), dataset=title)
+            side_by_side = tables.models(compared.models) if compared.models else ""
+            replace = args.results_mode == "replace"
+            results.write(args.results, run_of, coded, rule, compared, models=side_by_side, replace=replace)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

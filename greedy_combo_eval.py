@@ -2,7 +2,7 @@
 """Search combinations of embedding sets for the best references and queries.
 
 Every pair of sets is searched once; combinations merge the results, get intervals that respect that crops of one photo belong
-together, and are compared with the best single pair. Blocks are appended to results.txt, results.csv holds this run's rows.
+together, and are ranked with the single pairs. Each run is added to results.txt and results.csv, with the verdict in words.
 
   python greedy_combo_eval.py --train_npz embeddings/*.npz --test_npz embeddings/*.npz --combination_size 2
   python greedy_combo_eval.py --train_npz embeddings/*.npz --test_npz embeddings/*.npz --combination_size 1-3 --report report.html
@@ -46,7 +46,7 @@ def exhaustive(
     valid = [combination for combination in asked if evaluator.valid(combination)]
     if len(valid) < len(asked):
         messages.note(
-            f"{len(asked) - len(valid):,} combinations have a query set without references of its model, left out"
+            f"{len(asked) - len(valid):,} combinations mix sets of several models that do not go together, left out"
         )
     if not valid:
         raise messages.UsageError("no query set has references of its own model; add files, or see --reference_split")
@@ -88,8 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import comparison, results
+    from combinations.models import model_rows
     from combinations.paddings import are_paddings
-    from combinations.verdict import verdict
+    from combinations.verdict import Findings, verdict
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
@@ -119,34 +120,31 @@ def run(args: argparse.Namespace, command: str) -> None:
             f"{ranked.n_left_out:,} views are of crops that not every query set holds; comparisons leave them out"
         )
     chosen_on = args.val_split if args.val_npz else None
-    final = comparison.score_once(test, ranked, args.seed) if chosen_on else ranked
-    answers = verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on)
-    title = args.company_name or queries[0][0].dataset or "-"
-    where = f"chosen on {chosen_on}" if chosen_on else "where it was also chosen"
-    blocks = results.blocks(test.coded, rule, final, title=title, scored_on=f"{args.query_split}, {where}")
-    rows = results.table(rule, final, title=title, scored_on=args.query_split)
-    rows += results.table(rule, ranked, title=title, scored_on=chosen_on) if chosen_on else []
+    findings = Findings(
+        title=args.company_name or queries[0][0].dataset or "-",
+        ranked=ranked,
+        final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
+        verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
+        models=model_rows(test, seed=args.seed),
+        scored_on=args.query_split,
+        chosen_on=chosen_on,
+    )
     if args.blocks:
-        sys.stdout.write("".join(blocks))
-    print(tables.summary(ranked, final, answers, args.top, chosen_on, args.query_split))
-    decided = comparison.decide_reported(test, final, ranked) if args.flips or args.report else {}
-    if args.flips:
-        write_flips(test, decided, final, args.flips, if_independent=args.if_independent, seed=args.seed)
-    if args.report:
-        page.write(
-            args.report,
-            test,
-            decided,
-            final,
-            verdict=answers,
-            chosen_on=ranked if chosen_on else None,
-            title=title,
-            seed=args.seed,
-        )
-        print(f"wrote {args.report}")
-    # Last: where this run stands in results.txt, the other files are those of this run.
-    run_of = results.describe(test.coded, command=command, version=cli.version(), dataset=title)
-    results.write(args.results, run_of, answers, blocks, rows, replace=args.results_mode == "replace")
+        sys.stdout.write("".join(results.blocks(test.coded, rule, findings)))
+    try:
+        decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
+        if args.flips:
+            write_flips(test, decided, findings.final, args.flips, if_independent=args.if_independent, seed=args.seed)
+        if args.report:
+            page.write(args.report, test, decided, findings, seed=args.seed)
+            print(f"wrote {args.report}")
+        # Last: where this run stands in results.txt, the other files are those of this run.
+        run_of = results.describe(test.coded, command=command, version=cli.version(), dataset=findings.title)
+        side_by_side = tables.models(findings.models) if findings.models else ""
+        replace = args.results_mode == "replace"
+        results.write(args.results, run_of, test.coded, rule, findings, models=side_by_side, replace=replace)
+    finally:  # what was searched is shown even where a file cannot be written
+        print(tables.summary(findings, args.top))
 
 
 def moved(embedding_set: EmbeddingSet, data_root: str) -> EmbeddingSet:

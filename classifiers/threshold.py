@@ -75,7 +75,7 @@ def set_threshold(
 
     unknown: crops of products that no reference shows, the labels of which are codes of their own. Without them each crop of the
     references, without those of its photo, is scored as if its class had none; and each of `validation` too, where that is given.
-    The known crops are those of `validation`, else the references.
+    The known crops are those of `validation`, whose photos are other ones whatever their codes, else the references.
     """
     own = closeness(references.vectors, references, n_class, references.photo)
     known = own if validation is None else closeness(validation.vectors, references, n_class)
@@ -94,7 +94,9 @@ def set_threshold(
         separation[kind] = auroc(known.score(kind), strange[-1].score(kind))
     kind = max(kinds, key=lambda name: separation[name])
     scores = np.concatenate([part.score(kind) for part in strange])
-    label, photo = (np.concatenate([getattr(part, name) for part in rows]) for name in ("label", "photo"))
+    label = np.concatenate([part.label for part in rows])
+    apart = [part.photo + place * (1 + int(rows[0].photo.max())) for place, part in enumerate(rows)]
+    photo = np.concatenate(apart)
     found = [conformal_threshold(scores, groups, false_accept) for groups in (photo, label)]
     finite = [threshold for threshold in found if threshold < math.inf]
     return Threshold(

@@ -11,7 +11,7 @@ from combinations.evidence import Evidence, evidence
 from combinations.paddings import least_padding
 from combinations.search import named_combination, same_id_pairs
 from common.messages import UserError
-from evaluation.evaluator import Evaluator, tally
+from evaluation.evaluator import Evaluator, cost, tally
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
 from uncertainty import comparisons, intervals
 
@@ -95,8 +95,8 @@ def compare(
     limits = np.stack(intervals.accuracy_intervals(right, sizes))
     chosen_from = [] if named else [row for combination, row in row_of.items() if combination.is_pair]
     differences = _differences(matched, matched_size, row_of[baseline], chosen_from, seed)
-    costs = [evaluator.cost(combination) for combination in combinations]
-    front = pareto_front([score(tally) for tally in scored.values()], [cost.operations for cost in costs])
+    costs = [cost(evaluator, combination) for combination in combinations]
+    front = pareto_front([score(tally) for tally in scored.values()], [one.operations for one in costs])
     results = [
         _result(combination, tally, limits[:, row], costs[row], bool(front[row]), differences[:, row])
         for row, (combination, tally) in enumerate(scored.items())
@@ -159,20 +159,11 @@ def compare_all(
     return compare(evaluator, scored, named, named=True, least=named if named.is_pair else least, seed=seed)
 
 
-def compare_decided(evaluator: Evaluator, decided: Mapping[Combination, Decisions], seed: int) -> Comparison:
-    """Compare combinations that are decided with the first of them."""
-    scored = {
-        combination: tally(evaluator.coded, decisions, combination.reference_ids)
-        for combination, decisions in decided.items()
-    }
-    return compare(evaluator, scored, next(iter(scored)), named=True, seed=seed)
-
-
 def score_once(evaluator: Evaluator, ranked: Comparison, seed: int) -> Comparison:
     """Score on the test queries what the validation queries chose: the first, the baseline, and what the verdict names."""
     baseline = ranked.baseline.combination
     answers = [answer for answer in (ranked.evidence.pairs, ranked.evidence.combinations) if answer]
-    named = [combination for answer in answers for combination in (answer.rival, answer.best)]
+    named = [answer.best if answer.is_better else answer.rival for answer in answers]
     chosen = dict.fromkeys([ranked.results[0].combination, baseline, *named])
     for combination in chosen:
         if not all(q in evaluator.coded.queries for q in combination.query_ids):

@@ -114,4 +114,4 @@ def summary(change: Flips, *, if_independent: bool = False) -> str:
     """Return the counts and p of flips in words; McNemar's p too where it is asked for."""
     counts = f"{change.rescued.sum()} rescued, {change.broken.sum()} broken, {change.split} split, net {change.net:+d}"
     mcnemar = f" (McNemar {change.mcnemar_p:.3f}, if crops were independent)" if if_independent else ""
-    return f"{counts}, p {change.p:.3f}{mcnemar}"
+    return f"{counts}, p {change.p:.3f} of this comparison alone{mcnemar}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from combinations.search import same_id_pairs
+from common.embeddings import EmbeddingSet
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Tally
@@ -40,7 +41,11 @@ def least_padding(coded: CodedSets, pairs: Sequence[Combination]) -> Combination
     """Return the pair that the others are asked to beat: the same ID on both sides, the lowest number, else the first given."""
 
     def distance(pair: Combination) -> tuple[bool, float, float]:
-        return not pair.matched, _number(pair.query_ids[0]), _number(pair.reference_ids[0])
+        return (
+            not pair.matched,
+            _padding(coded.queries[pair.query_ids[0]]),
+            _padding(coded.references[pair.reference_ids[0]]),
+        )
 
     return min(pairs, key=distance)
 
@@ -48,6 +53,12 @@ def least_padding(coded: CodedSets, pairs: Sequence[Combination]) -> Combination
 def are_paddings(coded: CodedSets) -> bool:
     """Whether the IDs of all query sets are numbers."""
     return all(math.isfinite(_number(q)) for q in coded.queries)
+
+
+def _padding(embedding_set: EmbeddingSet) -> float:
+    """Return the padding of a set: its ID where that is a number, else what its file says."""
+    number = _number(embedding_set.id)
+    return number if math.isfinite(number) else _number(str(embedding_set.meta.get("padding") or ""))
 
 
 def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PaddingRow]:

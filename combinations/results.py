@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from combinations.comparison import Comparison, Result
-from combinations.verdict import Verdict
+from combinations.verdict import Findings, Verdict
 from common import files
 from common.messages import UserError, count
 from evaluation.codes import CodedSets
@@ -62,15 +62,16 @@ def describe(coded: CodedSets, *, command: str, version: str, dataset: str) -> R
     )
 
 
-def blocks(coded: CodedSets, rule: Rule, comparison: Comparison, *, title: str, scored_on: str) -> list[str]:
-    """Return the block of every combination, the best first."""
-    return [_block(coded, rule, result, comparison, title=title, scored_on=scored_on) for result in comparison.results]
+def blocks(coded: CodedSets, rule: Rule, findings: Findings) -> list[str]:
+    """Return the block of every combination that is reported, the best first."""
+    return [_block(coded, rule, result, findings) for result in findings.final.results]
 
 
-def _block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison, *, title: str, scored_on: str) -> str:
+def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> str:
     """Return the block of one combination; its first three lines keep the form that older tools read."""
-    combination = result.combination
+    combination, comparison = result.combination, findings.final
     baseline = comparison.baseline.combination
+    how = f"chosen on {findings.chosen_on}" if findings.chosen_on else "where it was also chosen"
     references = [Path(coded.references[r].source).name for r in combination.reference_ids]
     queries = [Path(coded.queries[q].source).name for q in combination.query_ids]
     few = ", few images" if result.n_images < FEW_IMAGES else ""
@@ -80,7 +81,7 @@ def _block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison,
         "Accuracy@1": f"{result.score:.4f}",
         **({"Nearest neighbour alone": f"{result.nearest_accuracy:.4f}"} if rule.k > 1 else {}),
         "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} images{few})",
-        "Dataset": title,
+        "Dataset": findings.title,
         "Fusion": NAME[rule.fusion],
         "k": f"{rule.k}",
         "Reference IDs": ", ".join(combination.reference_ids),
@@ -94,7 +95,7 @@ def _block(coded: CodedSets, rule: Rule, result: Result, comparison: Comparison,
         "Recall@10": _share(result.recall_at_10),
         "Cost of a decision": f"{result.cost.forward_passes} forward passes, {result.cost.gallery_rows} gallery rows, "
         f"{result.cost.operations} multiply-adds",
-        "Scored on": scored_on,
+        "Scored on": f"{findings.scored_on}, {how}" if findings.verdict else findings.scored_on,
     }
     if combination != baseline:
         rows[f"Difference from {baseline}"] = f"{_signed(result.difference)} over {comparison.n_matched} common crops"
@@ -117,8 +118,13 @@ def _signed(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:+.4f}"
 
 
-def table(rule: Rule, comparison: Comparison, *, title: str, scored_on: str) -> list[dict[str, str]]:
-    """Return the rows of results.csv, one a combination, the best first."""
+def table(rule: Rule, findings: Findings) -> list[dict[str, str]]:
+    """Return the rows of results.csv: what is reported, then the search on another split, each the best first."""
+    rows = _table(rule, findings.final, findings.title, findings.scored_on)
+    return rows + (_table(rule, findings.ranked, findings.title, findings.chosen_on) if findings.chosen_on else [])
+
+
+def _table(rule: Rule, comparison: Comparison, title: str, scored_on: str) -> list[dict[str, str]]:
     return [
         {
             name: f"{value:.6g}" if isinstance(value, float) else str(value)
@@ -165,18 +171,13 @@ def _row(result: Result) -> dict[str, object]:
 
 
 def write(
-    path: Path,
-    run: Run,
-    verdict: Verdict | None,
-    blocks: Sequence[str],
-    rows: Sequence[Mapping[str, str]],
-    *,
-    replace: bool = False,
+    path: Path, run: Run, coded: CodedSets, rule: Rule, findings: Findings, *, models: str = "", replace: bool = False
 ) -> None:
     """Add a run to the text file and to the .csv beside it, each in one replacement; a second run meanwhile waits for its turn.
 
-    The verdict, where there is one, stands in the run's header and at its end; the text says last that the run has ended. What a
-    killed run of the same command and inputs left in either file is replaced, what others wrote is kept; `replace` keeps nothing.
+    The verdict and the table of `models`, where there are some, stand in the run's header, the verdict also at its end; the text
+    says last that the run has ended. What a killed run of the same command and inputs left in either file is replaced, what others
+    wrote is kept; `replace` keeps nothing.
     """
     table_path = path.with_suffix(".csv")
     with files.locked(path.with_name(f".{path.name}.lock"), wait=True):
@@ -184,8 +185,10 @@ def write(
         old_rows = _read(table_path) if table_path.is_file() and not replace else []
         finished = set(re.findall(r"^End of run: (\S+)$", old, re.MULTILINE))
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
-        files.write_text(table_path, _csv([*kept, *({**row, "run": run.identity} for row in rows)]))
-        files.write_text(path, _without_unfinished(old, run, finished) + _text(run, verdict, blocks))
+        rows = [{**row, "run": run.identity} for row in table(rule, findings)]
+        files.write_text(table_path, _csv([*kept, *rows]))
+        text = _text(run, findings.verdict, models, blocks(coded, rule, findings))
+        files.write_text(path, _without_unfinished(old, run, finished) + text)
 
 
 def _old_text(path: Path) -> str:
@@ -209,7 +212,7 @@ def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
     )
 
 
-def _text(run: Run, verdict: Verdict | None, blocks: Sequence[str]) -> str:
+def _text(run: Run, verdict: Verdict | None, models: str, parts: Sequence[str]) -> str:
     answers = f"{verdict}\n" if verdict else ""
     header = {
         "Run": run.identity,
@@ -220,7 +223,10 @@ def _text(run: Run, verdict: Verdict | None, blocks: Sequence[str]) -> str:
         "Models": ", ".join(run.models),
         "Sets": f"{count(run.n_reference, 'reference set')}, {count(run.n_query, 'query set')}",
     }
-    return _lines(header) + answers + "\n" + "".join(blocks) + answers + f"End of run: {run.identity}\n\n"
+    table_of_models = f"\n{models}\n" if models else ""
+    return (
+        _lines(header) + answers + table_of_models + "\n" + "".join(parts) + answers + f"End of run: {run.identity}\n\n"
+    )
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from combinations.comparison import Comparison
+from combinations.comparison import Comparison, compare
 from combinations.evidence import Answer
+from combinations.models import ModelRow
 from common.messages import count
+from evaluation.evaluator import Evaluator, tally
+from evaluation.records import Combination, Decisions
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,23 @@ class Verdict:
     def __str__(self) -> str:
         width = max(len(question) for question, _ in self.questions)
         return "\n".join(f"{question:{width}} {answer}" for question, answer in self.questions)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a run found: all that is printed, written to results.txt and drawn in the report, but decisions.
+
+    ranked: the search. final: what is reported; the same, or what was chosen on another split, scored once on `scored_on`.
+    chosen_on: that other split. verdict: None where no question was asked. models: one row a model, where there are several.
+    """
+
+    title: str
+    ranked: Comparison
+    final: Comparison
+    verdict: Verdict | None
+    models: Sequence[ModelRow]
+    scored_on: str
+    chosen_on: str | None = None
 
 
 def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) -> Verdict:
@@ -87,3 +108,15 @@ def outlook(ranked: Comparison) -> str:
         return ""
     n_photo = count(ranked.baseline.n_images, "photo")
     return f"Scored on {n_photo}; to find a gain of 2 points takes about {evidence.photos_needed:,.0f} (power 80%)."
+
+
+def of_decisions(
+    evaluator: Evaluator, decided: Mapping[Combination, Decisions], title: str, split: str, seed: int
+) -> Findings:
+    """Return the findings about combinations that are decided, compared with the first of them; no question is asked."""
+    scored = {
+        combination: tally(evaluator.coded, decisions, combination.reference_ids)
+        for combination, decisions in decided.items()
+    }
+    compared = compare(evaluator, scored, next(iter(scored)), named=True, seed=seed)
+    return Findings(title, compared, compared, None, [], split)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -118,6 +120,7 @@ def read_sides(
         same = tuple(map(str, specs))
         if same not in read:
             read[same] = read_sets(same, **reading)
+    read = {same: _named_by_model(sets, _several_models(read.values())) for same, sets in read.items()}
     unused = {embedding_set.source for sets in read.values() for embedding_set in sets}
     chosen = []
     for option, specs, split in sides:
@@ -149,6 +152,34 @@ def _tell_labels(sides: Sequence[Sequence[EmbeddingSet]], level: int | None) -> 
     for queries in labels[1:]:
         warn_strangers(labels[0], queries)
     warn_alike(set().union(*labels))
+
+
+def _several_models(sides: Iterable[Sequence[EmbeddingSet]]) -> dict[str, str]:
+    """Return the short name of each model by its fingerprint, where some ID of one split is that of two models; else {}."""
+    models: dict[str, str] = {}
+    ids: dict[tuple[str, str], set[str]] = {}
+    for embedding_set in itertools.chain(*sides):
+        if embedding_set.fingerprint and not embedding_set.meta.get("named"):
+            name = re.sub(r"[+/]", "_", Path(str(embedding_set.meta.get("model") or "model")).name)
+            models[embedding_set.fingerprint] = name
+            ids.setdefault((embedding_set.id, embedding_set.split), set()).add(embedding_set.fingerprint)
+    if all(len(of_id) == 1 for of_id in ids.values()):
+        return {}
+    names = list(models.values())
+    return {
+        fingerprint: name if names.count(name) == 1 else f"{name}#{fingerprint[:4]}"
+        for fingerprint, name in models.items()
+    }
+
+
+def _named_by_model(sets: Sequence[EmbeddingSet], models: dict[str, str]) -> list[EmbeddingSet]:
+    """Return the sets; those of the named models have them in their IDs: `10@resnet18`."""
+    return [
+        embedding_set.renamed(id=f"{embedding_set.id}@{models[embedding_set.fingerprint]}")
+        if embedding_set.fingerprint in models and not embedding_set.meta.get("named")
+        else embedding_set
+        for embedding_set in sets
+    ]
 
 
 def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[EmbeddingSet]:

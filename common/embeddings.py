@@ -21,6 +21,7 @@ from common.messages import UserError, warn
 from common.run_record import FLAG, NAME, OBJECT, TEXT, WHOLE, check_fields, optional
 
 # The fields of meta that say which model made the vectors.
+MODELS_CSV = "models.csv"  # beside the sets of a folder: how large and how fast the models are that made them
 MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "preprocessing_version", "normalized")
 FORMAT_VERSION = 1
 PREPROCESSING_VERSION = (

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from common.blocks import batches
-from common.knn_blocks import LANES, TILE, UnitRows, Vectors, Workspace, load_rows, shards_of
+from common.knn_blocks import LANES, TILE, UnitRows, Vectors, Workspace, empty_rows, load_rows, shards_of
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ Neighbours = tuple[np.ndarray, np.ndarray]
 
 STEP = 2**22  # columns looked at for candidates at once
 CHUNK = 2**16  # rows that `search_one` looks at at once
+LOWEST = np.finfo(np.float32).min  # above -inf, the score of rows that are left out
 VOTE_TEMPERATURE = 0.07  # of the softmax that turns similarities into votes
 
 
@@ -276,7 +277,7 @@ def search_one(
 
     A product of float32 rows with the query, divided by their norms, differs from the score by at most e = dim 2^-22 + 2^-20:
     dim 2^-23 for the two sums (see above) and a few roundings. So every row within 2 e of the k-th best is a candidate, and
-    `search` scores those.
+    those are scored as `search` scores them.
     """
     direction = unit(query)[0]
     error = len(direction) * 2.0**-22 + 2.0**-20
@@ -286,12 +287,16 @@ def search_one(
         for part in batches(len(shard), CHUNK):
             here = slice(start + part.start, start + part.stop)
             block = shard[part]
-            scores = (block @ direction) * inverse[here]
+            scores = block @ direction
+            scores *= inverse[here]
             if keep is not None:
                 scores[~keep[here]] = -np.inf
-            top = np.partition(scores, len(scores) - k)[-k:] if len(scores) > k else scores
-            best = np.sort(np.concatenate([best, top]))[-k:]
-            near = np.flatnonzero((scores >= best[0] - 2 * error) & (scores > -np.inf))
+            if best[0] == -np.inf and len(scores) > k:  # the first rows: raise the floor before candidates are taken
+                best = np.sort(np.concatenate([best, np.partition(scores, len(scores) - k)[-k:]]))[-k:]
+                near = np.flatnonzero(scores >= max(best[0] - 2 * error, LOWEST))
+            else:
+                near = np.flatnonzero(scores >= max(best[0] - 2 * error, LOWEST))
+                best = np.sort(np.concatenate([best, scores[near]]))[-k:]
             candidates.append(block[near])
             coarse.append(scores[near])
             rows.append(here.start + near)
@@ -299,9 +304,20 @@ def search_one(
     kept = np.concatenate(coarse) >= best[0] - 2 * error
     similarities, indices = np.full((1, k), -np.inf, np.float32), np.full((1, k), -1, np.int64)
     if n := min(k, int(kept.sum())):
-        similarities[:, :n], places = search(query, np.concatenate(candidates)[kept], n)
-        indices[:, :n] = np.concatenate(rows)[kept][places]
+        scores, numbers = _score_all(query, np.concatenate(candidates)[kept]), np.concatenate(rows)[kept]
+        order = np.lexsort((numbers, -scores))[:n]
+        similarities[:, :n], indices[:, :n] = scores[order], numbers[order]
     return similarities, indices
+
+
+def _score_all(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the scores (n,) of one query (1, dim) and all rows (n, dim), as `search` computes them."""
+    import torch
+
+    n, dim = rows.shape
+    both = np.concatenate([query, rows])
+    unit = load_rows(empty_rows(n + 1, dim, torch.float32, "cpu"), [both], "query and candidate", 0, n + 1).unit
+    return _score(unit[:1], unit[1:], torch.zeros(n, dtype=torch.int64), torch.arange(n))[0][0]
 
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:

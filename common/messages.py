@@ -119,7 +119,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text.rstrip("%").replace(",", "") or "0")
+        float(text.lstrip("<").rstrip("%").replace(",", "") or "0")
     except ValueError:
         return text in ("-", "")
     return True

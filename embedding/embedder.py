@@ -62,6 +62,11 @@ class Embedder:
         if precision not in ("auto", "fp32"):
             self.use(precision)
 
+    @property
+    def n_weights(self) -> int:
+        """Number of parameters of the model, its classifier left away."""
+        return sum(weights.numel() for weights in self._unfolded.parameters())
+
     def _first(self, batch: np.ndarray) -> np.ndarray:
         try:
             return self(batch)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import knn, messages
-from common.embeddings import PREPROCESSING_VERSION
+from common import files, knn, messages
+from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
 from imaging import images
@@ -142,6 +144,37 @@ def _extended(output: OutputSet, part: Part) -> Part | None:
     return replace(part, manifest=part.whole.take(together), folders=folders)
 
 
+def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:
+    """Add a run to the models.csv of the folder: one row a model, precision and processor, its images and seconds added up."""
+    from embedding.precision import processor
+
+    names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds")
+    key = (model.spec, model.fingerprint, model.precision, processor(model.device))
+    path = folder / MODELS_CSV
+    try:
+        with files.locked(folder / f".{MODELS_CSV}.lock", wait=True):
+            rows = {tuple(row[name] for name in names[:4]): row for row in _read_speeds(path, names)}
+            old = rows.get(key, {})
+            total = [int(old.get("images", 0)) + n_images, float(old.get("seconds", 0)) + seconds]
+            values = (*key, getattr(model, "n_weights", ""), total[0], f"{total[1]:.3f}")
+            rows[key] = dict(zip(names, map(str, values), strict=True))
+            text = io.StringIO()
+            writer = csv.DictWriter(text, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows.values())
+            files.write_text(path, text.getvalue())
+    # The set itself is written; its speed is not worth a failure.
+    except (messages.UserError, OSError, ValueError) as error:
+        messages.warn(f"the speed of this run is not noted in {path}: {messages.shorten(error)}")
+
+
+def _read_speeds(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if set(names) <= row.keys()]
+
+
 def _embed(
     model: Model, output: OutputSet, record: dict[str, Any], manifest: Manifest, paths: list[Path], options: Options
 ) -> None:
@@ -174,6 +207,7 @@ def _embed(
     if not rows.rows:
         raise messages.UserError(f"{manifest.root}: no image of split {record['split']} gave a vector ({skipped})")
     output.write(manifest, rows, record)
+    _note_speed(options.output_root, model, len(paths) - first, pace.wall)
     messages.note(
         f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
         f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {extraction.describe(pace, len(paths) - first)}"

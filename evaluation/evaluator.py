@@ -22,7 +22,7 @@ from evaluation.records import Combination, Cost, Decisions, Rule, Tally
 KEPT = 64  # fused sets and rows in common in memory: every set of queries is used with every set of references
 IMPOSSIBLE = {
     "concat": "it needs the same IDs on both sides; use --pairing matched",
-    "vote": "a query set has no references of its own model, or the query sets have no crop in common",
+    "vote": "a query set has no references of its own model, no query set uses some references, or no crop is in all",
 }
 
 
@@ -68,13 +68,21 @@ class Evaluator:
         self._common: dict[tuple[str, ...], np.ndarray] = {}
 
     def valid(self, combination: Combination) -> bool:
-        """Whether the combination can be decided: under `vote` each view needs references of its own model, and common crops."""
+        """Whether the combination can be decided.
+
+        Under `vote` each view needs references of its own model, each reference set a view that uses it, and the views a crop.
+        """
         if self.rule.fusion == "concat":
             return combination.matched
         if self.rule.fusion != "vote":
             return True
-        has_references = all(self.references_of(combination, q) for q in combination.query_ids)
-        return has_references and bool(self.common_rows(combination.query_ids).size)
+        searched = [self.references_of(combination, q) for q in combination.query_ids]
+        used = set(itertools.chain(*searched))
+        return (
+            all(searched)
+            and len(used) == len(combination.reference_ids)
+            and bool(self.common_rows(combination.query_ids).size)
+        )
 
     def common_rows(self, query_ids: tuple[str, ...]) -> np.ndarray:
         """Return (n_set, n_crop) int64 rows of the crops that all these query sets hold, in the order of the first.
@@ -100,19 +108,6 @@ class Evaluator:
             return combination.reference_ids
         return tuple(r for r in combination.reference_ids if self.coded.references[r].fingerprint in ("", model))
 
-    def cost(self, combination: Combination) -> Cost:
-        """Return what one decision of the combination costs."""
-        if self.rule.fusion in ("mean", "concat"):
-            n_rows, dim = self.fused("reference", combination.reference_ids).merged.vectors.shape
-            return Cost(len(combination.query_ids), n_rows, n_rows * dim)
-        references = self.coded.references
-        operations = {r: len(references[r]) * references[r].dim for r in combination.reference_ids}
-        n_rows = sum(len(references[r]) for r in combination.reference_ids)
-        if self.rule.fusion == "stack":
-            return Cost(1, n_rows, sum(operations.values()))
-        searched = [r for q in combination.query_ids for r in self.references_of(combination, q)]
-        return Cost(len(combination.query_ids), n_rows, sum(operations[r] for r in searched))
-
     def search(self, task: Task, depth: int) -> knn.Neighbours:
         """Return (similarities, rows) of up to `depth` neighbours, without those that are to be left out."""
         groups = (None, None) if self.rule.exclude == "none" else (task.query_group, task.reference_group)
@@ -121,40 +116,8 @@ class Evaluator:
     def tasks(self, combination: Combination) -> list[Task]:
         """Return the searches that the combination stands for: one a query set, or one for fused vectors."""
         if self.rule.fusion in ("mean", "concat"):
-            return [self._fused_task(combination)]
-        return [self._task(self.references_of(combination, q), q) for q in combination.query_ids]
-
-    def _group(self, codes: Codes) -> np.ndarray:
-        return codes.image if self.rule.exclude == "sample" else codes.crop
-
-    def _task(self, reference_ids: Sequence[str], query_id: str) -> Task:
-        references = [self.coded.references[r] for r in reference_ids]
-        reference_codes = [self.coded.reference_codes[r] for r in reference_ids]
-        query_codes = self.coded.query_codes[query_id]
-        return Task(
-            query=self.coded.queries[query_id].vectors,
-            reference=[block for reference in references for block in reference.blocks],
-            query_label=query_codes.label,
-            reference_label=np.concatenate([codes.label for codes in reference_codes]),
-            query_group=self._group(query_codes),
-            reference_group=np.concatenate([self._group(codes) for codes in reference_codes]),
-            query_image=query_codes.image,
-        )
-
-    def _fused_task(self, combination: Combination) -> Task:
-        reference = self.fused("reference", combination.reference_ids)
-        query = self.fused("query", combination.query_ids)
-        reference_codes = self.coded.reference_codes[combination.reference_ids[0]]
-        query_codes = self.coded.query_codes[combination.query_ids[0]]
-        return Task(
-            query=query.merged.vectors,
-            reference=reference.merged.blocks,
-            query_label=query_codes.label[query.rows],
-            reference_label=reference_codes.label[reference.rows],
-            query_group=self._group(query_codes)[query.rows],
-            reference_group=self._group(reference_codes)[reference.rows],
-            query_image=query_codes.image[query.rows],
-        )
+            return [_fused_task(self, combination)]
+        return [_task(self, self.references_of(combination, q), q) for q in combination.query_ids]
 
     def fused(self, side: str, ids: tuple[str, ...]) -> Fused:
         """Return the sets of one side, `reference` or `query`, merged into one row per crop that all of them hold."""
@@ -176,7 +139,7 @@ class Evaluator:
         """Return the top neighbours of one query set among reference sets, their rows counted over all references."""
         for r in reference_ids:
             if (r, query_id) not in self._pairs:
-                similarities, rows = self.search(self._task([r], query_id), self.depth)
+                similarities, rows = self.search(_task(self, [r], query_id), self.depth)
                 self._pairs[r, query_id] = similarities, np.where(rows < 0, -1, rows + self.coded.starts[r])
         parts = [self._pairs[r, query_id] for r in reference_ids]
         return parts[0] if len(parts) == 1 else knn.merge(parts, self.depth)
@@ -212,6 +175,55 @@ class Evaluator:
                     if q not in by_query:
                         by_query[q] = tally(self.coded, decide_view(self, reference_ids, q), reference_ids)
                 yield index, sum((by_query[q] for q in query_ids[1:]), start=by_query[query_ids[0]])
+
+
+def cost(evaluator: Evaluator, combination: Combination) -> Cost:
+    """Return what one decision of the combination costs."""
+    if evaluator.rule.fusion in ("mean", "concat"):
+        n_rows, dim = evaluator.fused("reference", combination.reference_ids).merged.vectors.shape
+        return Cost(len(combination.query_ids), n_rows, n_rows * dim)
+    references = evaluator.coded.references
+    operations = {r: len(references[r]) * references[r].dim for r in combination.reference_ids}
+    n_rows = sum(len(references[r]) for r in combination.reference_ids)
+    if evaluator.rule.fusion == "stack":
+        return Cost(1, n_rows, sum(operations.values()))
+    searched = [r for q in combination.query_ids for r in evaluator.references_of(combination, q)]
+    return Cost(len(combination.query_ids), n_rows, sum(operations[r] for r in searched))
+
+
+def _group(rule: Rule, codes: Codes) -> np.ndarray:
+    return codes.image if rule.exclude == "sample" else codes.crop
+
+
+def _task(evaluator: Evaluator, reference_ids: Sequence[str], query_id: str) -> Task:
+    references = [evaluator.coded.references[r] for r in reference_ids]
+    reference_codes = [evaluator.coded.reference_codes[r] for r in reference_ids]
+    query_codes = evaluator.coded.query_codes[query_id]
+    return Task(
+        query=evaluator.coded.queries[query_id].vectors,
+        reference=[block for reference in references for block in reference.blocks],
+        query_label=query_codes.label,
+        reference_label=np.concatenate([codes.label for codes in reference_codes]),
+        query_group=_group(evaluator.rule, query_codes),
+        reference_group=np.concatenate([_group(evaluator.rule, codes) for codes in reference_codes]),
+        query_image=query_codes.image,
+    )
+
+
+def _fused_task(evaluator: Evaluator, combination: Combination) -> Task:
+    reference = evaluator.fused("reference", combination.reference_ids)
+    query = evaluator.fused("query", combination.query_ids)
+    reference_codes = evaluator.coded.reference_codes[combination.reference_ids[0]]
+    query_codes = evaluator.coded.query_codes[combination.query_ids[0]]
+    return Task(
+        query=query.merged.vectors,
+        reference=reference.merged.blocks,
+        query_label=query_codes.label[query.rows],
+        reference_label=reference_codes.label[reference.rows],
+        query_group=_group(evaluator.rule, query_codes)[query.rows],
+        reference_group=_group(evaluator.rule, reference_codes)[reference.rows],
+        query_image=query_codes.image[query.rows],
+    )
 
 
 def decide_view(evaluator: Evaluator, reference_ids: Sequence[str], query_id: str) -> Decisions:

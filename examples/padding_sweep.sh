@@ -35,16 +35,16 @@ for padding in "${paddings[@]}"; do sets+=("$OUT/embeddings/${NAME}_${padding}"_
 
 run evaluate_combo.py --train_npz "${sets[@]}" --test_npz "${sets[@]}"
 
-# chosen on the val photos, scored once on the test photos
-run greedy_combo_eval.py --train_npz "${sets[@]}" --val_npz "${sets[@]}" --test_npz "${sets[@]}" \
-    --combination_size 1-2 --results "$OUT/results.txt" --report "$OUT/report.html"
-
 run npz_to_parquet.py --root "${sets[@]}" --out "$OUT/embeddings.parquet" --projection umap --neighbors 10 --thumbnails 96
 
 cat <<END
 
 Open   $OUT/report.html               which combinations are better, and how sure that is
-       $OUT/results.txt, results.csv  the same as text and as a table
+       $OUT/results.txt, results.csv  the same as text and as a table (both are written by what follows)
        $OUT/crops/pad_${paddings[0]}/  the crops, with crops.csv
 Look   embedding-atlas $OUT/embeddings.parquet   (pip install embedding-atlas)
 END
+
+# chosen on the val photos, scored once on the test photos; last, so that the verdict stands at the end
+run greedy_combo_eval.py --train_npz "${sets[@]}" --val_npz "${sets[@]}" --test_npz "${sets[@]}" \
+    --combination_size 1-2 --results "$OUT/results.txt" --report "$OUT/report.html"

@@ -12,7 +12,7 @@ import numpy as np
 from combinations import flips
 from combinations.comparison import REPORTED, Comparison, Result
 from combinations.evidence import LEVEL
-from combinations.verdict import Verdict
+from combinations.verdict import Findings
 from common import files
 from evaluation.codes import remarks
 from evaluation.evaluator import Evaluator
@@ -29,53 +29,33 @@ HERE = Path(__file__).resolve().parent
 
 
 def write(
-    path: Path,
-    evaluator: Evaluator,
-    decided: Mapping[Combination, Decisions],
-    comparison: Comparison,
-    *,
-    verdict: Verdict,
-    chosen_on: Comparison | None = None,
-    title: str,
-    seed: int = 0,
+    path: Path, evaluator: Evaluator, decided: Mapping[Combination, Decisions], findings: Findings, *, seed: int = 0
 ) -> None:
-    """Write the page of `comparison`, scored by `evaluator`, to `path`, whole or not at all.
+    """Write the page of what a search found, scored by `evaluator`, to `path`, whole or not at all.
 
-    `decided`: the decisions of what the page shows, see comparison.decide_reported. `chosen_on`: the search on validation sets
-    whose first combination `comparison` scores once; without it the combination was chosen on the queries it is scored on, and
-    the page says so.
+    `decided`: the decisions of what the page shows, see comparison.decide_reported. Where the combination was chosen on the
+    queries it is scored on, the page says so.
     """
-    files.write_text(
-        path, page(evaluator, decided, comparison, verdict=verdict, chosen_on=chosen_on, title=title, seed=seed)
-    )
+    files.write_text(path, page(evaluator, decided, findings, seed=seed))
 
 
-def page(
-    evaluator: Evaluator,
-    decided: Mapping[Combination, Decisions],
-    comparison: Comparison,
-    *,
-    verdict: Verdict,
-    chosen_on: Comparison | None,
-    title: str,
-    seed: int = 0,
-) -> str:
+def page(evaluator: Evaluator, decided: Mapping[Combination, Decisions], findings: Findings, *, seed: int = 0) -> str:
     """Return the page as text; see `write`."""
+    comparison, ranked = findings.final, findings.ranked
     coded, rule = evaluator.coded, evaluator.rule
-    ranked = chosen_on or comparison
     best = next(result for result in comparison.results if result.combination == ranked.results[0].combination)
     decisions = decided[best.combination]
     pairs = tables.pair_scores(evaluator, comparison)
     queries = coded.queries.values()
     return _template().render(
-        title=title,
+        title=findings.title,
         seed=seed,
         rule=rule,
         final=comparison,
         ranked=ranked,
-        chosen_on=chosen_on,
+        chosen_on=findings.chosen_on,
         best=best,
-        verdict=verdict,
+        verdict=findings.verdict,
         rival=tables.rival_words(ranked),
         remarks=remarks(coded, rule),
         decision=DECISION[rule.fusion],
@@ -91,6 +71,7 @@ def page(
         padding=tables.padding(coded, pairs, best),
         confusion=tables.confusion(coded.classes, decisions),
         flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
+        side_by_side=findings.models,
         models=sorted({str(query.meta["model"]) for query in queries if query.meta.get("model")}),
         n_ranked=RANKED,
         few=intervals.FEW_IMAGES,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from classifiers.recipes import AUTO, KINDS
 from common import cli
 from common.cli import number, whole
 
@@ -51,6 +52,31 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
         const="sample",
         help="crops of the query's own source image are no neighbours",
     )
+
+
+def add_classifier_options(parser: argparse.ArgumentParser) -> None:
+    """Add which classifier decides, and when a query is none of the references' products."""
+    group = parser.add_argument_group("classifier")
+    text = "how references decide; auto: chosen on --val_npz, or by cross-validation over reference photos"
+    group.add_argument("--classifier", choices=(*KINDS, AUTO), help=text)
+    text = "answer UNKNOWN such that at most this share of unknown products is accepted, for example 0.05"
+    group.add_argument("--reject", type=number(0.0001, 0.9999), metavar="A", help=text)
+    group.add_argument("--val_npz", nargs="+", metavar="[ID=]NPZ", help="validation queries, to choose on")
+    group.add_argument(
+        "--unknown_npz", nargs="+", metavar="NPZ", help="crops of products that no reference shows, to report on"
+    )
+
+
+def add_reference_options(parser: argparse.ArgumentParser) -> None:
+    """Add how classify.py decides over references, and what it answers UNKNOWN."""
+    text = "how references decide: auto is chosen by cross-validation over their photos (default: --k votes)"
+    parser.add_argument("--classifier", choices=(*KINDS, AUTO), help=text)
+    text = "answer UNKNOWN such that at most this share of unknown products is accepted, for example 0.05"
+    parser.add_argument("--reject", type=number(0.0001, 0.9999), metavar="A", help=text)
+    text = "file of the threshold: written with --reject, else read"
+    parser.add_argument("--threshold", type=cli.Output(".json"), metavar="FILE.json", help=text)
+    text = "with --reject: crops of products that no reference shows, to set the threshold on"
+    parser.add_argument("--unknown_npz", nargs="+", metavar="NPZ", help=text)
 
 
 def size_range(text: str) -> tuple[int, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from combinations.comparison import Comparison, Result
+from combinations.models import ModelRow
 from combinations.paddings import PaddingRow
-from combinations.verdict import Verdict, outlook
+from combinations.verdict import Findings, outlook
 from common.messages import count, table
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
@@ -36,13 +37,9 @@ def how(rule: Rule) -> str:
     return f"fusion {NAME[rule.fusion]}{average}, k {rule.k}{weights}"
 
 
-def matrix(
-    coded: CodedSets, rule: Rule, compared: Comparison, rows_of_ids: Sequence[PaddingRow], answers: Verdict
-) -> str:
-    """Return every reference set against every query set as a table, then in the fixed form; the paddings, and the verdict."""
-    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in compared.results}
-    best = compared.results[0]
-    rows = [[r, *(_cell(results.get((r, q)), best) for q in coded.queries)] for r in coded.references]
+def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequence[PaddingRow]) -> str:
+    """Return every reference set against every query set as a table, then in the fixed form; models, paddings, the verdict."""
+    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in findings.final.results}
     heading = (
         f"Accuracy of {_range([one.n_queries for one in results.values()])} {DECISION[rule.fusion]}s on "
         f"{_range([one.n_images for one in results.values()])} photos, ± half of the 95% interval in points, * best\n"
@@ -54,10 +51,58 @@ def matrix(
         for q in coded.queries
         if (r, q) in results
     ]
-    parts = [heading, table(["ref \\ query", *coded.queries], rows), "\n".join(lines)]
-    parts += [_paddings(rows_of_ids, padding=answers.padding)] if len(rows_of_ids) > 1 else []
-    parts += [str(answers)] if len(results) > 1 else []
+    parts = [models(findings.models)] if findings.models else []
+    parts += [heading, *_matrices(coded, results, findings.final.results[0]), "\n".join(lines)]
+    if len(rows_of_ids) > 1 and not findings.models:
+        parts.append(_paddings(rows_of_ids, padding=findings.verdict is not None and findings.verdict.padding))
+    parts += [str(findings.verdict)] if len(results) > 1 else []
     return "\n\n".join(parts)
+
+
+def _matrices(coded: CodedSets, results: Mapping[tuple[str, str], Result], best: Result) -> Iterator[str]:
+    """Yield one table for each group of query sets that can be scored with the same references: one a model."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for q in coded.queries:
+        groups.setdefault(tuple(r for r in coded.references if (r, q) in results), []).append(q)
+    for references, queries in groups.items():
+        rows = [[r, *(_cell(results.get((r, q)), best) for q in queries)] for r in references]
+        if rows:
+            yield table(["ref \\ query", *queries], rows)
+
+
+def models(rows: Sequence[ModelRow]) -> str:
+    """Return the models side by side, the most accurate first."""
+    cells = [
+        (
+            row.model,
+            row.combination.query_ids[0].partition("@")[0],
+            row.dim,
+            _number(row.weights / 1e6, ".1f"),
+            _number(row.images_per_second, ".1f"),
+            f"{row.accuracy:.4f}",
+            f"{row.low:.4f} to {row.high:.4f}",
+            _number(100 * row.difference, "+.1f"),
+            "-"
+            if math.isnan(row.difference)
+            else f"{100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f}",
+            _p(row.p),
+        )
+        for row in rows
+    ]
+    header = [
+        "model",
+        "ID",
+        "dims",
+        "M weights",
+        "images/s",
+        "accuracy",
+        "95% interval",
+        "points",
+        "95% interval",
+        "p",
+    ]
+    title = "Models, each at its least padding, beside the first on the same crops; p corrected over all"
+    return f"{title}\n\n{table(header, cells)}"
 
 
 def _cell(result: Result | None, best: Result) -> str:
@@ -82,7 +127,7 @@ def _paddings(rows: Sequence[PaddingRow], *, padding: bool) -> str:
             "-"
             if math.isnan(row.difference)
             else f"{100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f}",
-            _number(row.p, ".3f"),
+            _p(row.p),
         )
         for row in rows
     ]
@@ -96,6 +141,10 @@ def _number(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
+def _p(p: float) -> str:
+    return "<0.001" if p < 0.001 else _number(p, ".3f")
+
+
 def ranking(results: Sequence[Result], top: int) -> str:
     """Return the best `top` combinations as a table."""
     rows = [
@@ -106,7 +155,7 @@ def ranking(results: Sequence[Result], top: int) -> str:
             f"{result.score:.4f}",
             f"{result.low:.4f} to {result.high:.4f}",
             _number(result.difference, "+.4f"),
-            _number(result.p, ".3f"),
+            _p(result.p),
             "*" if result.pareto else "",
         )
         for rank, result in enumerate(results[:top], 1)
@@ -114,31 +163,28 @@ def ranking(results: Sequence[Result], top: int) -> str:
     return table(["rank", "references", "queries", "accuracy", "95% interval", "difference", "p", "Pareto"], rows)
 
 
-def summary(
-    ranked: Comparison, final: Comparison, verdict: Verdict, top: int, chosen_on: str | None, scored_on: str
-) -> str:
-    """Return the verdict, the ranking, what may be believed of the winner, and the verdict again.
-
-    `chosen_on`: the split the combinations were ranked on, where `scored_on` is another, on which `final` scores the choice once.
-    """
+def summary(findings: Findings, top: int) -> str:
+    """Return the verdict, the models, the ranking, what may be believed of the winner, and the verdict again."""
+    ranked, chosen_on = findings.ranked, findings.chosen_on
     n_pair = sum(result.combination.is_pair for result in ranked.results)
-    counted = " and ".join(
-        count(n, noun) for n, noun in ((n_pair, "single pair"), (len(ranked.results) - n_pair, "combination")) if n
-    )
+    kinds = ((n_pair, "single pair"), (len(ranked.results) - n_pair, "combination"))
+    counted = " and ".join(count(n, noun) for n, noun in kinds if n)
     kind = "the baseline" if ranked.named else "the best single pair"
-    parts = [
-        str(verdict),
+    parts = [str(findings.verdict)]
+    parts += [models(findings.models)] if findings.models else []
+    parts.append(
         f"{counted}{f' on {chosen_on}' if chosen_on else ''}; difference from {kind} "
-        f"{ranked.baseline.combination}, p corrected over {ranked.n_compared}",
-        ranking(ranked.results, top),
-    ]
+        f"{ranked.baseline.combination}, p corrected over {ranked.n_compared}"
+    )
+    parts.append(ranking(ranked.results, top))
     if len(ranked.results) > top:
         parts[-1] += f"\n… and {len(ranked.results) - top:,} more, down to {ranked.results[-1].score:.4f}"
     if chosen_on:
-        parts += [f"Chosen on {chosen_on}, scored once on {scored_on}", ranking(final.results, len(final.results))]
+        final = findings.final.results
+        parts += [f"Chosen on {chosen_on}, scored once on {findings.scored_on}", ranking(final, len(final))]
     else:
         parts.append(_winner(ranked))
-    return "\n\n".join([*parts, str(verdict)])
+    return "\n\n".join([*parts, str(findings.verdict)])
 
 
 def _winner(ranked: Comparison) -> str:

@@ -108,6 +108,12 @@ def test_too_few_classes_are_said():
     assert set_threshold(drawn(rng, 60, range(24)), 24, 0.05).supported
 
 
+def test_photos_of_validation_are_not_those_of_the_references():
+    rng = np.random.default_rng(5)
+    references, validation = drawn(rng, 30, range(24)), drawn(rng, 12, range(24))
+    assert set_threshold(references, 24, 0.05, validation=validation).n_photo == 42
+
+
 def accepted(seed: int, n_photo: int, correlation: float, source: str) -> float | None:
     """Return the share of crops of new classes in new photos that are accepted at 5 %; None where the output says "too few"."""
     rng = np.random.default_rng(seed)

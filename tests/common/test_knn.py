@@ -420,3 +420,29 @@ def test_unit_survives_lengths_that_overflow_float32_and_keeps_zero_rows():
     np.testing.assert_allclose(unit, [[0.6, 0.8], [0.6, 0.8], [0, 0]], rtol=1e-6)
     assert unit.dtype == np.float32
     np.testing.assert_array_equal(rows[2], 0)
+
+
+@pytest.mark.parametrize("dim", [3, 64, 1280])
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_one_query_is_searched_as_many_are(dim, k, monkeypatch):
+    """Two shards of rows of any length, a third of them twins, in chunks of 50 rows; with and without rows left out."""
+    monkeypatch.setattr(knn, "CHUNK", 50)
+    rng = np.random.default_rng(dim + k)
+    rows = rng.standard_normal((240, dim)).astype(np.float32) * rng.uniform(1e-3, 1e3, (240, 1)).astype(np.float32)
+    rows[160:] = rows[:80] * 3
+    shards, inverse = [rows[:70], rows[70:]], knn.inverse_norms([rows[:70], rows[70:]])
+    for query in (rows[[5]], rng.standard_normal((1, dim)).astype(np.float32), rows[[200]] + 1e-6):
+        wanted = knn.search(query, shards, k)
+        for part, whole in zip(knn.search_one(query, shards, k, inverse), wanted, strict=True):
+            assert np.array_equal(part, whole)
+        keep = rng.random(240) < 0.1
+        similarities, indices = knn.search_one(query, shards, k, inverse, keep)
+        allowed = np.flatnonzero(keep)
+        n = min(k, len(allowed))
+        wanted = knn.search(query, rows[allowed], n)
+        assert np.array_equal(similarities[:, :n], wanted[0])
+        assert np.array_equal(indices[:, :n], allowed[wanted[1]])
+        assert (indices[:, n:] == -1).all()
+        assert np.isneginf(similarities[:, n:]).all()
+    nothing = knn.search_one(query, shards, k, inverse, np.zeros(240, bool))
+    assert (nothing[1] == -1).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builders import make
 
-from common import embedding_sets, embeddings, labels
+from common import embedding_sets, embeddings, labels, messages
 from common.messages import UserError
 
 
@@ -34,6 +34,16 @@ def test_the_same_glob_on_both_sides_is_split_and_says_what_it_left_out(folder, 
     references, queries = embedding_sets.read_sides(sides([f"{folder}/*.npz"], [f"{folder}/*.npz"]))
     assert [(one.id, one.split) for one in references] == [("0", "train"), ("10", "train")]
     assert [(one.id, one.split) for one in queries] == [("0", "test"), ("10", "test")]
+    assert capsys.readouterr().err == ""  # each file is on one side
+    embedding_sets.read_sides(sides([f"{folder}/*_train.npz"], [f"{folder}/*.npz"])[:1] + sides([folder], [folder])[:1])
+    assert (
+        "2 sets of other splits than 'train', 'train' left out (--verbose names the files)" in capsys.readouterr().err
+    )
+    messages.set_verbose(True)
+    try:
+        embedding_sets.read_sides(sides([f"{folder}/*.npz"], [f"{folder}/*.npz"]))
+    finally:
+        messages.set_verbose(False)
     assert "left out: shelf_0_test.npz, shelf_10_test.npz" in capsys.readouterr().err
 
 

@@ -64,10 +64,10 @@ def test_what_a_combination_scores_does_not_depend_on_files_or_pieces(exclude, m
     references = [make(300, seed=1, id=one, split="train") for one in ("0", "10")]
     queries = [make(200, seed=2, id=one, split="train") for one in ("0", "10")]  # the crops of the first 200 references
     choice = Combination(("0", "10"), ("10", "0"))
-    plain = Evaluator(code_sets(references, queries), Rule(exclude=exclude, k=3))
+    plain = Evaluator(code_sets(references, queries), Rule("stack", exclude=exclude, k=3))
     monkeypatch.setattr(embedding_sets, "PIECE", 17)
     cuts = [[cut(one, 50, 120) for one in side] for side in (references, queries)]
-    pieced = Evaluator(code_sets(*cuts), Rule(exclude=exclude, k=3))
+    pieced = Evaluator(code_sets(*cuts), Rule("stack", exclude=exclude, k=3))
     for side in cuts:
         assert not any(set(COLUMNS) & set(vars(one)) for one in side)  # no column was joined for it
     assert pieced.coded.classes.tolist() == plain.coded.classes.tolist()

@@ -17,9 +17,10 @@ from builders import make_evaluator, study, totals, unit
 
 import greedy_combo_eval
 from combinations import comparison, flips
+from combinations.models import model_rows
 from combinations.paddings import are_paddings
 from combinations.search import enumerate_combinations
-from combinations.verdict import verdict
+from combinations.verdict import Findings, verdict
 from common import embeddings
 from evaluation.records import Combination
 from report import cards, charts, tables
@@ -59,12 +60,15 @@ def search(evaluator, high=2, baseline=None):
     return comparison.compare_all(evaluator, scored, baseline and str(baseline), 0)
 
 
-def render(evaluator, compared, chosen_on=None, title=""):
-    decided = comparison.decide_reported(evaluator, compared, chosen_on or compared)
-    answers = verdict(
-        chosen_on or compared, padding=are_paddings(evaluator.coded), chosen_on="val" if chosen_on else None
-    )
-    return pages.page(evaluator, decided, compared, verdict=answers, chosen_on=chosen_on, title=title)
+def findings(evaluator, compared, ranked=None, title=""):
+    chosen_on = "val" if ranked else None
+    answers = verdict(ranked or compared, padding=are_paddings(evaluator.coded), chosen_on=chosen_on)
+    return Findings(title, ranked or compared, compared, answers, model_rows(evaluator), "test", chosen_on)
+
+
+def render(evaluator, compared, ranked=None, title=""):
+    decided = comparison.decide_reported(evaluator, compared, ranked or compared)
+    return pages.page(evaluator, decided, findings(evaluator, compared, ranked, title))
 
 
 def change_of(evaluator, before, now):
@@ -97,7 +101,7 @@ def compared(evaluator):
 
 @pytest.fixture(scope="module")
 def page(evaluator, compared):
-    return render(evaluator, compared, chosen_on=None, title="study")
+    return render(evaluator, compared, title="study")
 
 
 def plain(markup: str) -> str:
@@ -148,7 +152,7 @@ def test_a_difference_beyond_chance_is_marked_in_words_and_stars(evaluator, comp
     changed = dataclasses.replace(
         compared, results=results, baseline=dataclasses.replace(results[0], combination=other)
     )
-    marks = [row[9] for row in table(section(render(evaluator, changed, chosen_on=None, title=""), "ranking"))[:3]]
+    marks = [row[9] for row in table(section(render(evaluator, changed, title=""), "ranking"))[:3]]
     assert marks == ["▲ better ***", "▼ worse *", ""]
 
 
@@ -195,14 +199,14 @@ def test_the_answer_comes_first_with_its_interval_and_its_caution(page, compared
     assert "few images" not in top
     few = dataclasses.replace(best, n_images=19)
     told = dataclasses.replace(compared, results=[few, *compared.results[1:]])
-    assert "Few images." in render(evaluator, told, chosen_on=None, title="")
+    assert "Few images." in render(evaluator, told, title="")
 
 
 def test_a_choice_on_validation_sets_is_told_and_ranked_apart(evaluator, compared, pictures):
     chooser = search(make_evaluator(pictures[0], study(2, split="val", n_images=21)))
     chosen = [chooser.results[0].combination, chooser.baseline.combination]
     final = comparison.score_once(evaluator, chooser, 0)
-    made = render(evaluator, final, chosen_on=chooser, title="study")
+    made = render(evaluator, final, ranked=chooser, title="study")
     top = plain(made[: made.index("<main>")])
     assert "Chosen on validation sets, scored once" in top
     assert "Chosen on the data" not in top
@@ -352,7 +356,7 @@ def test_a_missing_picture_is_a_named_placeholder(pictures, tmp_path):
     lost = [dataclasses.replace(one, meta={**one.meta, "data_root": str(tmp_path)}) for one in references]
     unknown = [dataclasses.replace(one, paths=np.full(len(one), "")) for one in queries]
     evaluator = make_evaluator(lost, unknown)
-    markup = section(render(evaluator, search(evaluator), chosen_on=None, title=""), "flips")
+    markup = section(render(evaluator, search(evaluator), title=""), "flips")
     assert "<img" not in markup
     assert re.search(r"train\d+_\d+\.png<br>image missing", markup)
     assert "no path known" in markup
@@ -367,7 +371,7 @@ def test_hostile_text_stays_text(pictures):
         )
 
     evaluator = make_evaluator(*([hostile(one) for one in side] for side in pictures[:2]))
-    made = render(evaluator, search(evaluator), chosen_on=None, title=HOSTILE)
+    made = render(evaluator, search(evaluator), title=HOSTILE)
     assert "<script" not in made
     assert not re.search(r'="[^"]*<[^"]*"', made)
     assert made.count("&lt;scrip") > 20
@@ -377,7 +381,7 @@ def test_hostile_text_stays_text(pictures):
 def test_every_fusion_mode_has_its_page(pictures, mode):
     evaluator = make_evaluator(*pictures[:2], fusion=mode)
     found = search(evaluator, high=3)
-    made = render(evaluator, found, chosen_on=None, title="study")
+    made = render(evaluator, found, title="study")
     assert table(section(made, "ranking"))[0][3] == f"{100 * found.results[0].score:.1f} %"
     pairs = [text for row in table(section(made, "pairs")) for text in row[1:]]
     assert pairs.count("–") == (6 if mode == "concat" else 0)
@@ -402,7 +406,7 @@ def one_pair(n_images=6, right=None, ids=("0",)):
 
 def test_a_single_pair_of_sets_and_a_single_image():
     evaluator = one_pair(n_images=1)
-    made = plain(render(evaluator, search(evaluator), chosen_on=None, title=""))
+    made = plain(render(evaluator, search(evaluator), title=""))
     assert "Which padding? Use 0/0, the only pair of sets." in made
     assert "There is no other combination to compare 0/0 with" in made
     assert "95 % interval 0.0 to 100.0 %" in made
@@ -412,7 +416,7 @@ def test_a_single_pair_of_sets_and_a_single_image():
 @pytest.mark.parametrize("right", [True, False])
 def test_all_right_and_all_wrong(right):
     evaluator = one_pair(n_images=30, right=right, ids=("0", "10"))
-    made = render(evaluator, search(evaluator), chosen_on=None, title="")
+    made = render(evaluator, search(evaluator), title="")
     assert {text.split("★ ")[-1].split(" ")[0] for row in table(section(made, "pairs")) for text in row[1:]} == (
         {"100.0"} if right else {"0.0"}
     )
@@ -426,7 +430,7 @@ def test_crops_that_no_two_sets_share_are_not_compared():
     evaluator = make_evaluator(references, queries)
     found = search(evaluator, baseline=Combination(("20",), ("20",)))
     assert found.n_matched == 0
-    made = render(evaluator, found, chosen_on=None, title="")
+    made = render(evaluator, found, title="")
     assert [row[6:9] for row in table(section(made, "ranking"))[:1]] == [["–", "– to –", "–"]]
     assert "No crop is in every query set, so no difference can be measured" in plain(made)
     assert "0 crops that every query set holds" in plain(section(made, "flips"))
@@ -450,7 +454,7 @@ def test_accuracy_against_padding_is_by_number_only_where_ids_are_different_numb
     content = tables.padding(evaluator.coded, tables.pair_scores(evaluator, found), found.results[0])
     assert [one.combination.query_ids[0] for one in content.scores] == (drawn or list(ids))
     assert bool(content.charts) == (drawn is not None)
-    rows = table(section(render(evaluator, found, chosen_on=None, title=""), "padding"))
+    rows = table(section(render(evaluator, found, title=""), "padding"))
     assert [row[0] for row in rows] == (drawn or list(ids))
     if drawn:
         chart = content.charts["wide"]
@@ -536,8 +540,7 @@ def test_the_page_stays_small_whatever_the_input(tmp_path):
     assert len(charts.cost_chart(results, 500).front) < 20_000
     shown = dataclasses.replace(found, results=results)
     decided = comparison.decide_reported(evaluator, shown, shown)
-    answers = verdict(shown, padding=True)
-    pages.write(tmp_path / "r.html", evaluator, decided, shown, verdict=answers, title="t" * 10_000)
+    pages.write(tmp_path / "r.html", evaluator, decided, findings(evaluator, shown, title="t" * 10_000))
     made = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert 200_000 < len(made.encode()) <= 3_000_000
     assert made.count('<li class="flip ') == 12

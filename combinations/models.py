@@ -1,0 +1,104 @@
+"""Several models side by side: one row a model, compared on the crops that all of them embed."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from combinations.paddings import least_padding
+from combinations.search import same_id_pairs
+from common.embeddings import MODELS_CSV, EmbeddingSet
+from evaluation.evaluator import Evaluator
+from evaluation.records import Combination
+from uncertainty import comparisons, intervals
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model by its pair of least padding; shares in 0..1. Accuracy with its 95 % interval, over all decisions.
+
+    weights: number of parameters; images_per_second on processor, over all sets of the folder; NaN and '' where models.csv does
+    not tell. difference from the first row with its 95 % interval, on the crops that every query set holds; p two-sided, corrected
+    over all rows and for the choice of the first. NaN for the first row, and without common crops.
+    """
+
+    model: str
+    combination: Combination
+    dim: int
+    weights: float
+    images_per_second: float
+    processor: str
+    accuracy: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    p: float
+
+
+def model_rows(evaluator: Evaluator, *, seed: int = 0) -> list[ModelRow]:
+    """Return one row a model, the most accurate first; none where the query sets are of one model, or do not tell it."""
+    pairs = _pairs(evaluator)
+    if len(pairs) < 2:
+        return []
+    found = dict(evaluator.tallies(pairs))
+    order = sorted(range(len(pairs)), key=lambda index: -found[index].accuracy)
+    pairs, tallies = [pairs[index] for index in order], [found[index] for index in order]
+    low, high = intervals.accuracy_intervals(
+        np.stack([tally.image_right[1] for tally in tallies]), np.stack([tally.image_size for tally in tallies])
+    )
+    differences = np.full((len(pairs), 4), math.nan)
+    size = evaluator.coded.matched_sizes
+    if size.any():
+        matched = np.stack([tally.matched_right for tally in tallies])
+        chosen_from = range(len(pairs))
+        paired = comparisons.paired_comparison(
+            matched - matched[0], size, baseline=matched[0], chosen_from=chosen_from, seed=seed
+        )
+        differences[1:] = np.stack([paired.difference, paired.low, paired.high, paired.p], axis=1)[1:]
+    rows = []
+    for row, (pair, tally) in enumerate(zip(pairs, tallies, strict=True)):
+        query = evaluator.coded.queries[pair.query_ids[0]]
+        accuracy = tally.accuracy, float(low[row]), float(high[row])
+        rows.append(
+            ModelRow(
+                str(query.meta.get("model", "")), pair, query.dim, *_speed(query), *accuracy, *differences[row].tolist()
+            )
+        )
+    return rows
+
+
+def _pairs(evaluator: Evaluator) -> list[Combination]:
+    """Return of each model its pair of least padding, the same ID on both sides."""
+    queries = evaluator.coded.queries
+    by_model: dict[str, list[Combination]] = {}
+    for name, pair in same_id_pairs(evaluator).items():
+        if queries[name].fingerprint:
+            by_model.setdefault(queries[name].fingerprint, []).append(pair)
+    return [least_padding(evaluator.coded, pairs) for pairs in by_model.values()]
+
+
+def _speed(embedding_set: EmbeddingSet) -> tuple[float, float, str]:
+    """Return (weights, images per second, processor) of the set's model, as the models.csv beside its file says."""
+    path = Path(embedding_set.source).parent / MODELS_CSV
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            for row in csv.DictReader(file):
+                made = row.get("fingerprint"), row.get("precision")
+                if made == (embedding_set.fingerprint, embedding_set.meta.get("precision")):
+                    seconds = _number(row.get("seconds"))
+                    speed = _number(row.get("images")) / seconds if seconds else math.nan
+                    return _number(row.get("weights")), speed, str(row.get("processor") or "")
+    return math.nan, math.nan, ""
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan

@@ -1,0 +1,112 @@
+"""--classifier and --reject of evaluate_combo.py and classify.py, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from builders import study, unit
+
+import evaluate_combo
+from classifiers.recipes import Recipe
+from common.embeddings import save
+from common.messages import UserError
+from terminal import products, threshold_file
+
+
+@pytest.fixture
+def sets(tmp_path):
+    files = {}
+    for seed, (split, n) in enumerate((("train", 40), ("val", 20), ("test", 24))):
+        files[split] = []
+        for one in study(seed, n_images=n, n_class=4, split=split)[:2]:
+            files[split].append(str(tmp_path / f"d_{one.id}_{split}.npz"))
+            save(files[split][-1], one)
+    return files
+
+
+def run(capsys, sets, *options):
+    argv = ["--train_npz", *sets["train"], "--test_npz", *sets["test"], *map(str, options)]
+    code = evaluate_combo.main(argv)
+    streams = capsys.readouterr()
+    return code, streams.out, streams.err
+
+
+def test_without_the_options_nothing_is_added(sets, capsys):
+    code, plain, _ = run(capsys, sets)
+    assert code == 0
+    _, more, _ = run(capsys, sets, "--classifier", "nearest")
+    assert more.startswith(plain)
+    assert "nearest" not in plain
+
+
+@pytest.mark.parametrize("fusion", ["stack", "mean", "concat", "vote"])
+def test_nearest_is_accuracy_at_1_in_every_fusion(sets, capsys, fusion):
+    ids = ["--reference_ids", "0", "10", "--query_ids", "0", "10", "--fusion", fusion]
+    _, out, _ = run(capsys, sets, *ids, "--classifier", "nearest")
+    printed = out.split(" nearest: ")[1].split(",")[0]
+    assert float(printed) == pytest.approx(float(re.search(r"=> acc: ([\d.]+)", out)[1]), abs=0.0006)
+
+
+def test_auto_says_what_it_chose_and_gained(sets, capsys):
+    ids = ["--reference_ids", "0", "--query_ids", "0", "--classifier", "auto"]
+    _, out, _ = run(capsys, sets, *ids)
+    assert "chosen by 5-fold cross-validation over 40 reference photos" in out
+    _, out, _ = run(capsys, sets, *ids, "--val_npz", *sets["val"])
+    assert "chosen on validation queries" in out
+    assert "gain" in out
+    assert "rows kept" in out
+
+
+def test_rejection_says_what_the_data_cannot_support(sets, capsys):
+    ids = ["--reference_ids", "0", "--query_ids", "0"]
+    _, out, _ = run(capsys, sets, *ids, "--reject", 0.05)
+    assert "the data cannot support that: it takes 19 photos and as many classes" in out
+    _, out, _ = run(capsys, sets, *ids, "--reject", 0.25, "--unknown_npz", sets["val"][0])
+    assert "cannot support" not in out
+    assert "unknown are --unknown_npz" in out
+    assert "AUROC" in out
+
+
+def test_options_that_exclude_each_other(sets, capsys):
+    for options in (
+        ["--reject", 0.1, "--fusion", "vote"],
+        ["--classifier", "lda", "--exclude_self"],
+        ["--val_npz", "x.npz"],
+    ):
+        code, _, err = run(capsys, sets, *options)
+        assert code == 2, err
+
+
+def test_a_threshold_file_serves_its_own_references_only(tmp_path):
+    references, other = study(0, n_images=40, n_class=4)[:1], study(1, n_images=40, n_class=4)[:1]
+    file = tmp_path / "t.json"
+    vectors = study(2)[0].vectors
+    set_now = products.Answer(references, "prototype", 1, 0.25, file, [])(vectors)
+    assert products.Answer(references, "prototype", 1, None, file, [])(vectors) == set_now
+    refused = [row[0] == ("UNKNOWN", 0.0) for row in set_now]
+    assert 0 < sum(refused) < len(refused)
+    found = threshold_file.read(file, products.products(references).record)
+    assert found.false_accept == 0.25
+    with pytest.raises(UserError, match="was set for other references"):
+        products.Answer(other, "prototype", 1, None, file, [])(vectors)
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "threshold": -1}))
+    with pytest.raises(UserError):
+        threshold_file.read(file, products.products(references).record)
+
+
+def test_confidences_add_up_and_lead_to_the_classifiers_decision():
+    references, queries = study(0)[0], study(1)[0]
+    known = products.products([references])
+    for kind in ("nearest", "knn", "prototype", "lda", "linear"):
+        shares = products.confidences(known, queries.vectors, [Recipe(kind)])
+        np.testing.assert_allclose(shares.sum(1), 1)
+        scores = Recipe(kind).fit(references.vectors, known.rows.label, len(known.classes)).scores(queries.vectors)
+        assert (shares.argmax(1) == scores.argmax(1)).all()
+    cosines = unit(queries.vectors) @ unit(references.vectors).T
+    best = np.array([cosines[:, known.rows.label == c].max(1) for c in range(len(known.classes))]).T
+    expected = np.exp(best / 0.07) / np.exp(best / 0.07).sum(1, keepdims=True)
+    np.testing.assert_allclose(products.confidences(known, queries.vectors, [Recipe()]), expected, rtol=1e-3, atol=1e-6)
