@@ -37,7 +37,7 @@ Labelled = list[tuple[Path, list[tuple[str, float]]]]  # image, [(label, confide
 def by_classifier(
     paths: Sequence[Path],
     model: str | None,
-    weights: str | None,
+    weights: str | Path | None,
     *,
     top_k: int,
     device: str,
@@ -125,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = "checkpoint of train.py, or a pretrained classifier, see above (default: the embedded one of ImageNet)"
     add("--model", metavar="SPEC", help=text)
     add("--weights", metavar="FILE", help="state dict for a pretrained classifier, its head included")
+    add("--weights_key", metavar="KEY", help="which network of the file, where it holds several, such as ema")
     text = "labelled embedding sets: classify by nearest neighbours, or by --classifier"
     add("--reference_npz", nargs="+", metavar="[ID=]NPZ", help=text)
     add("--key", help="name of the array or of the pickled dict inside a foreign .npz")
@@ -141,12 +142,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
+    from backbones import weights
     from embedding import query_images
 
     paths = query_images.find(args.image)
     options = {name: getattr(args, name) for name in ("top_k", "device", "batch_size", "workers")}
     if args.reference_npz:
-        if args.weights:
+        if args.weights or args.weights_key:
             raise messages.UsageError(
                 "--weights goes with a pretrained classifier; --reference_npz names its own model"
             )
@@ -161,7 +163,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.classifier or args.reject or args.threshold:
         raise messages.UsageError("--classifier, --reject and --threshold work over references: add --reference_npz")
     else:
-        labelled = by_classifier(paths, args.model, args.weights, **options)
+        labelled = by_classifier(paths, args.model, weights.named_in(args.weights, args.weights_key), **options)
     if args.format == "json":
         rows = [
             {"image": str(path), "labels": [{"label": name, "confidence": round(value, 6)} for name, value in labels]}

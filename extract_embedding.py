@@ -47,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--id", help="the sets' ID; may hold {padding} and {model} (default: the padding)")
     add("--model", default="tf_efficientnet_lite0", metavar="SPEC", help="the model, see above")
     add("--weights", metavar="FILE", help="state dict for the model, or 'random' for timing (default: the model's own)")
+    text = "which network of the file, where it holds several, such as teacher (default: the one that is clearly meant)"
+    add("--weights_key", metavar="KEY", help=text)
     add("--layer", metavar="NAME", help="take the output of this inner layer (default: the last before the classifier)")
     add("--pooling", choices=POOLINGS, help="from cells or tokens to one vector (default: the model's own)")
     add("--resize_mode", choices=RESIZE_MODES, default="squash", help="how a crop fits the input")
@@ -144,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = read_manifests(roots, folders, args.splits, drawing, strict=args.strict)
     parts = name_sets(chosen, folders, args.model, args.id, args.company_name)
     n_images = sum(len(part.manifest) for part in parts)
-    about_model = ("weights", "layer", "pooling", "resize_mode", "device", "precision")
+    about_model = ("weights", "weights_key", "layer", "pooling", "resize_mode", "device", "precision")
     loading = {name: getattr(args, name) for name in about_model}
     with contextlib.ExitStack() as stack:
         model: Model

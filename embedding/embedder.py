@@ -16,7 +16,7 @@ from torch import nn
 from backbones import checkpoint
 from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
 from backbones.models import build
-from backbones.weights import DEFAULT, EMBEDDED, RANDOM
+from backbones.weights import DEFAULT, EMBEDDED, RANDOM, named_in
 from common.messages import UsageError, UserError, shorten, warn
 from embedding import extraction
 from embedding.precision import DTYPES, MIN_COSINE, cosines, fastest_close, folded, lowered, multiplies_bf16
@@ -177,6 +177,7 @@ def load(
     spec: str | Path = DEFAULT,
     *,
     weights: str | Path | None = None,
+    weights_key: str | None = None,
     layer: str | None = None,
     pooling: str | None = None,
     resize_mode: str = "squash",
@@ -185,18 +186,21 @@ def load(
 ) -> Embedder:
     """Return the embedder that `spec` stands for (see the table in backbones/models.py).
 
-    weights: a state dict (safetensors, or a torch file without code), or "random" for untrained ones. layer: the inner module whose
+    weights: a state dict (safetensors, or a torch file without code), or "random" for untrained ones; weights_key: which network of
+    the file. layer: the inner module whose
     output is taken. pooling: one of POOLINGS, from cells or tokens to one vector; else the model's own. resize_mode: squash,
     letterbox or model. precision: auto, fp32, mixed, bf16 or fp16. Raises UserError or UsageError in one sentence.
     """
     spec = str(spec)
-    backbone = build(spec, weights=weights, pooling=None if layer else pooling)
+    backbone = build(spec, weights=named_in(weights, weights_key), pooling=None if layer else pooling)
     preprocess = dataclasses.replace(backbone.preprocess, resize_mode=resize_mode)
     backbone = dataclasses.replace(backbone, preprocess=preprocess)
     options = {"layer": layer, "pooling": pooling, "resize_mode": resize_mode}
     identified = fingerprint(backbone, options)
     if weights is not None:
         options["weights"] = RANDOM if weights == RANDOM else str(Path(weights).resolve())
+    if weights_key is not None:
+        options["weights_key"] = weights_key
     folder, code = checkpoint.folder_and_code(spec)
     if code:
         spec = f"{folder.resolve()}={code}"

@@ -617,7 +617,7 @@ def test_out_of_device_memory_halves_the_batch(factory, monkeypatch, capsys):
     embedder = load_model(factory, precision="fp32")
     pixels = noise(10, 48, 64)
     expected = embedder(pixels)
-    run, sizes = embedder._run, []
+    run, sizes = embedder._module, []
 
     def limited(part):
         sizes.append(len(part))
@@ -625,11 +625,11 @@ def test_out_of_device_memory_halves_the_batch(factory, monkeypatch, capsys):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return run(part)
 
-    monkeypatch.setattr(embedder, "_run", limited)
+    monkeypatch.setattr(embedder, "_compiled_module", limited)
     np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-5)
     assert sizes == [10, 5, 3, 3, 3, 1]
     assert "going on with batches of 3 images" in capsys.readouterr().err
-    monkeypatch.setattr(embedder, "_run", lambda part: limited(torch.zeros(9, 3)))
+    monkeypatch.setattr(embedder, "_compiled_module", lambda part: limited(torch.zeros(9, 3)))
     with pytest.raises(UserError, match="too little memory"):
         embedder(pixels)
 

@@ -1,0 +1,163 @@
+"""Checkpoints of other tools: which of several networks is loaded and told, metadata that is skipped, pickles that are refused."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import os
+import pathlib
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from backbones import weights
+from backbones.weights import WeightsFile
+from common.messages import UsageError, UserError
+
+
+def network(seed: int | None = None) -> nn.Module:
+    if seed is not None:
+        torch.manual_seed(seed)
+    return nn.Sequential(collections.OrderedDict(stem=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), top=nn.Linear(4, 2)))
+
+
+def named(prefix: str, seed: int) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in network(seed).state_dict().items()}
+
+
+def loaded(path, content, key=None) -> int:
+    """Return the seed of the network that is loaded from a file with this content."""
+    torch.save(content, path)
+    module = network()
+    weights.give(module, WeightsFile(str(path), key), "net")
+    for seed in (1, 2, 3):
+        if all(value.equal(module.state_dict()[name]) for name, value in network(seed).state_dict().items()):
+            return seed
+    raise AssertionError("none of them")
+
+
+RAW, WANTED = 2, 1
+ONE = [
+    named("", WANTED),
+    {"state_dict": named("_orig_mod.module.", WANTED)},
+    {"epoch": 3, "model": named("encoder.", WANTED), "optimizer": {"state": {0: {"exp_avg": torch.zeros(4)}}}},
+    {"teacher": named("backbone.", WANTED)},
+    {"hyper_parameters": {"lr": 0.1}, "callbacks": {}, "state_dict": named("model.backbone.", WANTED)},
+    {**named("", WANTED), "classifier.weight": torch.zeros(7, 4)},
+]
+TWO = [
+    {"model": {**named("student.backbone.", RAW), **named("teacher.backbone.", WANTED)}},
+    {"state_dict": named("", RAW), "state_dict_ema": named("", WANTED)},
+    {**named("", RAW), **named("ema.module.", WANTED)},
+    {"state_dict": {**named("module.encoder_k.", RAW), **named("module.encoder_q.", WANTED)}},
+    {"state_dict": {**named("base_encoder.", WANTED), **named("momentum_encoder.", RAW)}},
+    {"net": named("", RAW), "swa": named("module.", WANTED)},
+]
+
+
+@pytest.mark.parametrize("content", ONE)
+def test_the_only_network_is_found_under_any_prefix(tmp_path, content, capsys):
+    assert loaded(tmp_path / "w.pth", content) == WANTED
+    assert "networks" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", TWO)
+def test_of_two_networks_the_one_that_is_meant_is_taken_and_told(tmp_path, content, capsys):
+    assert loaded(tmp_path / "w.pth", content) == WANTED
+    told = capsys.readouterr().err
+    assert "holds 2 networks that fit" in told
+    assert "--weights_key" in told
+
+
+def test_a_key_names_another_network(tmp_path):
+    content = TWO[0]
+    assert loaded(tmp_path / "w.pth", content, "student") == RAW
+    assert loaded(tmp_path / "w.pth", content, "model.teacher") == WANTED
+    with pytest.raises(UsageError, match=r"no network under --weights_key ema; .* model\.student\.backbone 100%"):
+        loaded(tmp_path / "w.pth", content, "ema")
+    with pytest.raises(UsageError, match="name the file with --weights"):
+        weights.named_in(None, "ema")
+
+
+def test_two_that_nothing_tells_apart_are_listed(tmp_path):
+    with pytest.raises(UserError, match=r"several networks that fit net: left, right; name one with --weights_key"):
+        loaded(tmp_path / "w.pth", {"left": named("", 1), "right": named("", 2)})
+    assert loaded(tmp_path / "w.pth", {"left": named("", 1), "right": named("", 1)}) == 1  # the same twice
+
+
+def test_another_models_weights_are_refused_with_what_is_missing(tmp_path):
+    content = {f"module.{name}": value for name, value in named("", 1).items() if not name.startswith("top")}
+    with pytest.raises(UserError, match=r"lacks 2 of the 9 weights of net, such as top\.weight"):
+        loaded(tmp_path / "w.pth", content)
+
+
+class Settings:
+    pass
+
+
+Settings.__module__ = "training_tool.settings"
+
+
+class AttributeDict(dict):
+    pass
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        argparse.Namespace(lr=0.1, nested=argparse.Namespace(a=[1, 2])),
+        {"path": pathlib.PurePosixPath("/data/run"), "best": np.float64(0.5), "array": np.zeros(3)},
+        types.SimpleNamespace(lr=1),
+        AttributeDict(lr=0.1),
+    ],
+)
+def test_metadata_is_skipped_and_told(tmp_path, metadata, capsys):
+    assert loaded(tmp_path / "w.pth", {"args": metadata, "state_dict": named("module.", 1)}) == 1
+    assert "skipped what is no tensor" in capsys.readouterr().err
+
+
+class Harm:
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("function", [os.system, eval, print, functools.partial, getattr])
+def test_a_file_that_names_a_dangerous_function_is_refused(tmp_path, function):
+    path = tmp_path / "ran"
+    with pytest.raises(UserError, match="could run code"):
+        loaded(tmp_path / "w.pth", {"a": Harm(function, f"touch {path}"), **named("", 1)})
+    assert not path.exists()
+
+
+def test_the_function_of_an_unknown_tool_is_not_run(tmp_path, monkeypatch):
+    """It is a placeholder: what the file would call is not even imported."""
+    import sys
+
+    tool = types.ModuleType("some_tool")
+    ran = []
+
+    def call(*args):
+        ran.append(args)
+
+    call.__module__, call.__qualname__ = "some_tool", "call"
+    tool.call = call
+    monkeypatch.setitem(sys.modules, "some_tool", tool)
+    torch.save({"a": Harm(call, 1), **named("", 1)}, tmp_path / "w.pth")
+    monkeypatch.delitem(sys.modules, "some_tool")
+    module = network()
+    weights.give(module, tmp_path / "w.pth", "net")
+    assert not ran
+    assert "some_tool" not in sys.modules
+
+
+def test_a_whole_model_is_named_for_what_it_is(tmp_path):
+    torch.save(network(1), tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"a whole model|could run code"):
+        weights.give(network(), tmp_path / "w.pth", "net")
