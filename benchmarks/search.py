@@ -133,7 +133,7 @@ def main() -> None:
         figures = exact_figures(exact, rows, queries, args.repeats)
         truth = exact.search(queries, K)
         for kind in args.index_types:
-            places = [(str(Path(folder) / f"{kind}.faiss"), None)]
+            places: list[tuple[str, str | None]] = [(str(Path(folder) / f"{kind}.faiss"), None)]
             if args.milvus == "yes":
                 places.append((args.uri or str(Path(folder) / f"{kind}.db"), f"bench_{kind}"))
             for uri, name in places:

@@ -95,8 +95,8 @@ def main() -> None:
         seconds: dict[int, list[float]] = {number: [] for number in range(len(chosen))}
         limits: dict[str, list[float]] = {limit: [] for _, _, limit, _ in chosen}
         for _ in range(args.repeats):
-            for limit, times in limits.items():
-                times.append(processor_seconds(["-c", limit]))
+            for limit, measured in limits.items():
+                measured.append(processor_seconds(["-c", limit]))
             for number, (script, options, _, _) in enumerate(chosen):
                 seconds[number].append(processor_seconds([str(ROOT / script), *options]))
         for number, (script, options, limit, times) in enumerate(chosen):
