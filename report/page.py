@@ -55,6 +55,7 @@ def page(evaluator: Evaluator, decided: Mapping[Combination, Decisions], finding
         ranked=ranked,
         chosen_on=findings.chosen_on,
         best=best,
+        luckless=ranked.evidence.winner,
         verdict=findings.verdict,
         rival=tables.rival_words(ranked),
         remarks=remarks(coded, rule),
