@@ -88,7 +88,7 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def multiplies_bf16(device: torch.device) -> bool:
     """Return whether the hardware multiplies bfloat16 itself; emulated, it would be slower than fp32."""
     device = torch.device(device)  # replicas on a cluster name theirs as text
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = (f"_is_{name}_supported" for name in ("avx512_bf16", "amx_tile"))
     return device.type == "cpu" and any(getattr(torch.cpu, check, lambda: False)() for check in checks)
@@ -169,7 +169,7 @@ def cache_folder() -> Path:
 def processor(device: torch.device | str) -> str:
     """Return the name of the hardware that `device` computes on."""
     device = torch.device(device)  # replicas on a cluster name theirs as text
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         for line in lines:
