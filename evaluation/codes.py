@@ -188,14 +188,19 @@ def without_samples(sets: Sequence[EmbeddingSet]) -> list[str]:
 def check(coded: CodedSets, rule: Rule) -> None:
     """Raise UserError unless the sets can be compared by this rule: one model, one dimension, at least k references each."""
     references, queries = coded.references.values(), coded.queries.values()
+    everything = [*references, *queries]
+    models = {embedding_set.fingerprint for embedding_set in everything if embedding_set.fingerprint}
     if rule.fusion in ("stack", "mean"):
-        require_one_model([*references, *queries], what="extract them with one model, or use --fusion concat or vote")
+        require_one_model(everything, what="extract them with one model, or use --fusion concat or vote")
+    elif rule.fusion == "vote" and len(models) < 2:
+        require_one_model(everything, what="extract them with one model, or use --fusion concat")
     else:
+        for model in models:
+            of_model = [embedding_set for embedding_set in everything if embedding_set.fingerprint == model]
+            require_one_model(of_model, what="extract them anew")
         same_model = [_check_pair(*pair, rule.fusion) for pair in itertools.product(queries, references)]
         if rule.fusion == "vote" and not any(same_model):
-            require_one_model(
-                [*references, *queries], what="no query has references of its own model; add some, or use concat"
-            )
+            require_one_model(everything, what="no query has references of its own model; add some, or use concat")
     for reference in references:
         if rule.k > len(reference):
             raise UserError(

@@ -59,7 +59,8 @@ def cards(study_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cards")
     data = study_data / "cards"
     jsons = [data / f"{split}.json" for split in ("train", "test")]
-    run(crop.main, "--json_path", *jsons, "--image_folder", data / "images", "--output_root", folder / "crops")
+    crops = ["--output_root", folder / "crops", "--padding_percent", 10]
+    run(crop.main, "--json_path", *jsons, "--image_folder", data / "images", *crops)
     run(
         extract_embedding.main,
         "--data_root",

@@ -312,7 +312,7 @@ def kill_and_compare(work: Path, kills: int) -> None:
     for split in ("train", "test"):
         same(work / "reference" / f"crops_0_{split}.npz", work / "embeddings" / f"crops_0_{split}.npz")
     left = [path.name for path in (work / "embeddings").iterdir() if not path.name.endswith((".npz", ".lock"))]
-    assert left == []
+    assert left == ["models.csv"]  # how fast the runs were
 
 
 def test_killed_five_times_the_result_is_the_same(work):

@@ -202,3 +202,14 @@ def test_a_label_that_no_reference_has_counts_as_wrong_and_is_reported():
     tally = totals(evaluator, Combination(("10",), ("10",)))
     assert (tally.n, tally.n_unknown) == (6, 1)
     assert tally.right[0] == 5
+
+
+def test_sets_of_one_model_are_checked_under_every_fusion(capsys):
+    references, queries = study(1, split="train"), study(2, split="test")
+    newer = [one.renamed(preprocessing_version=2) for one in queries]
+    for mode in ("vote", "stack", "mean", "concat"):
+        make_evaluator(references, newer, fusion=mode)
+        assert "different versions of the preprocessing (1 as" in capsys.readouterr().err, mode
+    others = [one.renamed(fingerprint="x") for one in [*references[:1], *newer[:1]]]
+    make_evaluator([*references, others[0].renamed(id="x")], [*queries, others[1].renamed(id="x")])
+    assert "different versions of the preprocessing (1 as" in capsys.readouterr().err
