@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 # A shell starts what runs in its background with Ctrl-C ignored, and the scripts that the tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
