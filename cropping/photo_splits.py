@@ -16,6 +16,7 @@ from annotations.records import Object, Skipped
 from common import cli
 from common.labels import label_paths
 from common.messages import UsageError, UserError, count, note
+from imaging import crops
 from imaging.crops import Manifest
 
 NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}  # by how many shares are given
@@ -109,6 +110,31 @@ def split_manifests(manifests: Sequence[Manifest], drawing: Drawing, kept: Seque
         rows = [row for row, split in enumerate(splits) if kept is None or split in kept]
         moved.append(replace(manifest, splits=splits).take(rows))
     return moved
+
+
+def read_manifests(
+    roots: Sequence[Path],
+    folders: Sequence[str] | None,
+    splits: Sequence[str] | None,
+    drawing: Drawing | None,
+    *,
+    strict: bool,
+) -> list[tuple[Manifest, Manifest]]:
+    """Return for each data root the images of the folders and splits that are asked for, and those of all folders.
+
+    `drawing`: splits that are drawn anew, from all folders, so that a further folder moves no photo.
+    """
+    wanted = None if drawing else splits
+    wholes = [crops.read(root, splits=wanted, strict=strict) for root in roots]
+    if drawing:
+        wholes = split_manifests(wholes, drawing, splits)
+    if not folders:
+        return [(whole, whole) for whole in wholes]
+    chosen = []
+    for root, whole in zip(roots, wholes, strict=True):
+        paths = {*crops.read(root, folders=folders, splits=wanted, strict=strict).paths}
+        chosen.append((whole.take([row for row, path in enumerate(whole.paths) if path in paths]), whole))
+    return chosen
 
 
 def _tell_of(splits: set[str]) -> None:

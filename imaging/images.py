@@ -5,6 +5,7 @@ A file is known by its content, whatever its name ends in.
 
 from __future__ import annotations
 
+import argparse
 import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from common.cli import cores
 from common.messages import ImageError, warn_once
 from imaging.pixels import (
     BY_PILLOW,
+    COLORS,
     FORMATS,
     WHITE,
     pillow,
@@ -81,10 +83,14 @@ class Header:
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
+def add_background(parser: argparse._ActionsContainer) -> None:
+    """Add --background, the colour that shows through."""
+    text = "colour behind what is transparent in an image"
+    parser.add_argument("--background", choices=COLORS, default="white", help=text)
+
+
 def read_header(data: bytes) -> Header:
     """Return the header of an encoded image; raises ImageError. Broken EXIF data counts as none."""
-    if not data:
-        raise ImageError("image file is empty")
     return _header(io.BytesIO(data))
 
 
@@ -102,6 +108,8 @@ def open_header(path: Path | str) -> Header:
 def _header(file: BinaryIO) -> Header:
     start = file.read(32)
     file.seek(0)
+    if not start:
+        raise ImageError("image file is empty")
     if image_kind(start) == "TIFF":
         return _tiff_header(file)
     try:
@@ -256,9 +264,20 @@ def load(
     """Return the file in `path` with its size and the orientation to apply, no pixel decoded; see decode()."""
     data = read_bytes(path)
     header = read_header(data)
+    orientation = _usable(header, max_pixels, exif, declared)
+    return Encoded(data, header, orientation, str(path), background)
+
+
+def seen_size(header: Header, *, max_pixels: int, exif: str, declared: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the (width, height) that decode() will give; raises ImageError as load() does."""
+    return Encoded(b"", header, _usable(header, max_pixels, exif, declared)).size
+
+
+def _usable(header: Header, max_pixels: int, exif: str, declared: tuple[int, int] | None) -> int:
+    """Return the orientation to apply; raises ImageError where the header tells that the image can't be used."""
     if header.width * header.height > max_pixels:
         raise ImageError("image above --max_pixels")
-    return Encoded(data, header, choose_orientation(header, exif, declared), str(path), background)
+    return choose_orientation(header, exif, declared)
 
 
 def decode(
