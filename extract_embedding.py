@@ -5,6 +5,7 @@
   python extract_embedding.py --data_root crops/pad_* --company_name shelf --splits train test
   python extract_embedding.py --data_root photos/ --model torchvision/resnet50 --weights resnet50.safetensors --layer layer3
   python extract_embedding.py --data_root crops/ --model my_package.models:make_encoder --batch_size 32
+  python extract_embedding.py --json_path annotations.json --image_folder images/ --padding_percent 0 10 20
 
 Writes <output_root>/<company_name>_<ID>_<split>.npz. A run that was killed goes on where it was, with the same result.
 --model takes a timm name (bare or timm/NAME), torchvision/NAME, hf/ID or hf/FOLDER, a TorchScript or torch.export file,
@@ -16,16 +17,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from common import cli, files, messages
+from common import cli, messages
+from cropping import options as cropping_options
 from cropping import photo_splits
 
 if TYPE_CHECKING:
-    from embedding.set_writer import Model, Part
-    from imaging.crops import Manifest
+    from annotations.records import Skipped
+    from cropping import photos
+    from embedding.set_writer import Model, Options, Part
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     text = "crops folders, folders of class folders, or folders of images"
     add("--data_root", type=Path, nargs="+", metavar="DIR", help=text)
+    text = "instead of crops: cut them from the photos as crop.py does, and write none"
+    cropping_options.add_options(parser.add_argument_group("straight from annotations", text), required=False)
     text = "class folders to take (default: all); without --data_root, data roots"
     add("--folders", nargs="+", metavar="NAME", help=text)
     add("--splits", nargs="+", metavar="NAME", help="splits to take (default: all)")
@@ -55,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--precision", choices=("auto", "fp32", "mixed", "bf16", "fp16"), default="auto", help=text)
     text = "torch.compile; auto: from 20,000 images on a CPU"
     add("--compile", choices=("auto", "on", "off"), default="auto", help=text)
+    cropping_options.add_background(parser)
     cli.add_cluster(parser)
     add("--num_gpus", type=cli.number(0), metavar="G", help="with --cluster: GPUs of each model replica (default: 1)")
     add("--normalize", action="store_true", help="scale every vector to length 1")
@@ -64,65 +71,42 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def name_sets(
-    chosen: Sequence[tuple[Manifest, Manifest]],
-    folders: Sequence[str] | None,
-    model: str,
-    identity: str | None,
-    company_name: str | None,
-) -> list[Part]:
-    """Return each split of each data root with its set's names; raises UsageError where two sets would share a file.
+def plan_cuts(values: Mapping[str, Any], drawing: photo_splits.Drawing | None) -> photos.Cuts:
+    """Return the crops that the options of annotations, padding and style ask for; `values`: those of all options."""
+    from cropping import photos, planning
+    from cropping.cutter import Style
 
-    chosen: for each data root the images to embed, and all there are. identity: the sets' ID, which may hold {padding} and {model}.
-    """
-    from embedding.set_writer import Part
-
-    model_name = Path(model).stem if Path(model).exists() else model
-    parts: list[Part] = []
-    roots: dict[tuple[str, ...], Path] = {}
-    for manifest, whole in chosen:
-        set_id = (identity or "{padding}").replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
-        for split in dict.fromkeys(manifest.splits):
-            dataset = files.without_bytes(company_name or manifest.root.resolve().name)
-            names = {"dataset_name": dataset, "id": set_id, "split": split}
-            other = roots.setdefault(tuple(names.values()), manifest.root)
-            if other != manifest.root:
-                raise messages.UsageError(
-                    f"{other} and {manifest.root} both make the set {'_'.join(names.values())}; embed them with two --id"
-                )
-            images, all_images = (
-                each.take([row for row, row_split in enumerate(each.splits) if row_split == split])
-                for each in (manifest, whole)
-            )
-            parts.append(Part(names, images, all_images, tuple(folders or ())))
-    return parts
+    styled = [field.name for field in fields(Style) if field.name not in ("image_format", "jpeg_quality")]
+    style = Style(image_format="png", **{name: values[name] for name in styled})
+    asked = cropping_options.Annotations(
+        **{field.name: values[field.name] for field in fields(cropping_options.Annotations)}
+    )
+    paddings = planning.paddings(values["padding_percent"], values["w_pad"], values["h_pad"])
+    return photos.Cuts(planning.read(asked, style, drawing), paddings, style)
 
 
-def read_manifests(
-    roots: Sequence[Path],
-    folders: Sequence[str] | None,
-    splits: Sequence[str] | None,
-    drawing: photo_splits.Drawing | None,
-    *,
-    strict: bool,
-) -> list[tuple[Manifest, Manifest]]:
-    """Return for each data root the images of the folders and splits that are asked for, and those of all folders.
-
-    `drawing`: splits that are drawn anew, from all folders, so that a further folder moves no photo.
-    """
+def embed_cuts(cuts: photos.Cuts, parts: Sequence[Part], model: Model, options: Options) -> None:
+    """Embed crops straight from their photos; print the files, and for each padding what became of the objects."""
+    from cropping import crops_folder
+    from embedding import joint_sets
     from imaging import crops
 
-    wanted = None if drawing else splits
-    wholes = [crops.read(root, splits=wanted, strict=strict) for root in roots]
-    if drawing:
-        wholes = photo_splits.split_manifests(wholes, drawing, splits)
-    if not folders:
-        return [(whole, whole) for whole in wholes]
-    chosen = []
-    for root, whole in zip(roots, wholes, strict=True):
-        paths = {*crops.read(root, folders=folders, splits=wanted, strict=strict).paths}
-        chosen.append((whole.take([row for row, path in enumerate(whole.paths) if path in paths]), whole))
-    return chosen
+    written = joint_sets.write_sets(parts, cuts.photos([part.manifest for part in parts]), model, options)
+    lists: dict[Path, list[Skipped]] = {}
+    for padding in cuts.paddings:
+        own = [(part, done) for part, done in zip(parts, written, strict=True) if part.manifest.padding == str(padding)]
+        lost = {path: reason for _, done in own for path, reason in done.lost.items()}
+        stem = own[0][0].stem.removesuffix(f"_{own[0][0].names['split']}")
+        path = options.output_root / f"{stem}_{crops.SKIPPED}"
+        lists[path] = cuts.skipped(padding, lost)
+        if lists[path] or path.exists():
+            crops_folder.write_skipped(path, lists[path])
+        n_rows = sum(len(part.manifest) for part, _ in own) - len(lost)
+        print(f"{stem}: {crops_folder.report('embedded', n_rows, n_rows, lists[path], path)}", file=sys.stderr)
+        print(*(path for _, done in own for path in done.files), sep="\n", flush=True)
+    for path, skipped in lists.items():
+        if options.strict and skipped:
+            raise messages.UserError(f"{path}: --strict forbids skipped objects; it names them")
 
 
 def data_roots(roots: Sequence[Path] | None, folders: Sequence[str] | None) -> tuple[list[Path], Sequence[str] | None]:
@@ -136,18 +120,28 @@ def data_roots(roots: Sequence[Path] | None, folders: Sequence[str] | None) -> t
 
 
 def run(args: argparse.Namespace) -> None:
-    from dataclasses import fields
-
-    from embedding.set_writer import Options, write_set
+    from embedding.set_writer import Options, name_sets, write_set
 
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed) if args.split_by_photo else None
-    roots, folders = data_roots(args.data_root, args.folders)
-    chosen = read_manifests(roots, folders, args.splits, drawing, strict=args.strict)
-    parts = name_sets(chosen, folders, args.model, args.id, args.company_name)
-    n_images = sum(len(part.manifest) for part in parts)
+    given, cuts = cropping_options.given(vars(args)), None
+    if args.json_path:
+        if args.data_root or args.folders or args.cluster:
+            raise messages.UsageError(
+                "--json_path goes without --data_root, --folders and --cluster; crop.py writes crops"
+            )
+        cuts = plan_cuts(vars(args), drawing)
+        manifests = [(manifest, manifest) for manifest in cuts.manifests(args.splits)]
+        parts = name_sets(manifests, None, args.model, args.id, args.company_name)
+        parts = [replace(part, facts=cuts.facts(part.names["split"])) for part in parts]
+    elif given:
+        raise messages.UsageError(f"{given[0]} goes with --json_path; crops that lie in --data_root stay as they are")
+    else:
+        roots, folders = data_roots(args.data_root, args.folders)
+        chosen = photo_splits.read_manifests(roots, folders, args.splits, drawing, strict=args.strict)
+        parts = name_sets(chosen, folders, args.model, args.id, args.company_name)
     about_model = ("weights", "weights_key", "layer", "pooling", "resize_mode", "device", "precision")
     loading = {name: getattr(args, name) for name in about_model}
     with contextlib.ExitStack() as stack:
@@ -161,8 +155,10 @@ def run(args: argparse.Namespace) -> None:
             from embedding import embedder
 
             model = embedder.load(args.model, **loading)
-        for part in parts:
-            for path in write_set(part, model, options, n_images=n_images):
+        if cuts:
+            embed_cuts(cuts, parts, model, options)
+        for part in () if cuts else parts:
+            for path in write_set(part, model, options, n_images=sum(len(each.manifest) for each in parts)):
                 print(path, flush=True)
 
 

@@ -138,7 +138,7 @@ def main() -> None:
         paths = draw(Path(name), args.images)
         for model in args.models:
             exact, _ = ready(model, np.empty((0,)), best=False)
-            sample = extraction.sample(paths, exact.preprocess)
+            sample = extraction.sample(lambda row: images.decode(paths[row]), len(paths), exact.preprocess)
             embedder, setting = ready(model, sample, best=True)
             own = [batch.vectors for batch in run(paths, embedder)]
             least = cosines(np.concatenate(own), np.concatenate([b.vectors for b in run(paths, exact)])).min()

@@ -13,7 +13,7 @@ from typing import Any
 
 from annotations.records import Object, Skipped
 from common import files, run_record
-from common.messages import UserError, warn
+from common.messages import UserError, count, tally, warn
 from cropping.padding import Padding, Region, number_text
 from imaging.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
 
@@ -113,6 +113,22 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
             SKIPPED: {"rows": len(skipped), "crc32": run_record.checksum(no_crops)},
         }
         run_record.finish(root / RECORD, written)
+
+
+def report(done: str, n_done: int, n_there: int, skipped: Sequence[Skipped], path: Path) -> str:
+    """Return one line that says what became of the objects; `done`: what was done with crops, `path`: the list of skipped ones."""
+    text = f"{count(n_done, 'crop')} {done}" if n_done or not n_there else "nothing to do"
+    text += f" ({n_there - n_done:,} there already)" if n_there > n_done else ""
+    text += f", {len(skipped):,} skipped"
+    kinds = tally(item.reason.partition(":")[0] for item in skipped)
+    return text + (f" ({kinds}), see {path}" if skipped else "")
+
+
+def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
+    """Write a list of skipped objects alone, whole or not at all."""
+    lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
+    with files.whole(path) as temporary:
+        _write_csv(temporary, [field.name for field in fields(Skipped)], lines)
 
 
 def read_skipped(root: Path) -> list[Skipped]:

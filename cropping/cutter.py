@@ -8,8 +8,9 @@ import threading
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from annotations.records import Object, Skipped
 from common import cli, files
@@ -18,6 +19,10 @@ from cropping import crops_folder, cutouts, resizing
 from cropping.image_folder import RULES, Found, ImageFolder, is_plain
 from cropping.padding import Padding, Region, place
 from imaging import crops, images
+from imaging.pixels import COLORS
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Size = tuple[int, int]  # (width, height) in pixels
 Image = tuple[str, "Size | None"]  # a file below the image folder, and the size it is declared to have when turned
@@ -39,6 +44,17 @@ class Style:
     image_format: str = "jpg"
     jpeg_quality: int = 95
     max_pixels: int = cli.MAX_PIXELS
+
+    def record(self) -> dict[str, Any]:
+        """Return the fields as a record has them: those that older versions did not know only where they say something."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in _NEWER or getattr(self, field.name) != field.default
+        }
+
+
+_NEWER = ("cutout", "background")  # a field that is added later has to be named here
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,20 @@ def safe_name(text: str, kind: str, ending: str = "") -> str:
     return name
 
 
+def load(path: Path, declared: Size | None, style: Style) -> images.Encoded:
+    """Return the photo in `path`, not decoded yet, as the style wants it to be seen; raises ImageError."""
+    background = COLORS[style.background]
+    return images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared, background=background)
+
+
+def pixels(image: np.ndarray, crop: Crop, region: Region, style: Style) -> np.ndarray:
+    """Return the crop, RGB uint8: its region of the decoded image, what is outside the outline filled, then resized."""
+    cut = resizing.cut(image, region, border=style.border)
+    if style.cutout == "mask" and crop.item.outline:
+        cut = cutouts.fill_outside(cut, region, crop.item.outline, COLORS[style.fill])
+    return resizing.RESIZERS[style.post_padding_method](cut, (style.target_w, style.target_h), style.fill)
+
+
 def cut_image(
     path: Path, batch: Sequence[Crop], roots: Mapping[Path, Padding], style: Style, stop: threading.Event
 ) -> tuple[Size, Counter[Path]]:
@@ -176,9 +206,7 @@ def cut_image(
     Returns the image's size and the number of crops written to each root. Crops that are there already stay as they are;
     an image whose crops are all there is not decoded. Raises ImageError when the image cannot be used.
     """
-    declared = batch[0].item.declared
-    background = resizing.COLORS[style.background]
-    encoded = images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared, background=background)
+    encoded = load(path, batch[0].item.declared, style)
     image = None
     written: Counter[Path] = Counter()
     for root, padding in roots.items():
@@ -191,10 +219,7 @@ def cut_image(
             except Unusable:
                 continue
             image = encoded.decode() if image is None else image
-            cut = resizing.cut(image, region, border=style.border)
-            if style.cutout == "mask" and crop.item.outline:
-                cut = cutouts.fill_outside(cut, region, crop.item.outline, resizing.COLORS[style.fill])
-            cut = resizing.RESIZERS[style.post_padding_method](cut, (style.target_w, style.target_h), style.fill)
+            cut = pixels(image, crop, region, style)
             files.write_bytes(target, images.encode(cut, style.image_format, style.jpeg_quality), sync=False)
             written[root] += 1
     return encoded.size, written

@@ -122,6 +122,33 @@ def split_manifests(manifests: Sequence[Manifest], drawing: Drawing, kept: Seque
     return moved
 
 
+def read_manifests(
+    roots: Sequence[Path],
+    folders: Sequence[str] | None,
+    splits: Sequence[str] | None,
+    drawing: Drawing | None,
+    *,
+    strict: bool,
+) -> list[tuple[Manifest, Manifest]]:
+    """Return for each data root the images of the folders and splits that are asked for, and those of all folders.
+
+    `drawing`: splits that are drawn anew, from all folders, so that a further folder moves no photo.
+    """
+    wanted = None if drawing else splits
+    from imaging import crops
+
+    wholes = [crops.read(root, splits=wanted, strict=strict) for root in roots]
+    if drawing:
+        wholes = split_manifests(wholes, drawing, splits)
+    if not folders:
+        return [(whole, whole) for whole in wholes]
+    chosen = []
+    for root, whole in zip(roots, wholes, strict=True):
+        paths = {*crops.read(root, folders=folders, splits=wanted, strict=strict).paths}
+        chosen.append((whole.take([row for row, path in enumerate(whole.paths) if path in paths]), whole))
+    return chosen
+
+
 def _tell_of(splits: set[str]) -> None:
     if len(splits) > 1:
         note(f"--split_by_photo takes the place of the splits that the data name: {', '.join(sorted(splits))}")

@@ -6,11 +6,11 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from cropping.padding import Region
+from imaging.pixels import COLORS
 
 if TYPE_CHECKING:
     import numpy as np
 
-COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
 BORDERS = ("clip", "reflect", "white", "black")
 _CACHED = 85_000  # pixels that are resized at a time: 1 MB as floats
 

@@ -107,6 +107,7 @@ class Embedder:
         first_batch: int = 0,
         filled_to: int | None = None,
         max_pixels: int = cli.MAX_PIXELS,
+        background: str = "white",
         pace: extraction.Pace | None = None,
     ) -> Iterator[extraction.Batch]:
         """Yield the vectors of the images, batch by batch, from batch `first_batch` on; see extraction.embed.
@@ -121,6 +122,7 @@ class Embedder:
             first_batch=first_batch,
             filled_to=filled_to or extraction.filled_size(len(paths), batch_size),
             max_pixels=max_pixels,
+            background=background,
             pace=pace or extraction.Pace(),
         )
 

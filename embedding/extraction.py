@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import cli
 from imaging import images
+from imaging.pixels import COLORS
+
+Loaded = TypeVar("Loaded")
 
 
 class Model(Protocol):
@@ -61,6 +63,7 @@ def embed(
     first_batch: int,
     filled_to: int,
     max_pixels: int,
+    background: str,
     pace: Pace,
 ) -> Iterator[Batch]:
     """Yield the vectors of the images, batch by batch, from batch `first_batch` on; `pace` is filled in.
@@ -71,7 +74,8 @@ def embed(
 
     def load(row: int) -> np.ndarray | str:
         try:
-            return model.preprocess(images.decode(paths[row], max_pixels=max_pixels))
+            image = images.decode(paths[row], max_pixels=max_pixels, background=COLORS[background])
+            return model.preprocess(image)
         except images.ImageError as error:
             return str(error)
 
@@ -79,24 +83,28 @@ def embed(
         range(start, min(start + batch_size, len(paths)))
         for start in range(first_batch * batch_size, len(paths), batch_size)
     ]
-    # On a CPU decoding and the model take turns on all cores: overlapped, each would only slow the other down.
-    ahead = 0 if model.device.type == "cpu" else 2
     started = clock = time.perf_counter()
-    for group, loaded in _ahead(groups, load, workers, ahead):
+    for group, loaded in ahead(groups, load, workers, model.device):
         pixels = stack(loaded, model.preprocess, filled_to)
-        clock = _lap(pace.decode, clock)
-        vectors = model(pixels)[: len(group)]
-        clock = _lap(pace.model, clock)
-        sound = np.isfinite(vectors).all(1) & vectors.any(1)
-        reasons = [
-            image if isinstance(image, str) else "" if fine else "the model gives no finite vector"
-            for image, fine in zip(loaded, sound, strict=True)
-        ]
-        fine = np.array([not reason for reason in reasons])
-        skipped = [(row, reason) for row, reason in zip(group, reasons, strict=True) if reason]
-        yield Batch(group, fine, vectors[fine], skipped)
+        clock = lap(pace.decode, clock)
+        vectors = model(pixels)
+        clock = lap(pace.model, clock)
+        yield outcome(group, loaded, vectors)
         clock = time.perf_counter()
         pace.wall = clock - started
+
+
+def outcome(group: range, loaded: Sequence[np.ndarray | str], vectors: np.ndarray) -> Batch:
+    """Return what a batch came to: an image that was not loaded, or whose vector is not finite or zero, is skipped."""
+    vectors = vectors[: len(group)]
+    sound = np.isfinite(vectors).all(1) & vectors.any(1)
+    reasons = [
+        image if isinstance(image, str) else "" if fine else "the model gives no finite vector"
+        for image, fine in zip(loaded, sound, strict=True)
+    ]
+    fine = np.array([not reason for reason in reasons])
+    skipped = [(row, reason) for row, reason in zip(group, reasons, strict=True) if reason]
+    return Batch(group, fine, vectors[fine], skipped)
 
 
 def filled_size(n_images: int, batch_size: int) -> int:
@@ -116,15 +124,15 @@ def stack(loaded: Sequence[np.ndarray | str], preprocess: Preprocess, batch_size
     return batch
 
 
-def sample(
-    paths: Sequence[Path], preprocess: Preprocess, *, n: int = 16, max_pixels: int = cli.MAX_PIXELS
-) -> np.ndarray:
-    """Return up to n readable images, evenly spaced in `paths`, as (n, height, width, 3) uint8."""
-    chosen = [paths[row] for row in np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int))]
+def sample(load: Callable[[int], np.ndarray], n_images: int, preprocess: Preprocess, *, n: int = 16) -> np.ndarray:
+    """Return up to n readable images, evenly spaced among the rows, as (n, height, width, 3) uint8.
+
+    load: returns the image of a row as RGB uint8, or raises ImageError.
+    """
     loaded = []
-    for path in chosen:
+    for row in np.unique(np.linspace(0, n_images - 1, min(n, n_images)).astype(int)):
         with contextlib.suppress(images.ImageError):
-            loaded.append(preprocess(images.decode(path, max_pixels=max_pixels)))
+            loaded.append(preprocess(load(int(row))))
     return stack(loaded, preprocess, len(loaded))
 
 
@@ -133,16 +141,20 @@ def fill(pixels: np.ndarray, n: int) -> np.ndarray:
     return pixels[np.arange(n) % len(pixels)]
 
 
-def _ahead(
-    groups: Sequence[range], load: Callable[[int], np.ndarray | str], workers: int, ahead: int
-) -> Iterator[tuple[range, list[np.ndarray | str]]]:
-    """Yield each group with its images, loaded in threads, at most `ahead` groups before they are asked for."""
+def ahead(
+    groups: Iterable[range], load: Callable[[int], Loaded], workers: int, device: Any
+) -> Iterator[tuple[range, list[Loaded]]]:
+    """Yield each group with what was loaded for it in threads, a few groups before they are asked for.
+
+    On a CPU decoding and the model take turns on all cores: overlapped, each would only slow the other down.
+    """
+    most = 0 if device.type == "cpu" else 2
     pending: deque[tuple[range, list[Future]]] = deque()
     pool = ThreadPoolExecutor(workers, "decode")
     try:
         for group in groups:
             pending.append((group, [pool.submit(load, row) for row in group]))
-            if len(pending) > ahead:
+            if len(pending) > most:
                 first, futures = pending.popleft()
                 yield first, [future.result() for future in futures]
         for first, futures in pending:
@@ -151,7 +163,8 @@ def _ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _lap(laps: list[float], since: float) -> float:
+def lap(laps: list[float], since: float) -> float:
+    """Add the seconds since then to `laps`, and return the time now."""
     now = time.perf_counter()
     laps.append(now - since)
     return now

@@ -22,7 +22,11 @@ from common.messages import UserError
 from imaging.crops import Manifest
 
 SHARD_ROWS = 100_000
-_OPTIONS = {"normalized": "--normalize", "batch_size": "--batch_size", "model": "--model", "precision": "--precision"}
+_AT_DEFAULT = ("background", "crop")  # options that a record names only where they differ from the default
+_OPTIONS = {
+    **{name: f"--{name}" for name in ("batch_size", "model", "precision", "background")},
+    "normalized": "--normalize",
+}
 
 
 class OutputSet:
@@ -65,6 +69,7 @@ class OutputSet:
         record = {"preprocessing_version": 1, **record}  # what older versions did not record
         changed = [key for key, value in wanted.items() if value is not None and record.get(key) != value]
         changed += [key for key, value in wanted.items() if value is None and key not in record]
+        changed += [key for key in _AT_DEFAULT if key in record and key not in wanted]
         if not changed:
             return {key: record[key] for key in wanted}
         if overwrite:
@@ -86,9 +91,13 @@ class OutputSet:
         paths: set[str] = set()
         for path in self.found():
             paths.update(embeddings.load(path).paths.tolist())
+        return self._meta(self.found()[0]), paths | self.lost().keys()
+
+    def lost(self) -> dict[str, str]:
+        """Return the images of a complete set that gave no vector, by path, with the reason."""
         with contextlib.suppress(FileNotFoundError), open(self.skipped_csv, encoding="utf-8", newline="") as file:
-            paths.update(row[0] for row in list(csv.reader(file))[1:])
-        return self._meta(self.found()[0]), paths
+            return {row[0]: row[1] for row in list(csv.reader(file))[1:]}
+        return {}
 
     def precision_of_others(self, record: dict[str, Any]) -> str | None:
         """Return the precision of the folder's finished sets of the same data set and model, None where there are none."""
@@ -107,10 +116,14 @@ class OutputSet:
             files.write_text(self._partial / "record.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
         return RowFile(self._partial, dim)
 
-    def write(self, manifest: Manifest, rows: RowFile, record: dict[str, Any]) -> None:
-        """Write the finished set, and the list of skipped images where there are any."""
+    def write(self, manifest: Manifest, rows: RowFile, record: dict[str, Any], order: np.ndarray | None = None) -> None:
+        """Write the finished set, and the list of skipped images where there are any.
+
+        order: (n,) the place of each row of the manifest in the finished set, where the set was made in another order.
+        """
         bad = dict(rows.skipped)
-        kept = manifest.take([row for row in range(len(manifest)) if row not in bad])
+        sound = [row for row in range(len(manifest)) if row not in bad]
+        kept, places = manifest.take(sound), None if order is None else np.argsort(order[sound])
         texts = {name: np.array(getattr(kept, name), str) for name in ("crop_ids", "sample_ids", "paths")}
         meta = {**record, "skipped": len(bad), "data_root": files.text_of_name(str(manifest.root.resolve()))}
         whole = embeddings.EmbeddingSet(rows.vectors, kept.labels, **texts, meta=meta)
@@ -124,7 +137,8 @@ class OutputSet:
             csv.writer(text).writerows([("path", "reason"), *((manifest.paths[row], bad[row]) for row in sorted(bad))])
             files.write_text(self.skipped_csv, text.getvalue())
         for at, path in enumerate(paths):
-            shard = whole.take(slice(at * SHARD_ROWS, (at + 1) * SHARD_ROWS))  # type: ignore[arg-type]
+            part = slice(at * SHARD_ROWS, (at + 1) * SHARD_ROWS)
+            shard = whole.take(part if places is None else places[part])  # type: ignore[arg-type]
             # Written in the hidden folder, so that a killed run leaves nothing among the results.
             embeddings.save(self._partial / path.name, shard)
             os.replace(self._partial / path.name, path)

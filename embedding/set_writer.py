@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,9 @@ from common import cli, files, knn, messages
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
+from imaging import images
 from imaging.crops import Manifest
+from imaging.pixels import COLORS
 
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
 
@@ -48,6 +50,7 @@ class Model(Protocol):
         first_batch: int = 0,
         filled_to: int | None = None,
         max_pixels: int = cli.MAX_PIXELS,
+        background: str = "white",
         pace: extraction.Pace | None = None,
     ) -> Iterator[extraction.Batch]: ...
 
@@ -62,6 +65,7 @@ class Options:
     precision: str
     compile: str
     normalize: bool
+    background: str
     max_pixels: int
     strict: bool
     overwrite: bool
@@ -69,12 +73,76 @@ class Options:
 
 @dataclass(frozen=True)
 class Part:
-    """The images of one split: those to embed, and where --folders names a part of the classes, all that there are."""
+    """The images of one split: those to embed, and where --folders names a part of the classes, all that there are.
+
+    facts: what the record says of images that are no files of their own: `input`, a hash of what they are made from, and more.
+    """
 
     names: dict[str, str]  # dataset_name, id, split
     manifest: Manifest
     whole: Manifest
     folders: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stem(self) -> str:
+        """The name of the set's files without ending."""
+        return "_".join(file_name(self.names[key]) for key in ("dataset_name", "id", "split"))
+
+
+def asked_for(part: Part, model: Model, options: Options) -> dict[str, Any]:
+    """Return the record of what is to be made; None stands for what an earlier run may have chosen."""
+    return {
+        **part.names,
+        "padding": part.manifest.padding or "",
+        "model": model.spec,
+        "model_options": model.options,
+        "fingerprint": model.fingerprint,
+        "preprocess": model.preprocess.as_dict(),
+        "preprocessing_version": PREPROCESSING_VERSION,
+        "normalized": options.normalize,
+        "batch_size": options.batch_size,
+        **(part.facts or {"input": digest(part.manifest)}),
+        **({"folders": list(part.folders)} if part.folders else {}),
+        **({"background": options.background} if options.background != "white" else {}),
+        "precision": None if options.precision == "auto" else options.precision,
+        "compiled": None,
+    }
+
+
+def name_sets(
+    chosen: Sequence[tuple[Manifest, Manifest]],
+    folders: Sequence[str] | None,
+    model: str,
+    identity: str | None,
+    company_name: str | None,
+) -> list[Part]:
+    """Return each split of each data root with its set's names; raises UsageError where two sets would share a file.
+
+    chosen: for each data root the images to embed, and all there are. identity: the sets' ID, which may hold {padding} and {model}.
+    """
+    model_name = Path(model).stem if Path(model).exists() else model
+    parts: list[Part] = []
+    made: dict[tuple[str, ...], Manifest] = {}
+    for manifest, whole in chosen:
+        set_id = (identity or "{padding}").replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
+        for split in dict.fromkeys(manifest.splits):
+            dataset = files.without_bytes(company_name or manifest.root.resolve().name)
+            names = {"dataset_name": dataset, "id": set_id, "split": split}
+            other = made.setdefault(tuple(names.values()), manifest)
+            if other is not manifest:
+                both = f"{other.root} and {manifest.root}"
+                if other.root == manifest.root:
+                    both = f"the paddings {other.padding} and {manifest.padding}"
+                raise messages.UsageError(
+                    f"{both} both make the set {'_'.join(names.values())}; embed them with two --id, or {{padding}} in it"
+                )
+            images, all_images = (
+                each.take([row for row, row_split in enumerate(each.splits) if row_split == split])
+                for each in (manifest, whole)
+            )
+            parts.append(Part(names, images, all_images, tuple(folders or ())))
+    return parts
 
 
 def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> list[Path]:
@@ -83,39 +151,28 @@ def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> l
     A set of some folders is extended by further ones. n_images: how many the whole run embeds. Raises UserError for a set of
     another record, and where no image gave a vector.
     """
-    stem = "_".join(file_name(part.names[key]) for key in ("dataset_name", "id", "split"))
-    output = OutputSet(options.output_root, stem)
+    output = OutputSet(options.output_root, part.stem)
     with output.locked():
         extended = None if options.overwrite else _extended(output, part)
         part = extended or part
         manifest = part.manifest
-        wanted: dict[str, Any] = {
-            **part.names,
-            "padding": manifest.padding or "",
-            "model": model.spec,
-            "model_options": model.options,
-            "fingerprint": model.fingerprint,
-            "preprocess": model.preprocess.as_dict(),
-            "preprocessing_version": PREPROCESSING_VERSION,
-            "normalized": options.normalize,
-            "batch_size": options.batch_size,
-            "input": digest(manifest),
-            **({"folders": list(part.folders)} if part.folders else {}),
-            "precision": None if options.precision == "auto" else options.precision,
-            "compiled": None,
-        }
+        wanted = asked_for(part, model, options)
         anew = options.overwrite or (extended is not None and not output.has(wanted["input"]))
         record = output.earlier(wanted, overwrite=anew)
         if record and output.is_complete() and not anew:
             messages.note(f"{output.stem}: complete already")
-            return _checked(output, options)
+            return checked(output, options)
         if extended is not None:
             messages.note(f"{output.stem}: embedded anew with further folders, {len(manifest):,} images")
         paths = [manifest.root / path for path in manifest.paths]
-        _choose_arithmetic(model, record, output, wanted, paths, options, n_images)
+
+        def load(row: int) -> np.ndarray:
+            return images.decode(paths[row], max_pixels=options.max_pixels, background=COLORS[options.background])
+
+        choose_arithmetic(model, record, output, wanted, load, options, n_images, len(paths))
         record = {**wanted, "precision": model.precision, "compiled": model.compiled}
         _embed(model, output, record, manifest, paths, options)
-    return _checked(output, options)
+    return checked(output, options)
 
 
 def _extended(output: OutputSet, part: Part) -> Part | None:
@@ -143,7 +200,7 @@ def _extended(output: OutputSet, part: Part) -> Part | None:
     return replace(part, manifest=part.whole.take(together), folders=folders)
 
 
-def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:
+def note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:
     """Add a run to the models.csv of the folder: one row a model, precision and processor, its images and seconds added up."""
     from embedding.precision import processor
 
@@ -193,6 +250,7 @@ def _embed(
                 first_batch=rows.batches,
                 filled_to=options.batch_size if model.compiled else None,  # for which it was compiled
                 max_pixels=options.max_pixels,
+                background=options.background,
                 pace=pace,
             )
             for batch in batches:
@@ -206,30 +264,31 @@ def _embed(
     if not rows.rows:
         raise messages.UserError(f"{manifest.root}: no image of split {record['split']} gave a vector ({skipped})")
     output.write(manifest, rows, record)
-    _note_speed(options.output_root, model, len(paths) - first, pace.wall)
+    note_speed(options.output_root, model, len(paths) - first, pace.wall)
     messages.note(
         f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
         f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {extraction.describe(pace, len(paths) - first)}"
     )
 
 
-def _choose_arithmetic(
+def choose_arithmetic(
     model: Model,
     record: dict[str, Any] | None,
     output: OutputSet,
     wanted: dict[str, Any],
-    paths: Sequence[Path],
+    load: Callable[[int], np.ndarray],
     options: Options,
     n_images: int,
+    n_rows: int,
 ) -> None:
     """Set precision and compilation: those of the unfinished run, else those of the sets in the folder, else what pays.
 
-    Images are read for that only where something is to be measured.
+    Images are read for that, by `load` from its row, only where something is to be measured. n_rows: how many the set has.
     """
 
     @cache
     def sample() -> np.ndarray:
-        return extraction.sample(paths, model.preprocess, max_pixels=options.max_pixels)
+        return extraction.sample(load, n_rows, model.preprocess)
 
     if record is None and not model.settled:
         known = output.precision_of_others(wanted)
@@ -254,7 +313,7 @@ def _choose_arithmetic(
             )
 
 
-def _checked(output: OutputSet, options: Options) -> list[Path]:
+def checked(output: OutputSet, options: Options) -> list[Path]:
     """Return the files of a complete set; raises UserError under --strict when images are missing from it."""
     if options.strict and output.skipped_csv.exists():
         raise messages.UserError(

@@ -79,16 +79,21 @@ def read(
     else:
         paths, names, classes = scan_tree(root, splits or ())
         ids = sample_ids(paths)
-        manifest = Manifest(root, paths, names, ids, list(ids), _levels(classes))
-    rows = list(range(len(manifest)))
-    if splits:
-        _check_known(root, "split", splits, set(manifest.splits))
-        rows = [row for row in rows if manifest.splits[row] in splits]
+        manifest = Manifest(root, paths, names, ids, list(ids), levels(classes))
+    manifest = keep_splits(manifest, splits)
     if folders:
-        rows = _in_folders(manifest, rows, folders)
-    if not rows:
+        manifest = manifest.take(_in_folders(manifest, list(range(len(manifest))), folders))
+    if not len(manifest):
         raise UserError(f"{root}: no images; it needs crops.csv, class folders or images")
-    return manifest.take(rows)
+    return manifest
+
+
+def keep_splits(manifest: Manifest, splits: Sequence[str] | None) -> Manifest:
+    """Return the rows of these splits, all where none is named. Raises UserError when there is no split of a name."""
+    if not splits:
+        return manifest
+    _check_known(manifest.root, "split", splits, set(manifest.splits))
+    return manifest.take([row for row, split in enumerate(manifest.splits) if split in splits])
 
 
 def _read_manifest(root: Path) -> Manifest:
@@ -136,7 +141,7 @@ def changes(root: Path) -> list[str]:
     return told
 
 
-def _levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
+def levels(classes: Sequence[Sequence[str]]) -> np.ndarray:
     """Return (n, levels) str of n lists of class names, shorter ones filled up with ""."""
     import numpy as np
 

@@ -81,8 +81,6 @@ class Header:
 
 def read_header(data: bytes) -> Header:
     """Return the header of an encoded image; raises ImageError. Broken EXIF data counts as none."""
-    if not data:
-        raise ImageError("image file is empty")
     return _header(io.BytesIO(data))
 
 
@@ -100,6 +98,8 @@ def open_header(path: Path | str) -> Header:
 def _header(file: BinaryIO) -> Header:
     start = file.read(32)
     file.seek(0)
+    if not start:
+        raise ImageError("image file is empty")
     if image_kind(start) == "TIFF":
         return _tiff_header(file)
     try:
@@ -254,9 +254,20 @@ def load(
     """Return the file in `path` with its size and the orientation to apply, no pixel decoded; see decode()."""
     data = read_bytes(path)
     header = read_header(data)
+    orientation = _usable(header, max_pixels, exif, declared)
+    return Encoded(data, header, orientation, str(path), background)
+
+
+def seen_size(header: Header, *, max_pixels: int, exif: str, declared: tuple[int, int] | None) -> tuple[int, int]:
+    """Return the (width, height) that decode() will give; raises ImageError as load() does."""
+    return Encoded(b"", header, _usable(header, max_pixels, exif, declared)).size
+
+
+def _usable(header: Header, max_pixels: int, exif: str, declared: tuple[int, int] | None) -> int:
+    """Return the orientation to apply; raises ImageError where the header tells that the image can't be used."""
     if header.width * header.height > max_pixels:
         raise ImageError("image above --max_pixels")
-    return Encoded(data, header, choose_orientation(header, exif, declared), str(path), background)
+    return choose_orientation(header, exif, declared)
 
 
 def decode(

@@ -116,6 +116,7 @@ class Replicas:
         first_batch: int = 0,
         filled_to: int | None = None,
         max_pixels: int = cli.MAX_PIXELS,
+        background: str = "white",
         pace: Pace | None = None,
     ) -> Iterator[Batch]:
         """Yield the same batches as Embedder.embed, in the same order."""
@@ -126,7 +127,8 @@ class Replicas:
         starts = range(first_batch, n, together)
         sample = None if self._compiled_for is None else ray.put(self._compiled_for)
         filled_to = filled_to or filled_size(len(paths), batch_size)
-        options = {"batch_size": batch_size, "workers": workers, "filled_to": filled_to, "max_pixels": max_pixels}
+        options = {"batch_size": batch_size, "workers": workers, "filled_to": filled_to}
+        options |= {"max_pixels": max_pixels, "background": background}
 
         def submit(start: int) -> Any:
             part = [path.absolute() for path in paths[start * batch_size : (start + together) * batch_size]]

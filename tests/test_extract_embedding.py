@@ -24,6 +24,7 @@ import extract_embedding
 from common import embedding_sets, embeddings
 from embedding import extraction, output_set
 from embedding.output_set import RowFile
+from imaging import images
 
 TINY = textwrap.dedent(
     """
@@ -576,10 +577,11 @@ def test_the_sample_is_spread_and_readable(work):
 
     embedder = load_model("tiny_encoder:make")
     paths = sorted((work / "crops").rglob("*.png"))
-    sample = extraction.sample(paths, embedder.preprocess, n=5)
+    sample = extraction.sample(lambda row: images.decode(paths[row]), len(paths), embedder.preprocess, n=5)
     assert sample.shape == (5, 32, 32, 3)
-    assert len(extraction.sample([*paths[:2], work / "absent.png"], embedder.preprocess)) == 2
-    assert extraction.sample([work / "absent.png"], embedder.preprocess).shape == (0, 32, 32, 3)
+    mixed = [*paths[:2], work / "absent.png"]
+    assert len(extraction.sample(lambda row: images.decode(mixed[row]), 3, embedder.preprocess)) == 2
+    assert extraction.sample(lambda row: images.decode(mixed[2]), 1, embedder.preprocess).shape == (0, 32, 32, 3)
     assert json.dumps(embedder.preprocess.as_dict())
 
 

@@ -1,0 +1,79 @@
+"""From annotation files, and what the user says of them, to a plan of crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from annotations import formats
+from annotations.formats import Source
+from annotations.records import Skipped
+from common import messages
+from cropping import box_check, cutter, image_folder, padding, photo_splits
+from cropping.cutter import Crop, Size, Style
+from cropping.image_folder import ImageFolder
+from cropping.options import Annotations
+from cropping.padding import Padding
+from imaging import images
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of every object as far as the headers of the photos tell, and the folder and headers of the photos."""
+
+    objects: list[Crop | Skipped]
+    folder: Path
+    headers: box_check.Headers
+
+    def sizes(self, style: Style) -> dict[cutter.Image, Size | str]:
+        """Return the size of every photo, or the reason why it cannot be used."""
+        found: dict[cutter.Image, Size | str] = {}
+        for file, declared in cutter.by_image(self.objects):
+            header = self.headers[file]
+            try:
+                if isinstance(header, str):
+                    raise images.ImageError(header)
+                found[file, declared] = images.seen_size(
+                    header, max_pixels=style.max_pixels, exif=style.exif, declared=declared
+                )
+            except images.ImageError as error:
+                found[file, declared] = str(error)
+        return found
+
+
+def read(asked: Annotations, style: Style, drawing: photo_splits.Drawing | None) -> Plan:
+    """Return the plan for all annotation files, and tell what was concluded; `drawing`: splits that are drawn anew."""
+    outlines = style.cutout == "mask"
+    options = formats.reading_options(
+        asked.split, asked.split_names, asked.box_format, asked.box_units, outlines=outlines
+    )
+    sources = formats.read_all(asked.json_path, options, asked.annotation_format)
+    if drawing:
+        sources = photo_splits.split_objects(sources, drawing)
+    folder = image_folder.choose(asked.image_folder, asked.json_path)
+    confirmed = style.exif != "auto" or asked.rescale or bool(asked.box_format or asked.box_units)
+    return plan(sources, folder, style, box_check.Choice(style.exif, asked.rescale, confirmed))
+
+
+def plan(sources: Sequence[Source], folder: Path, style: Style, choice: box_check.Choice) -> Plan:
+    """Return what becomes of every object, with boxes in pixels that were judged file by file."""
+    items = [item for source in sources for item in source.items]
+    planned = cutter.plan(items, ImageFolder(folder), style.image_format)
+    headers = box_check.read_headers(planned, folder)
+    settled: list[Crop | Skipped] = []
+    for source in sources:
+        own = planned[len(settled) : len(settled) + len(source.items)]
+        own, warnings = box_check.settle(own, headers, choice, source=source.path, box_format=source.box_format)
+        settled += own
+        for warning in warnings:
+            messages.warn(warning)
+    bare = sum(isinstance(crop, Crop) and not crop.item.outline for crop in settled)
+    if style.cutout == "mask" and bare:
+        messages.warn(f"{messages.count(bare, 'object')} without an outline; their whole boxes are cut")
+    return Plan(settled, folder, headers)
+
+
+def paddings(percents: Sequence[float] | None, w_pad: float = 0, h_pad: float = 0) -> list[Padding]:
+    """Return the paddings that the options name; raises UsageError when they contradict each other."""
+    return list(padding.choose("{padding}", percents, w_pad, h_pad).values())
