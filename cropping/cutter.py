@@ -19,7 +19,7 @@ from cropping import crops_folder, cutouts, resizing
 from cropping.image_folder import RULES, Found, ImageFolder, is_plain
 from cropping.padding import Padding, Region, place
 from imaging import crops, images
-from imaging.pixels import COLORS
+from imaging.colors import COLORS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,7 +12,7 @@ from annotations.fields import BOX_FORMATS, BOX_UNITS
 from annotations.options import FORMATS
 from common import cli
 from cropping import resizing
-from imaging.pixels import COLORS
+from imaging.colors import COLORS
 
 
 def add_options(parser: argparse._ActionsContainer, *, required: bool) -> list[argparse.Action]:

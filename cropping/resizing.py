@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from cropping.padding import Region
-from imaging.pixels import COLORS
+from imaging.colors import COLORS
 
 if TYPE_CHECKING:
     import numpy as np

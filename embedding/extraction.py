@@ -15,7 +15,7 @@ import numpy as np
 
 from backbones.preprocess import Preprocess
 from imaging import images
-from imaging.pixels import COLORS
+from imaging.colors import COLORS
 
 Loaded = TypeVar("Loaded")
 

@@ -18,8 +18,8 @@ from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
 from imaging import images
+from imaging.colors import COLORS
 from imaging.crops import Manifest
-from imaging.pixels import COLORS
 
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
 

@@ -18,10 +18,10 @@ import numpy as np
 from common import files
 from common.cli import MAX_PIXELS, cores
 from common.messages import ImageError, warn_once
+from imaging.colors import WHITE
 from imaging.pixels import (
     BY_PILLOW,
     FORMATS,
-    WHITE,
     pillow,
     pixels_by_opencv,
     pixels_by_pillow,

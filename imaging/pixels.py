@@ -15,13 +15,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from common.messages import ImageError
+from imaging.colors import WHITE
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "JPEG2000", "PPM", "AVIF", "HEIF")
 
 BY_PILLOW = ("AVIF", "HEIF", "JPEG2000", "PPM")  # brings every depth of these to 8 or 16 bits as they declare it
 TIFF_ORIENTATION = 274
-COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
-WHITE = COLORS["white"]
 # libjpeg warnings that leave every pixel sound; any other one means damage. Such files are common from phones and web cameras.
 _HARMLESS = ("extraneous bytes before marker", "Invalid SOS parameters", "JFIF revision")
 BITS = (8, 10, 12, 14, 16)
