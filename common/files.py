@@ -302,7 +302,7 @@ def _read_seal(file: Any) -> tuple[int | None, int]:
             break
     if found is None:
         return None, 0
-    part = memoryview(bytearray(1 << 18))  # the same memory for every part: new pages would cost more than the sum itself
+    part = memoryview(bytearray(1 << 18))  # used again for every part: new memory would cost more than the sum
     for start, stop in ((0, found), (found + 8, size)):
         total = zlib.crc32(b"0" * 8, total) if start else total
         file.seek(start)
