@@ -302,13 +302,12 @@ def _read_seal(file: Any) -> tuple[int | None, int]:
             break
     if found is None:
         return None, 0
-    file.seek(0)
-    while file.tell() < found:
-        total = zlib.crc32(file.read(min(1 << 22, found - file.tell())), total)
-    total = zlib.crc32(b"0" * 8, total)
-    file.seek(found + 8)
-    while part := file.read(1 << 22):
-        total = zlib.crc32(part, total)
+    part = memoryview(bytearray(1 << 18))  # used again for every part: new memory would cost more than the sum
+    for start, stop in ((0, found), (found + 8, size)):
+        total = zlib.crc32(b"0" * 8, total) if start else total
+        file.seek(start)
+        while (left := stop - start) > 0 and (n := file.readinto(part[: min(left, len(part))])):
+            total, start = zlib.crc32(part[:n], total), start + n
     return found, total
 
 
