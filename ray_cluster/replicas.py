@@ -127,7 +127,7 @@ class Replicas:
         starts = range(first_batch, n, together)
         sample = None if self._compiled_for is None else ray.put(self._compiled_for)
         filled_to = filled_to or filled_size(len(paths), batch_size)
-        options = {"batch_size": batch_size, "workers": workers, "filled_to": filled_to}
+        options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "filled_to": filled_to}
         options |= {"max_pixels": max_pixels, "background": background}
 
         def submit(start: int) -> Any:
