@@ -17,6 +17,7 @@ from common.knn import VOTE_TEMPERATURE
 
 KINDS = ("nearest", "knn", "prototype", "lda", "linear")
 AUTO = "auto"
+BLOCK = 1 << 24  # scores held at once
 
 
 class Classifier(Protocol):
@@ -24,6 +25,8 @@ class Classifier(Protocol):
 
     @property
     def rows(self) -> int: ...
+    @property
+    def n_class(self) -> int: ...
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
         """Return (n, n_class) scores of queries (n, dim): the largest is the decision, -inf is a class without references."""
@@ -78,6 +81,16 @@ class Recipe:
         if self.kind == "linear":
             return logistic(vectors, labels, n_class, self.strength)
         raise ValueError(f"{self.kind} is no classifier; known are {', '.join(KINDS)}")
+
+
+NEAREST = Recipe()
+
+
+def decisions_of(classifier: Classifier, queries: np.ndarray) -> np.ndarray:
+    """Return (n,) int64 label codes: the class of the highest score of each query (n, dim), the first of equal ones."""
+    step = max(1, BLOCK // max(1, classifier.n_class))
+    parts = [classifier.scores(queries[at : at + step]).argmax(axis=1) for at in range(0, len(queries), step)]
+    return np.concatenate(parts)
 
 
 def candidates(kind: str) -> list[Recipe]:

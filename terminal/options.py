@@ -54,17 +54,26 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_classifier_options(parser: argparse.ArgumentParser) -> None:
-    """Add which classifier decides, and when a query is none of the references' products."""
+def add_classifiers(group: argparse._ArgumentGroup) -> None:
+    """Add which classifiers decide beside the nearest neighbours."""
+    kinds = (*KINDS, AUTO)
+    text = f"classifiers that also decide, each ranked beside the nearest neighbours: {', '.join(kinds)}; their settings, and the "
+    text += "kind for auto, are chosen on --val_npz, or by cross-validation over reference photos"
+    group.add_argument("--classifier", nargs="+", choices=kinds, default=[], metavar="KIND", help=text)
+
+
+def add_rejection_options(parser: argparse.ArgumentParser) -> None:
+    """Add which classifiers decide, and when a query is none of the references' products."""
     group = parser.add_argument_group("classifier")
-    text = "how references decide; auto: chosen on --val_npz, or by cross-validation over reference photos"
-    group.add_argument("--classifier", choices=(*KINDS, AUTO), help=text)
+    add_classifiers(group)
     text = "answer UNKNOWN such that at most this share of unknown products is accepted, for example 0.05"
     group.add_argument("--reject", type=number(0.0001, 0.9999), metavar="A", help=text)
     group.add_argument("--val_npz", nargs="+", metavar="[ID=]NPZ", help="validation queries, to choose on")
     group.add_argument(
         "--unknown_npz", nargs="+", metavar="NPZ", help="crops of products that no reference shows, to report on"
     )
+    text = "with --reject and one pair of sets: write the threshold, which classify.py and search.py query read"
+    group.add_argument("--threshold", type=cli.Output(".json"), metavar="FILE.json", help=text)
 
 
 def add_reference_options(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +148,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "--val_npz", nargs="+", metavar="[ID=]NPZ", help="choose on these queries, report on --test_npz once"
     )
     group.add_argument("--val_split", default="val", metavar="SPLIT", help="split that --val_npz keeps")
+    add_classifiers(group)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--results",
