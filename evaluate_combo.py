@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from common import cli, files, messages
 from plots.projection import METHODS
-from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options
+from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options, check_rejection
 
 if TYPE_CHECKING:
     from combinations.paddings import PairedRow
@@ -90,6 +90,15 @@ def draw(
         print(f"wrote {path} and .svg")
 
 
+def write_predictions(evaluator: Evaluator, decided: dict[Combination, Decisions], path: Path) -> None:
+    """Write every decision of the combinations as one table."""
+    from evaluation import per_query
+
+    table = per_query.prediction_table(evaluator, decided)
+    files.write_table(path, table)
+    print(f"wrote {path}: {messages.count(len(table), 'prediction')}")
+
+
 @contextmanager
 def searching(cluster: str | None) -> Iterator[Callable[..., Neighbours]]:
     """Give the function that searches: on this machine, or on the Ray cluster at an address."""
@@ -119,7 +128,6 @@ def run(args: argparse.Namespace, command: str) -> None:
     from combinations import paddings, results, verdict
     from combinations.search import chosen_combinations
     from common.embedding_sets import read_sets, read_sides
-    from evaluation import per_query
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
@@ -127,10 +135,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from terminal import prompt, tables
     from terminal.rejection import rejection
 
-    if (args.val_npz or args.unknown_npz) and not (args.classifier or args.reject):
-        raise messages.UsageError("--val_npz and --unknown_npz go with --classifier or --reject")
-    if args.threshold and not args.reject:
-        raise messages.UsageError("--threshold is written with --reject; classify.py and search.py query read it")
+    check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
     references, queries, *held_out = read_sides(sides, label_level=args.label_level, **cli.reading(args))
@@ -173,15 +178,12 @@ def run(args: argparse.Namespace, command: str) -> None:
         for combination, decisions in decided.items() if args.plot else ():
             draw_maps(combination, decisions, args.plot)
         if args.predictions:
-            table = per_query.prediction_table(evaluator, decided)
-            files.write_table(args.predictions, table)
-            print(f"wrote {args.predictions}: {messages.count(len(table), 'prediction')}")
+            write_predictions(evaluator, decided, args.predictions)
         if args.results:
             compared = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             run_of = results.describe(coded, command=command, version=cli.version(), dataset=title)
-            side_by_side = tables.models(compared.models) if compared.models else ""
-            replace = args.results_mode == "replace"
-            results.write(args.results, run_of, coded, rule, compared, models=side_by_side, replace=replace)
+            how = {"models": tables.models(compared.models), "replace": args.results_mode == "replace"}
+            results.write(args.results, run_of, coded, rule, compared, **how)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -107,8 +107,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
     references, *queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
-    if args.data_root:
-        references, *queries = ([moved(one, args.data_root) for one in side] for side in (references, *queries))
+    references, *queries = (moved(side, args.data_root) for side in (references, *queries))
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     evaluators = [Evaluator(code_sets(references, side, args.label_level), rule) for side in queries]
     test, chooser = evaluators[0], evaluators[-1]
@@ -121,10 +120,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     else:
         scored = step_by_step(chooser, recipes, args.pairing, args.min_gain, args.max_size)
     ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
-    if ranked.n_left_out:
-        messages.note(
-            f"{ranked.n_left_out:,} views are of crops that not every query set holds; comparisons leave them out"
-        )
+    if lost := ranked.n_left_out:
+        messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
     chosen_on = args.val_split if args.val_npz else None
     findings = Findings(
         title=args.company_name or queries[0][0].dataset or "-",
@@ -148,16 +145,17 @@ def run(args: argparse.Namespace, command: str) -> None:
             print(f"wrote {args.report}")
         # Last: where this run stands in results.txt, the other files are those of this run.
         run_of = results.describe(test.coded, command=command, version=cli.version(), dataset=findings.title)
-        side_by_side = tables.models(findings.models) if findings.models else ""
-        replace = args.results_mode == "replace"
-        results.write(args.results, run_of, test.coded, rule, findings, models=side_by_side, replace=replace)
+        how = {"models": tables.models(findings.models), "replace": args.results_mode == "replace"}
+        results.write(args.results, run_of, test.coded, rule, findings, **how)
     finally:  # what was searched is shown even where a file cannot be written
         print(tables.summary(findings, args.top))
 
 
-def moved(embedding_set: EmbeddingSet, data_root: str) -> EmbeddingSet:
-    """Return the set with its crops in another folder, whose name may hold {id}."""
-    return embedding_set.renamed(data_root=data_root.replace("{id}", files.name_part(embedding_set.id)))
+def moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:
+    """Return the sets with their crops in another folder, if there is one, whose name may hold {id}."""
+    if not data_root:
+        return sets
+    return [one.renamed(data_root=data_root.replace("{id}", files.name_part(one.id))) for one in sets]
 
 
 def write_flips(

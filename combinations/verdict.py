@@ -100,7 +100,7 @@ def _classifier(ranked: Comparison, on: str) -> str:
     answer = ranked.evidence.classifiers
     if answer is None:
         return ""
-    best, rival = answer.best, f"{answer.rival} nearest, the best single pair of it"
+    best, rival = answer.best, f"{answer.rival}, the best single pair of nearest neighbours"
     if answer.is_better:
         return f"Yes, {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
     if answer.difference != answer.difference:
@@ -150,9 +150,9 @@ def of_pairs(
     coded = evaluator.coded
     pairs = enumerate_combinations(list(coded.references), list(coded.queries), 1, 1, "crossed")
     asked = with_classifiers([pair for pair in pairs if evaluator.valid(pair)], learnt[0])
-    compared = compare_all(
-        evaluator, {asked[index]: found for index, found in evaluator.tallies(asked)}, baseline, seed
-    )
+    tallies = dict(evaluator.tallies(asked))
+    scored = {combination: tallies[index] for index, combination in enumerate(asked)}
+    compared = compare_all(evaluator, scored, baseline, seed)
     return Findings(
         title,
         compared,

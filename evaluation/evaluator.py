@@ -69,8 +69,8 @@ class Evaluator:
         self._fused: dict[tuple[str, ...], Fused] = {}
         self._common: dict[tuple[str, ...], np.ndarray] = {}
         self._fitted: dict[tuple[Recipe, tuple[str, ...]], Classifier] = {}
-        self._kept_rows: dict[tuple[Recipe, tuple[str, ...]], int] = {}
-        self._given: dict[tuple[Recipe, tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
+        self.kept_rows: dict[tuple[Recipe, tuple[str, ...]], int] = {}
+        self.given: dict[tuple[Recipe, tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
     def valid(self, combination: Combination) -> bool:
         """Whether the combination can be decided.
@@ -153,23 +153,8 @@ class Evaluator:
         if key not in self._fitted:
             _forget_first(self._fitted, FITTED)
             self._fitted[key] = recipe.fit(*_reference_rows(self, reference_ids), len(self.coded.classes))
-            self._kept_rows[key] = self._fitted[key].rows
+            self.kept_rows[key] = self._fitted[key].rows
         return self._fitted[key]
-
-    def kept_rows(self, recipe: Recipe, reference_ids: tuple[str, ...]) -> int:
-        """Return how many rows the classifier of these references keeps."""
-        known = self._kept_rows.get((recipe, reference_ids))
-        return self.fitted(recipe, reference_ids).rows if known is None else known
-
-    def given(self, recipe: Recipe, reference_ids: tuple[str, ...], query_ids: tuple[str, ...]) -> np.ndarray:
-        """Return (n,) the labels that the classifier of these references gives to one query set, or to merged ones."""
-        key = recipe, reference_ids, query_ids
-        if key not in self._given:
-            fused = self.rule.fusion in ("mean", "concat")
-            queries = self.fused("query", query_ids).merged if fused else self.coded.queries[query_ids[0]]
-            _forget_first(self._given, KEPT)
-            self._given[key] = decisions_of(self.fitted(recipe, reference_ids), queries.vectors)
-        return self._given[key]
 
     def decide(self, combination: Combination) -> Decisions:
         """Return every decision of the combination. Raises UsageError where its fusion mode cannot score it."""
@@ -241,10 +226,29 @@ def _cost_of_classifier(evaluator: Evaluator, combination: Combination) -> Cost:
         queries = combination.query_ids if evaluator.rule.fusion == "vote" else combination.query_ids[:1]
         of_views = [evaluator.references_of(combination, q) for q in queries]
         dims = [evaluator.coded.queries[q].dim for q in queries]
-    kept = {ids: evaluator.kept_rows(combination.classifier, ids) for ids in of_views}
+    kept = {ids: _kept_rows(evaluator, combination.classifier, ids) for ids in of_views}
     passes = 1 if evaluator.rule.fusion == "stack" else len(combination.query_ids)
     operations = sum(kept[ids] * dim for ids, dim in zip(of_views, dims, strict=True))
     return Cost(passes, sum(kept.values()), operations)
+
+
+def _kept_rows(evaluator: Evaluator, recipe: Recipe, reference_ids: tuple[str, ...]) -> int:
+    """Return how many rows the classifier of these references keeps, also where it is no longer in memory."""
+    known = evaluator.kept_rows.get((recipe, reference_ids))
+    return evaluator.fitted(recipe, reference_ids).rows if known is None else known
+
+
+def _given(
+    evaluator: Evaluator, recipe: Recipe, reference_ids: tuple[str, ...], query_ids: tuple[str, ...]
+) -> np.ndarray:
+    """Return (n,) the labels that the classifier of these references gives to one query set, or to merged ones."""
+    key = recipe, reference_ids, query_ids
+    if key not in evaluator.given:
+        fused = evaluator.rule.fusion in ("mean", "concat")
+        queries = evaluator.fused("query", query_ids).merged if fused else evaluator.coded.queries[query_ids[0]]
+        _forget_first(evaluator.given, KEPT)
+        evaluator.given[key] = decisions_of(evaluator.fitted(recipe, reference_ids), queries.vectors)
+    return evaluator.given[key]
 
 
 def _forget_first(kept: dict, limit: int) -> None:
@@ -321,7 +325,7 @@ def _classified(
         raise UsageError(
             "--classifier learns from all references and leaves none out: go without --exclude_self, --exclude_same_sample"
         )
-    return replace(decisions, voted=evaluator.given(classifier, reference_ids, query_ids))
+    return replace(decisions, voted=_given(evaluator, classifier, reference_ids, query_ids))
 
 
 def _decide(

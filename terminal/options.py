@@ -11,6 +11,7 @@ from typing import Any
 from classifiers.recipes import AUTO, KINDS
 from common import cli
 from common.cli import number, whole
+from common.messages import UsageError
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +75,22 @@ def add_rejection_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "with --reject and one pair of sets: write the threshold, which classify.py and search.py query read"
     group.add_argument("--threshold", type=cli.Output(".json"), metavar="FILE.json", help=text)
+
+
+def check_rejection(
+    classifier: Sequence[str],
+    reject: float | None,
+    val_npz: Sequence[str] | None,
+    unknown_npz: Sequence[str] | None,
+    threshold: Path | None,
+) -> None:
+    """Raise UsageError for options of the group that would do nothing."""
+    if val_npz and not (classifier or reject):
+        raise UsageError("--val_npz goes with --classifier or --reject, which choose on it")
+    if (unknown_npz or threshold) and not reject:
+        raise UsageError(
+            "--unknown_npz and --threshold go with --reject; classify.py and search.py query read a threshold"
+        )
 
 
 def add_reference_options(parser: argparse.ArgumentParser) -> None:

@@ -79,7 +79,9 @@ def _matrices(coded: CodedSets, results: Mapping[tuple[str, str], Result], best:
 
 
 def models(rows: Sequence[ModelRow]) -> str:
-    """Return the models side by side, the most accurate first."""
+    """Return the models side by side, the most accurate first; "" where there are no rows."""
+    if not rows:
+        return ""
     cells = [
         (
             row.model,
