@@ -32,16 +32,16 @@ class Chosen:
         """One sentence: what was chosen how, and its gain over `nearest` where it was chosen, paired by photo."""
         if self.choice is None:
             return f"{self.kind}: nothing to choose"
-        text = f"{self.kind} is {self.recipe} ({self.on}, chosen {self.choice.how}"
+        text = f"--classifier {self.kind}: {self.recipe}, chosen {self.choice.how} of {self.on}"
         if not self.choice.right.shape[1]:
-            return f"{text})"
+            return text
         place = self.choice.recipes.index(self.recipe)
         totals, size = per_photo(self.choice.right[[0, place]], self.choice.photo)
         gap = (totals[1] - totals[0])[None]
         low, high = difference_intervals(gap, size)
         nearest, best = self.choice.accuracies[[0, place]]
         gain = f"gain {100 * (best - nearest):+.1f} points, 95% interval {100 * low[0]:+.1f} to {100 * high[0]:+.1f}"
-        return f"{text}: {best:.4f} there, nearest {nearest:.4f}; {gain})"
+        return f"{text}: {best:.4f} there, nearest {nearest:.4f}; {gain}"
 
 
 def choose_recipe(kind: str, evaluator: Evaluator, combination: Combination, *, on_queries: bool) -> Chosen:

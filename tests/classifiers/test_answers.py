@@ -45,10 +45,10 @@ def test_nearest_adds_nothing(sets, capsys):
 def test_auto_says_what_it_chose_and_gained(sets, capsys):
     ids = ["--reference_ids", "0", "--query_ids", "0", "--classifier", "auto"]
     _, out, _ = run(capsys, sets, *ids)
-    assert "(0/0, chosen by 5-fold cross-validation over 40 reference photos: " in out
+    assert "chosen by 5-fold cross-validation over 40 reference photos of 0/0: " in out
     _, out, _ = run(capsys, sets, *ids, "--val_npz", *sets["val"])
     chosen, gain = re.search(
-        r"^auto is (.+) \(0/0, chosen on validation queries: (?:.*); gain (.+) points", out, re.M
+        r"^--classifier auto: (.+), chosen on validation queries of 0/0: .*; gain (.+?) points", out, re.M
     ).groups()
     assert float(gain) >= 0
     assert f"Ref [0] Query 0 {chosen} => acc: " in out

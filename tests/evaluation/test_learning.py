@@ -111,7 +111,7 @@ def test_auto_never_sees_the_queries_that_are_scored():
     shuffled = [one.take(np.random.default_rng(0).permutation(len(one))) for one in queries]
     assert choose_recipes(["auto"], make_evaluator(references, shuffled), start, on_queries=False)[0] == recipes
     assert recipes[0] == NEAREST
-    assert "by 5-fold cross-validation over 20 reference photos" in said[0]
+    assert "by 5-fold cross-validation over 20 reference photos of 0/0" in said[0]
 
 
 def test_the_verdict_asks_for_paddings_within_a_classifier_and_for_classifiers_among_pairs():
