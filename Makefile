@@ -1,7 +1,8 @@
 # make demo   draw annotated shelf photos and run the whole padding study on them (sets everything up by itself)
 # make test   the tests (sets everything up by itself)        make check   lint, types, import rules
-# make bench  measure against peers and limits                make test-cluster  a Ray cluster of several nodes, and what kills them
-#                                                             make test-milvus  the tests of indexes on a real Milvus server
+# make bench  measure against peers and limits                make test-study    whole studies: the README's commands, the demo's sweep, real photographs
+#                                                             make test-cluster  a Ray cluster of several nodes, and what kills them
+#                                                             make test-milvus   the tests of indexes on a real Milvus server
 #                                                             make test-all  all of it, with the long simulations and kill tests
 VENV ?= .venv
 PYTHON ?= python3
@@ -9,7 +10,7 @@ PY = $(VENV)/bin/python
 ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 DEMO ?= demo
 
-.PHONY: demo test test-cluster test-milvus test-all check bench clean
+.PHONY: demo test test-study test-cluster test-milvus test-all check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -17,7 +18,10 @@ demo: $(VENV)/.installed
 	PYTHON=$(abspath $(PY)) bash examples/padding_sweep.sh $(DEMO)/shelf $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest -m "not slow and not cluster and not server"
+	$(PY) -m pytest -m "not slow and not study and not cluster and not server"
+
+test-study: $(VENV)/.installed-dev
+	$(PY) -m pytest -m study
 
 test-cluster: $(VENV)/.installed-dev
 	$(PY) -m pytest -m cluster -n 0
