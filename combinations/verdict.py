@@ -70,7 +70,9 @@ def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) 
 def _which(ranked: Comparison, name: str, on: str) -> str:
     answer = ranked.evidence.pairs
     if answer is None:
-        return f"Use {ranked.baseline.combination}, the only pair of sets."
+        learnt = ranked.evidence.classifiers
+        only = ranked.baseline.combination if learnt is None else learnt.best if learnt.is_better else learnt.rival
+        return f"Use {only}, the only pair of sets."
     rival, best = f"{answer.rival}, {name}", answer.best
     if answer.is_better:
         return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
