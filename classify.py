@@ -71,8 +71,7 @@ def by_references(
     from retrieval.exact import ExactSearch
 
     gallery = ExactSearch(references)
-    options = {"dim": gallery.dim, "spec": model, "device": device}
-    embedder = query_images.recorded_model(gallery.model, gallery.source, **options)
+    embedder = query_images.recorded_model(gallery.model, gallery.source, dim=gallery.dim, spec=model, device=device)
     vectors, readable = query_images.embed(paths, embedder, batch_size=batch_size, workers=workers)
     labelled = answer(vectors) if answer else votes(gallery, vectors, k)
     return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]

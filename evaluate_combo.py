@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     from evaluation.records import Combination, Decisions, Rule
 
 
-def show(evaluator: Evaluator, asked: Sequence[Combination], rows: Sequence[PairedRow]) -> dict[Combination, Decisions]:
+def show(
+    evaluator: Evaluator, asked: Sequence[Combination], choices: Sequence[str], rows: Sequence[PairedRow]
+) -> dict[Combination, Decisions]:
     """Print every measure of each combination, and the classifiers side by side; return the decisions."""
     from evaluation import per_query
     from evaluation.evaluator import tally
     from terminal import tables
     from terminal.measures import measures
 
+    print("".join(f"{choice}\n\n" for choice in choices), end="")
     decided = {}
     for combination in asked:
         decided[combination] = decisions = evaluator.decide(combination)
@@ -127,10 +130,11 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import paddings, results, verdict
     from combinations.search import chosen_combinations
-    from common.embedding_sets import read_sets, read_sides
+    from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
+    from evaluation.learning_curve import learning_curve
     from evaluation.records import Rule
     from terminal import prompt, tables
     from terminal.rejection import rejection
@@ -155,35 +159,36 @@ def run(args: argparse.Namespace, command: str) -> None:
             return
         named = args.reference_ids or args.query_ids
         start = combinations[0] if named else paddings.starting_pair(evaluator, args.baseline)
-        recipes, choices = choose_recipes(args.classifier, validation or evaluator, start, on_queries=bool(validation))
+        recipes, choices = learnt = choose_recipes(
+            args.classifier, validation or evaluator, start, on_queries=bool(validation)
+        )
         asked, decided, findings = with_classifiers(combinations, recipes), {}, None
         if named:
-            print("".join(f"{choice}\n\n" for choice in choices), end="")
-            decided = show(evaluator, asked, paddings.classifier_rows(evaluator, start, recipes, seed=args.seed))
+            decided = show(
+                evaluator, asked, choices, paddings.classifier_rows(evaluator, start, recipes, seed=args.seed)
+            )
         else:
-            learnt = recipes, choices
             findings = verdict.of_pairs(evaluator, title, args.query_split, args.baseline, start, learnt, args.seed)
             print(tables.matrix(coded, rule, findings, paddings.padding_rows(evaluator, seed=args.seed)))
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in asked}
         if args.reject:
-            unknown = read_sets(args.unknown_npz) if args.unknown_npz else []
-            print(f"{rejection(evaluator, validation, combinations, args.reject, unknown, args.threshold)}\n")
+            text = rejection(evaluator, validation, combinations, args.reject, args.unknown_npz, args.threshold)
+            print(f"\n{text}")
+        if args.learning_curve:
+            print(f"\n{tables.learning_curve(start, learning_curve(evaluator, start, seed=args.seed))}")
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if (args.plot or args.predictions) and not decided:
-            raise messages.UsageError(
-                "no reference and query set share an ID; name sets with --reference_ids and --query_ids"
-            )
+            raise messages.UsageError("no reference and query set share an ID; add --reference_ids and --query_ids")
         for combination, decisions in decided.items() if args.plot else ():
             draw_maps(combination, decisions, args.plot)
         if args.predictions:
             write_predictions(evaluator, decided, args.predictions)
         if args.results:
             compared = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
-            run_of = results.describe(coded, command=command, version=cli.version(), dataset=title)
             how = {"models": tables.models(compared.models), "replace": args.results_mode == "replace"}
-            results.write(args.results, run_of, coded, rule, compared, **how)
+            results.write(args.results, coded, rule, compared, command=command, version=cli.version(), **how)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

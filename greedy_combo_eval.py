@@ -144,9 +144,8 @@ def run(args: argparse.Namespace, command: str) -> None:
             page.write(args.report, test, decided, findings, seed=args.seed)
             print(f"wrote {args.report}")
         # Last: where this run stands in results.txt, the other files are those of this run.
-        run_of = results.describe(test.coded, command=command, version=cli.version(), dataset=findings.title)
         how = {"models": tables.models(findings.models), "replace": args.results_mode == "replace"}
-        results.write(args.results, run_of, test.coded, rule, findings, **how)
+        results.write(args.results, test.coded, rule, findings, command=command, version=cli.version(), **how)
     finally:  # what was searched is shown even where a file cannot be written
         print(tables.summary(findings, args.top))
 

@@ -177,14 +177,23 @@ def _row(result: Result) -> dict[str, object]:
 
 
 def write(
-    path: Path, run: Run, coded: CodedSets, rule: Rule, findings: Findings, *, models: str = "", replace: bool = False
+    path: Path,
+    coded: CodedSets,
+    rule: Rule,
+    findings: Findings,
+    *,
+    command: str,
+    version: str,
+    models: str = "",
+    replace: bool = False,
 ) -> None:
-    """Add a run to the text file and to the .csv beside it, each in one replacement; a second run meanwhile waits for its turn.
+    """Add the run of a command, by a version of the suite, to the text file and to the .csv beside it, each in one replacement.
 
-    The verdict and the table of `models`, where there are some, stand in the run's header, the verdict also at its end; the text
-    says last that the run has ended. What a killed run of the same command and inputs left in either file is replaced, what others
-    wrote is kept; `replace` keeps nothing.
+    A second run meanwhile waits for its turn. The verdict and the table of `models`, where there are some, stand in the run's header,
+    the verdict also at its end; the text says last that the run has ended. What a killed run of the same command and inputs left in
+    either file is replaced, what others wrote is kept; `replace` keeps nothing.
     """
+    run = describe(coded, command=command, version=version, dataset=findings.title)
     table_path = path.with_suffix(".csv")
     with _alone(path.with_name(f".{path.name}.lock")) as killed:
         old = _old_text(path) if path.is_file() and not replace else ""

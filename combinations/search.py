@@ -119,7 +119,7 @@ def named_combination(coded: CodedSets, text: str) -> Combination:
         raise UsageError(f"--baseline {text}: write R/Q with R among {', '.join(coded.references)}, such as 10/10")
     if not all(q in coded.queries for q in sides[1]):
         raise UsageError(f"--baseline {text}: no such query set; there are {', '.join(coded.queries)}")
-    return Combination(*sides)
+    return Combination(sides[0], sides[1])
 
 
 @dataclass(frozen=True)

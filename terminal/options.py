@@ -120,6 +120,10 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
     add("--reference_ids", nargs="+", metavar="ID", help="reference sets to merge (default: the whole matrix)")
     add("--query_ids", nargs="+", metavar="ID", help="query sets to score, and to fuse (default: all, one by one)")
     add("--interactive", action="store_true", help="a prompt: IDs, ref, query, list, remove, plot, help")
+    text = (
+        "accuracy with few reference photos a class, many draws: with --reference_ids, or of the pair of least padding"
+    )
+    add("--learning_curve", action="store_true", help=text)
     add("--similarity", action="store_true", help="mean cosine within and between classes, with a heat map")
     add("--plot", nargs="+", choices=methods, default=[], help="2-D maps to draw")
     add("--top_n_labels", type=whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER")

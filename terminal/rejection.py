@@ -11,6 +11,7 @@ from classifiers.open_set import open_set
 from classifiers.recipes import Rows
 from classifiers.threshold import Threshold, set_threshold
 from classifiers.unknowns import closeness
+from common.embedding_sets import read_sets
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
 from evaluation.codes import code, image_names
@@ -26,7 +27,7 @@ def rejection(
     validation: Evaluator | None,
     combinations: Sequence[Combination],
     reject: float,
-    unknown: Sequence[EmbeddingSet],
+    unknown_npz: Sequence[str] | None,
     file: Path | None,
 ) -> str:
     """Return of each combination its threshold and what that accepts; write the threshold of a single one to `file`.
@@ -43,6 +44,7 @@ def rejection(
         raise UsageError(
             "--threshold holds one threshold: name references and one query set, --reference_ids, --query_ids"
         )
+    unknown = read_sets(unknown_npz) if unknown_npz else []
     parts = []
     for combination in combinations:
         threshold = _threshold(validation or evaluator, combination, reject, on_queries=validation is not None)

@@ -13,6 +13,7 @@ from combinations.verdict import Findings, outlook
 from common.messages import count, table
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
+from evaluation.learning_curve import DRAWS, CurvePoint
 from evaluation.records import Combination, Rule
 
 
@@ -138,6 +139,22 @@ def classifiers(rows: Sequence[PairedRow]) -> str:
     title = f"Classifiers of {first}, beside {first.classifier} on the same crops"
     cells = [[row.combination.classifier, *_paired(row), row.kept_rows] for row in rows]
     return f"{title}\n\n{table(['classifier', *PAIRED, 'rows kept'], cells)}"
+
+
+def learning_curve(combination: Combination, points: Sequence[CurvePoint]) -> str:
+    """Return the accuracy of a combination by the number of reference photos a class."""
+    rows = [
+        (
+            point.photos if point is not points[-1] else f"all, up to {point.photos}",
+            f"{point.references:.1f}",
+            f"{point.accuracy:.4f}",
+            f"{point.low:.4f} to {point.high:.4f}",
+            f"{point.low_draw:.4f} to {point.high_draw:.4f}" if point is not points[-1] else "-",
+        )
+        for point in points
+    ]
+    title = f"Accuracy of {combination} by reference photos a class, the mean of {DRAWS} draws of whole photos"
+    return f"{title}\n\n{table(['photos', 'references', 'accuracy', '95% interval', '95% of draws'], rows)}"
 
 
 PAIRED = ("accuracy", "95% interval", "points", "95% interval", "corrected p")
