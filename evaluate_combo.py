@@ -136,8 +136,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.learning import choose_recipes, with_classifiers
     from evaluation.learning_curve import learning_curve
     from evaluation.records import Rule
-    from terminal import prompt, tables
-    from terminal.rejection import rejection
+    from terminal import prompt, rejection, tables
 
     check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
@@ -159,22 +158,20 @@ def run(args: argparse.Namespace, command: str) -> None:
             return
         named = args.reference_ids or args.query_ids
         start = combinations[0] if named else paddings.starting_pair(evaluator, args.baseline)
-        recipes, choices = learnt = choose_recipes(
-            args.classifier, validation or evaluator, start, on_queries=bool(validation)
-        )
+        judge = validation or evaluator
+        recipes, choices = learnt = choose_recipes(args.classifier, judge, start, on_queries=bool(validation))
         asked, decided, findings = with_classifiers(combinations, recipes), {}, None
         if named:
-            decided = show(
-                evaluator, asked, choices, paddings.classifier_rows(evaluator, start, recipes, seed=args.seed)
-            )
+            rows = paddings.classifier_rows(evaluator, start, recipes, seed=args.seed)
+            decided = show(evaluator, asked, choices, rows)
         else:
             findings = verdict.of_pairs(evaluator, title, args.query_split, args.baseline, start, learnt, args.seed)
             print(tables.matrix(coded, rule, findings, paddings.padding_rows(evaluator, seed=args.seed)))
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in asked}
         if args.reject:
-            text = rejection(evaluator, validation, combinations, args.reject, args.unknown_npz, args.threshold)
-            print(f"\n{text}")
+            rejecting = args.reject, args.unknown_npz, args.threshold
+            print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
         if args.learning_curve:
             print(f"\n{tables.learning_curve(start, learning_curve(evaluator, start, seed=args.seed))}")
         if args.similarity:

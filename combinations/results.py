@@ -189,9 +189,9 @@ def write(
 ) -> None:
     """Add the run of a command, by a version of the suite, to the text file and to the .csv beside it, each in one replacement.
 
-    A second run meanwhile waits for its turn. The verdict and the table of `models`, where there are some, stand in the run's header,
-    the verdict also at its end; the text says last that the run has ended. What a killed run of the same command and inputs left in
-    either file is replaced, what others wrote is kept; `replace` keeps nothing.
+    A second run meanwhile waits for its turn. The verdict and the table of `models`, where there are some, stand in the run's
+    header, the verdict also at its end; the text says last that the run has ended. What a killed run of the same command and inputs
+    left in either file is replaced, what others wrote is kept; `replace` keeps nothing.
     """
     run = describe(coded, command=command, version=version, dataset=findings.title)
     table_path = path.with_suffix(".csv")
