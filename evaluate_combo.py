@@ -173,7 +173,8 @@ def run(args: argparse.Namespace, command: str) -> None:
             rejecting = args.reject, args.unknown_npz, args.threshold
             print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
         if args.learning_curve:
-            print(f"\n{tables.learning_curve(start, learning_curve(evaluator, start, seed=args.seed))}")
+            points = learning_curve(evaluator, start, seed=args.seed)
+            print(f"\n{tables.learning_curve(start, points, findings and findings.ranked)}")
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if (args.plot or args.predictions) and not decided:

@@ -44,8 +44,8 @@ class Evidence:
     the one of least padding, or the named baseline? Asked among pairs of `nearest`, or of the classifier that is better.
     combinations: is any combination better than the best single pair? The best of some is whichever that truly is. None where there
     is no candidate. Of the combination ranked first beside the baseline: smallest_p, the smallest corrected p that its photos could
-    give; photos_needed to find a gain of GAIN with POWER; packed, the share of its discordance that sits in one photo. winner: the
-    first, without its luck. ranks: of all asked.
+    give; photos_needed to find a gain of GAIN with POWER, and smallest_gain that these photos find so; packed, the share of its
+    discordance that sits in one photo. winner: the first, without its luck. ranks: of all asked.
     """
 
     classifiers: Answer | None
@@ -53,6 +53,7 @@ class Evidence:
     combinations: Answer | None
     smallest_p: float
     photos_needed: float
+    smallest_gain: float
     packed: float
     winner: CorrectedWinner
     ranks: Ranks
@@ -76,12 +77,13 @@ def evidence(
     named beforehand, such as the pair of least padding.
     """
     others = [row for row in ranked if row != baseline]
-    smallest = needed = packed = float("nan")
+    smallest = needed = least_gain = packed = float("nan")
     if others and matched_size.any():
         gap = matched - matched[baseline]
         smallest = power.smallest_p(gap, others[0], seed=seed)
         level = LEVEL / len(others)
         needed = float(power.photos_needed(gap[[others[0]]], matched_size, gain=GAIN, power=POWER, level=level)[0])
+        least_gain = power.smallest_gain(gap[[others[0]]], matched_size, power=POWER, level=level)
         packed = float(power.packed_share(gap[others[0]])[0])
     pairs = [row for row in ranked if combinations[row].is_pair]
     plain = [row for row in pairs if combinations[row].is_plain]
@@ -95,6 +97,7 @@ def evidence(
         _beats_best(combinations, matched, matched_size, merged, pairs, seed),
         smallest,
         needed,
+        least_gain,
         packed,
         winner=corrected_winner(right[ranked], size[ranked], seed=seed),
         ranks=rank_intervals(right[ranked], size[ranked], seed=seed),

@@ -141,8 +141,8 @@ def classifiers(rows: Sequence[PairedRow]) -> str:
     return f"{title}\n\n{table(['classifier', *PAIRED, 'rows kept'], cells)}"
 
 
-def learning_curve(combination: Combination, points: Sequence[CurvePoint]) -> str:
-    """Return the accuracy of a combination by the number of reference photos a class."""
+def learning_curve(combination: Combination, points: Sequence[CurvePoint], compared: Comparison | None) -> str:
+    """Return the accuracy of a combination by the number of reference photos a class, and the least gain that queries show."""
     rows = [
         (
             point.photos if point is not points[-1] else f"all, up to {point.photos}",
@@ -154,7 +154,13 @@ def learning_curve(combination: Combination, points: Sequence[CurvePoint]) -> st
         for point in points
     ]
     title = f"Accuracy of {combination} by reference photos a class, the mean of {DRAWS} draws of whole photos"
-    return f"{title}\n\n{table(['photos', 'references', 'accuracy', '95% interval', '95% of draws'], rows)}"
+    text = f"{title}\n\n{table(['photos', 'references', 'accuracy', '95% interval', '95% of draws'], rows)}"
+    if compared is None or math.isnan(compared.evidence.smallest_gain):
+        return text
+    photos = count(compared.baseline.n_images, "query photo")
+    return (
+        f"{text}\n\n{photos} can show a gain of {100 * compared.evidence.smallest_gain:.1f} points or more (power 80%)"
+    )
 
 
 PAIRED = ("accuracy", "95% interval", "points", "95% interval", "corrected p")
