@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, knn, messages
+from common import cli, messages
 from terminal.options import add_reference_options
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def by_references(
 def votes(gallery: ExactSearch, vectors: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
     """Return the labels of each row's nearest neighbours; the confidence is a label's share of their weighted votes."""
     import numpy as np
+
+    from common import knn
 
     hits = gallery.search(vectors, k)
     similarities = np.array([[hit.score for hit in near] for near in hits])

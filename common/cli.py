@@ -22,6 +22,7 @@ from common.messages import UsageError, UserError, os_error, set_quiet, set_verb
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST_SEED = 2**32 - 1  # numpy's
+MAX_PIXELS = 200_000_000  # of an image that is decoded: 600 MB as RGB
 # What libraries say where memory is short: torch, the loader of shared objects, OpenCV, C++, threads, OpenBLAS.
 _MEMORY = (
     *("allocate memory", "out of memory", "failed to map segment", "insufficient memory", "bad_alloc"),
@@ -79,6 +80,12 @@ class _Version(argparse.Action):
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add --seed, the one way to change what is random."""
     parser.add_argument("--seed", type=whole(0, LARGEST_SEED), default=0, metavar="N", help="seed of everything random")
+
+
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """Add --max_pixels, above which an image is not decoded."""
+    text = "skip images with more pixels, undecoded"
+    parser.add_argument("--max_pixels", metavar="N", type=whole(1), default=MAX_PIXELS, help=text)
 
 
 def add_arrays(parser: argparse._ActionsContainer) -> None:

@@ -13,11 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import files, knn, messages
+from common import cli, files, knn, messages
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
-from imaging import images
 from imaging.crops import Manifest
 
 COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
@@ -48,7 +47,7 @@ class Model(Protocol):
         workers: int,
         first_batch: int = 0,
         filled_to: int | None = None,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int = cli.MAX_PIXELS,
         pace: extraction.Pace | None = None,
     ) -> Iterator[extraction.Batch]: ...
 

@@ -6,8 +6,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from common import cli
-from retrieval.retrieve import RERANKINGS
-from retrieval.tables import RESULT_FORMATS
+
+RERANKINGS = ("none", "query_expansion", "k_reciprocal", "geometric")  # of retrieval/retrieve.py
 
 
 def add_set_options(parser: ArgumentParser, *, required: bool = False) -> None:
@@ -44,7 +44,7 @@ def add_query_options(parser: ArgumentParser) -> None:
     add("--model", metavar="SPEC", help="where the model is now (default: as recorded with the vectors)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
-    add("--format", choices=RESULT_FORMATS, default="tsv", help="form of the results on stdout")
+    add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw queries and results, right and wrong marked")
     text = "answer UNKNOWN first where this threshold of evaluate_combo.py or classify.py --reject says so; with --npz"
     add("--threshold", type=Path, metavar="FILE.json", help=text)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from classifiers.recipes import AUTO, KINDS
+from classifiers.kinds import AUTO, KINDS
 from common import cli
 from common.cli import number, whole
 from common.messages import UsageError
