@@ -174,7 +174,7 @@ def run(args: argparse.Namespace, command: str) -> None:
             print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
         if args.learning_curve:
             points = learning_curve(evaluator, start, seed=args.seed)
-            print(f"\n{tables.learning_curve(start, points, findings and findings.ranked)}")
+            print(f"\n{tables.learning_curve(start, points, findings.ranked if findings else None)}")
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if (args.plot or args.predictions) and not decided:

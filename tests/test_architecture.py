@@ -43,7 +43,8 @@ CROWDED = {
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
-    *("evaluation/per_query.py", "evaluation/records.py", "training/calibration.py"),
+    *("evaluation/per_query.py", "evaluation/records.py", "evaluation/learning.py", "evaluation/learning_curve.py"),
+    "training/calibration.py",
     *("classifiers/choice.py", "classifiers/linear.py", "classifiers/neighbours.py"),
     *("classifiers/recipes.py", "classifiers/unknowns.py", "classifiers/threshold.py", "classifiers/open_set.py"),
     *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
