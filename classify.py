@@ -20,7 +20,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from common import cli, messages
 from terminal.options import add_reference_options
@@ -71,11 +71,7 @@ def by_references(
     from retrieval.exact import ExactSearch
 
     gallery = ExactSearch(references)
-    embedder = query_images.recorded_model(gallery.model, gallery.source, spec=model, device=device)
-    if embedder.dim != gallery.dim:
-        raise messages.UserError(
-            f"{embedder.spec} gives {embedder.dim} dimensions, {gallery.source} holds {gallery.dim}"
-        )
+    embedder = query_images.recorded_model(gallery.model, gallery.source, dim=gallery.dim, spec=model, device=device)
     vectors, readable = query_images.embed(paths, embedder, batch_size=batch_size, workers=workers)
     labelled = answer(vectors) if answer else votes(gallery, vectors, k)
     return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]
@@ -96,17 +92,6 @@ def votes(gallery: ExactSearch, vectors: np.ndarray, k: int) -> list[list[tuple[
     for row, name, share in zip(image, names[label].tolist(), shares.tolist(), strict=True):
         labelled[row].append((name, share))
     return labelled
-
-
-def labelled_sets(files: Sequence[str], reading: dict[str, Any]) -> list[EmbeddingSet]:
-    """Return the labelled rows of the sets; raises UserError where there are none."""
-    from common.embedding_sets import read_sets
-
-    sets = [embedding_set.take(embedding_set.label() != "") for embedding_set in read_sets(files, **reading)]
-    sets = [embedding_set for embedding_set in sets if len(embedding_set)]
-    if not sets:
-        raise messages.UserError(f"{files[0]} has no labels: there is nothing to learn from; name labelled sets")
-    return sets
 
 
 def best(confidences: np.ndarray, names: Sequence[str], top_k: int) -> list[list[tuple[str, float]]]:
@@ -154,12 +139,12 @@ def run(args: argparse.Namespace) -> None:
             raise messages.UsageError(
                 "--weights goes with a pretrained classifier; --reference_npz names its own model"
             )
-        references = labelled_sets(args.reference_npz, cli.reading(args))
+        from terminal import products
+
+        references = products.labelled_sets(args.reference_npz, cli.reading(args))
         answer = None
         if args.classifier or args.reject or args.threshold:
-            from terminal import products
-
-            unknown = labelled_sets(args.unknown_npz, cli.reading(args)) if args.unknown_npz else []
+            unknown = products.labelled_sets(args.unknown_npz, cli.reading(args)) if args.unknown_npz else []
             answer = products.Answer(references, args.classifier, args.k, args.reject, args.threshold, unknown)
         labelled = by_references(paths, references, args.model, answer, k=args.k, **options)
     elif args.classifier or args.reject or args.threshold:

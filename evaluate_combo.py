@@ -22,46 +22,35 @@ from typing import TYPE_CHECKING
 
 from common import cli, files, messages
 from plots.methods import METHODS
-from terminal.options import add_classifier_options, add_evaluation_options, add_matrix_options
+from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options, check_rejection
 
 if TYPE_CHECKING:
-    from combinations.verdict import Findings
+    from combinations.paddings import PairedRow
     from common.knn import Neighbours
     from evaluation.codes import CodedSets
     from evaluation.evaluator import Evaluator
     from evaluation.records import Combination, Decisions, Rule
 
 
-def show_matrix(evaluator: Evaluator, title: str, query_split: str, baseline: str | None, seed: int) -> Findings:
-    """Print the accuracy of every reference set against every query set, models, paddings, and the verdict."""
-    from combinations import comparison, models, paddings
-    from combinations.search import enumerate_combinations
-    from combinations.verdict import Findings, verdict
-    from terminal import tables
-
-    coded = evaluator.coded
-    pairs = enumerate_combinations(list(coded.references), list(coded.queries), 1, 1, "crossed")
-    pairs = [pair for pair in pairs if evaluator.valid(pair)]
-    if not pairs:
-        raise messages.UsageError("no query set has references of its own model; add files, or see --reference_split")
-    tallies = {pairs[index]: tally for index, tally in evaluator.tallies(pairs)}
-    compared = comparison.compare_all(evaluator, tallies, baseline, seed)
-    answers = verdict(compared, padding=paddings.are_paddings(coded))
-    rows = models.model_rows(evaluator, seed=seed)
-    findings = Findings(title, compared, compared, answers, rows, query_split)
-    print(tables.matrix(coded, evaluator.rule, findings, paddings.padding_rows(evaluator, seed=seed)))
-    return findings
-
-
-def show(evaluator: Evaluator, combination: Combination, decisions: Decisions) -> None:
-    """Print every measure of one combination."""
+def show(
+    evaluator: Evaluator, asked: Sequence[Combination], choices: Sequence[str], rows: Sequence[PairedRow]
+) -> dict[Combination, Decisions]:
+    """Print every measure of each combination, and the classifiers side by side; return the decisions."""
     from evaluation import per_query
     from evaluation.evaluator import tally
+    from terminal import tables
     from terminal.measures import measures
 
-    totals = tally(evaluator.coded, decisions, combination.reference_ids)
-    retrieval = per_query.retrieval(evaluator, combination)
-    print(measures(evaluator.coded, evaluator.rule, combination, totals, retrieval))
+    print("".join(f"{choice}\n\n" for choice in choices), end="")
+    decided = {}
+    for combination in asked:
+        decided[combination] = decisions = evaluator.decide(combination)
+        totals = tally(evaluator.coded, decisions, combination.reference_ids)
+        retrieval = per_query.retrieval(evaluator, combination)
+        print(measures(evaluator.coded, evaluator.rule, combination, totals, retrieval))
+    if rows:
+        print(f"{tables.classifiers(rows)}\n")
+    return decided
 
 
 def show_similarity(coded: CodedSets, reference_ids: Sequence[str], output_root: Path) -> None:
@@ -97,8 +86,9 @@ def draw(
     for method in methods:
         messages.note(f"{method} of {len(vectors):,} vectors …")
         points = projection.project(vectors, method, 2, seed=seed)
-        path = output_root / files.name_part(f"{method}_{ids[0]}_{ids[1]}.png")
-        title = f"{method.upper()}, references {ids[0]}, queries {ids[1]}"
+        learnt = "" if combination.is_plain else f"_{combination.classifier}"
+        path = output_root / files.name_part(f"{method}_{ids[0]}_{ids[1]}{learnt}.png")
+        title = f"{method.upper()}, references {ids[0]}, queries {ids[1]}{learnt.replace('_', ', ')}"
         maps.embedding_map(path, points, labels, top_n=top_n, marker_by=role, correct=correct, title=title)
         print(f"wrote {path} and .svg")
 
@@ -130,7 +120,7 @@ def searching(cluster: str | None) -> Iterator[Callable[..., Neighbours]]:
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add_evaluation_options(parser)
-    add_classifier_options(parser)
+    add_rejection_options(parser)
     cli.add_seed(parser)
     cli.add_cluster(parser)
     add_matrix_options(parser, METHODS)
@@ -138,22 +128,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> None:
-    from combinations import results, verdict
+    from combinations import paddings, results, verdict
     from combinations.search import chosen_combinations
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
+    from evaluation.learning import choose_recipes, with_classifiers
+    from evaluation.learning_curve import learning_curve
     from evaluation.records import Rule
-    from terminal import classifiers, prompt, tables
+    from terminal import prompt, rejection, tables
 
+    check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
-    references, queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
+    sides += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
+    references, queries, *held_out = read_sides(sides, label_level=args.label_level, **cli.reading(args))
     coded = code_sets(references, queries, args.label_level)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or queries[0].dataset or "-"
     draw_maps = partial(draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
     with searching(args.cluster) as search:
         evaluator = Evaluator(coded, rule, search)
+        validation = Evaluator(code_sets(references, held_out[0], args.label_level), rule) if held_out else None
         for remark in remarks(coded, rule):
             messages.warn(remark)
         combinations = chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
@@ -161,33 +156,37 @@ def run(args: argparse.Namespace, command: str) -> None:
         if args.interactive:
             prompt.interact(evaluator, draw_maps, METHODS, args.plot or ["pca"])
             return
-        decided, findings = {}, None
-        if args.reference_ids or args.query_ids:
-            for combination in combinations:
-                decided[combination] = evaluator.decide(combination)
-                show(evaluator, combination, decided[combination])
+        named = args.reference_ids or args.query_ids
+        start = combinations[0] if named else paddings.starting_pair(evaluator, args.baseline)
+        judge = validation or evaluator
+        recipes, choices = learnt = choose_recipes(args.classifier, judge, start, on_queries=bool(validation))
+        asked, decided, findings = with_classifiers(combinations, recipes), {}, None
+        if named:
+            rows = paddings.classifier_rows(evaluator, start, recipes, seed=args.seed)
+            decided = show(evaluator, asked, choices, rows)
         else:
-            findings = show_matrix(evaluator, title, args.query_split, args.baseline, args.seed)
+            findings = verdict.of_pairs(evaluator, title, args.query_split, args.baseline, start, learnt, args.seed)
+            print(tables.matrix(coded, rule, findings, paddings.padding_rows(evaluator, seed=args.seed)))
             if args.plot or args.predictions:
-                decided = {combination: evaluator.decide(combination) for combination in combinations}
-        options = (getattr(args, name) for name in classifiers.OPTIONS)
-        print(classifiers.classified(evaluator, combinations, *options), end="")
+                decided = {combination: evaluator.decide(combination) for combination in asked}
+        if args.reject:
+            rejecting = args.reject, args.unknown_npz, args.threshold
+            print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
+        if args.learning_curve:
+            points = learning_curve(evaluator, start, seed=args.seed)
+            print(f"\n{tables.learning_curve(start, points, findings.ranked if findings else None)}")
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if (args.plot or args.predictions) and not decided:
-            raise messages.UsageError(
-                "no reference and query set share an ID; name sets with --reference_ids and --query_ids"
-            )
+            raise messages.UsageError("no reference and query set share an ID; add --reference_ids and --query_ids")
         for combination, decisions in decided.items() if args.plot else ():
             draw_maps(combination, decisions, args.plot)
         if args.predictions:
             write_predictions(evaluator, decided, args.predictions)
         if args.results:
-            compared = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, args.seed)
-            run_of = results.describe(coded, command=command, version=cli.version(), dataset=title)
-            side_by_side = tables.models(compared.models) if compared.models else ""
-            replace = args.results_mode == "replace"
-            results.write(args.results, run_of, coded, rule, compared, models=side_by_side, replace=replace)
+            compared = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
+            how = {"models": tables.models(compared.models), "replace": args.results_mode == "replace"}
+            results.write(args.results, coded, rule, compared, command=command, version=cli.version(), **how)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

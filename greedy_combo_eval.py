@@ -23,6 +23,7 @@ from common import cli, files, messages
 from terminal.options import add_evaluation_options, add_search_options
 
 if TYPE_CHECKING:
+    from classifiers.recipes import Recipe
     from combinations.comparison import Comparison
     from common.embeddings import EmbeddingSet
     from evaluation.evaluator import Evaluator
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def exhaustive(
-    evaluator: Evaluator, size: tuple[int, int] | None, pairing: str, at_most: int
+    evaluator: Evaluator, recipes: Sequence[Recipe], size: tuple[int, int] | None, pairing: str, at_most: int
 ) -> dict[Combination, Tally]:
-    """Return the totals of every single pair, and of every combination of the given size of sets a side, low and high."""
+    """Return the totals of every single pair, and of every combination of the given size of sets a side, for each recipe."""
     from combinations.search import asked_combinations, count_combinations
 
     references, queries = list(evaluator.coded.references), list(evaluator.coded.queries)
@@ -42,7 +43,7 @@ def exhaustive(
         messages.note("combinations need at least two sets on both sides; only single pairs are scored")
         size = 1, 1
     low, high = size or (2, 2)
-    asked = asked_combinations(references, queries, low, high, pairing, at_most)
+    asked = asked_combinations(references, queries, low, high, pairing, at_most, recipes)
     valid = [combination for combination in asked if evaluator.valid(combination)]
     if len(valid) < len(asked):
         messages.note(
@@ -56,14 +57,16 @@ def exhaustive(
     return {combination: tallies[index] for index, combination in enumerate(valid)}
 
 
-def step_by_step(evaluator: Evaluator, pairing: str, min_gain: float, max_size: int) -> dict[Combination, Tally]:
+def step_by_step(
+    evaluator: Evaluator, recipes: Sequence[Recipe], pairing: str, min_gain: float, max_size: int
+) -> dict[Combination, Tally]:
     """Search greedily, print every step, and return the totals of every combination tried."""
     from combinations import comparison
     from combinations.search import greedy
 
     scored: dict[Combination, Tally] = {}
     before = None
-    steps = greedy(evaluator, comparison.score, pairing=pairing, min_gain=min_gain, max_size=max_size)
+    steps = greedy(evaluator, comparison.score, recipes, pairing=pairing, min_gain=min_gain, max_size=max_size)
     for number, step in enumerate(steps, 1):
         now = comparison.score(step.candidates[step.chosen])
         gain = "" if before is None else f", gain {now - before:+.4f}"
@@ -89,11 +92,12 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import comparison, results
     from combinations.models import model_rows
-    from combinations.paddings import are_paddings
+    from combinations.paddings import are_paddings, classifier_rows, starting_pair
     from combinations.verdict import Findings, verdict
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
+    from evaluation.learning import choose_recipes
     from evaluation.records import Rule
     from report import page
     from terminal import tables
@@ -103,22 +107,21 @@ def run(args: argparse.Namespace, command: str) -> None:
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
     references, *queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
-    if args.data_root:
-        references, *queries = ([moved(one, args.data_root) for one in side] for side in (references, *queries))
+    references, *queries = (moved(side, args.data_root) for side in (references, *queries))
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     evaluators = [Evaluator(code_sets(references, side, args.label_level), rule) for side in queries]
     test, chooser = evaluators[0], evaluators[-1]
     for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator.coded, rule)):
         messages.warn(remark)
+    start = starting_pair(chooser, args.baseline)
+    recipes, choices = choose_recipes(args.classifier, chooser, start, on_queries=bool(args.val_npz))
     if args.search == "exhaustive":
-        scored = exhaustive(chooser, args.combination_size, args.pairing, args.max_combinations)
+        scored = exhaustive(chooser, recipes, args.combination_size, args.pairing, args.max_combinations)
     else:
-        scored = step_by_step(chooser, args.pairing, args.min_gain, args.max_size)
+        scored = step_by_step(chooser, recipes, args.pairing, args.min_gain, args.max_size)
     ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
-    if ranked.n_left_out:
-        messages.note(
-            f"{ranked.n_left_out:,} views are of crops that not every query set holds; comparisons leave them out"
-        )
+    if lost := ranked.n_left_out:
+        messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
     chosen_on = args.val_split if args.val_npz else None
     findings = Findings(
         title=args.company_name or queries[0][0].dataset or "-",
@@ -128,6 +131,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         models=model_rows(test, seed=args.seed),
         scored_on=args.query_split,
         chosen_on=chosen_on,
+        classifiers=classifier_rows(test, start, recipes, seed=args.seed),
+        choices=choices,
     )
     if args.blocks:
         sys.stdout.write("".join(results.blocks(test.coded, rule, findings)))
@@ -139,17 +144,17 @@ def run(args: argparse.Namespace, command: str) -> None:
             page.write(args.report, test, decided, findings, seed=args.seed)
             print(f"wrote {args.report}")
         # Last: where this run stands in results.txt, the other files are those of this run.
-        run_of = results.describe(test.coded, command=command, version=cli.version(), dataset=findings.title)
-        side_by_side = tables.models(findings.models) if findings.models else ""
-        replace = args.results_mode == "replace"
-        results.write(args.results, run_of, test.coded, rule, findings, models=side_by_side, replace=replace)
+        how = {"models": tables.models(findings.models), "replace": args.results_mode == "replace"}
+        results.write(args.results, test.coded, rule, findings, command=command, version=cli.version(), **how)
     finally:  # what was searched is shown even where a file cannot be written
         print(tables.summary(findings, args.top))
 
 
-def moved(embedding_set: EmbeddingSet, data_root: str) -> EmbeddingSet:
-    """Return the set with its crops in another folder, whose name may hold {id}."""
-    return embedding_set.renamed(data_root=data_root.replace("{id}", files.name_part(embedding_set.id)))
+def moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:
+    """Return the sets with their crops in another folder, if there is one, whose name may hold {id}."""
+    if not data_root:
+        return sets
+    return [one.renamed(data_root=data_root.replace("{id}", files.name_part(one.id))) for one in sets]
 
 
 def write_flips(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Find the images most similar to a query image: exactly in .npz files, or through an index.
 
-  python search.py query -q photo.jpg --npz embeddings/*_train.npz --plot results.png
+  python search.py query -q photo.jpg --npz embeddings/*_train.npz --plot results.png --threshold unknown.json
   python search.py build --npz embeddings/*_train.npz --uri index.faiss --index_type HNSW
   python search.py build --npz embeddings/*_train.npz --uri index.db --collection shelf
   python search.py query -q photos/ --uri index.db --collection shelf -k 5 --rerank query_expansion --label Fruit
@@ -60,24 +60,29 @@ def query(args: argparse.Namespace) -> None:
     from retrieval import tables
     from retrieval.items import Queries
     from retrieval.retrieve import retrieve, true_labels
+    from terminal import products
 
+    if args.threshold and (args.uri or not args.npz):
+        raise messages.UsageError(
+            "--threshold needs all vectors of the references: name them with --npz, without --uri"
+        )
     pictures = query_images.find(args.query)
     where = {name: values for name in ("label", "split", "dataset") if (values := getattr(args, name))}
     with open_references(**_chosen(vars(args), SEARCHED)) as references:
-        embedder = query_images.recorded_model(references.model, references.source, spec=args.model, device=args.device)
-        if embedder.dim != references.dim:
-            raise messages.UserError(
-                f"{embedder.spec} gives {embedder.dim} dimensions, {references.source} holds {references.dim}"
-            )
+        model_options = {"dim": references.dim, "spec": args.model, "device": args.device}
+        embedder = query_images.recorded_model(references.model, references.source, **model_options)
         vectors, sound = query_images.embed(pictures, embedder, batch_size=args.batch_size)
         names = [str(path) for path in sound]
         queries = Queries(vectors, names, [None] * len(names))
-        options = {"where": where, "method": args.rerank, "candidates": args.candidates}
-        results = retrieve(references, queries, args.k, **options)
+        results = retrieve(references, queries, args.k, where=where, method=args.rerank, candidates=args.candidates)
         labels = true_labels(references, sound, args.true_label)
     if not any(results) and where:
         messages.warn(f"no row passes the filters {' '.join(f'--{name} {value}' for name, value in where.items())}")
-    print(tables.RESULT_FORMATS[args.format](names, results))
+    shown = results
+    if args.threshold:
+        refused = products.refused(args.npz, cli.reading(args), vectors, args.threshold)
+        shown = tables.with_unknown(results, refused, products.UNKNOWN)
+    print(tables.RESULT_FORMATS[args.format](names, shown))
     if args.plot:
         from plots import picture_sheets
 
@@ -166,13 +171,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(run=run)
         add, given = sub.add_argument, argparse.SUPPRESS  # a default would undo what stands before the sub-command
-        add(
-            "--config",
-            metavar="FILE.yaml",
-            type=Path,
-            default=given,
-            help="options from the section search of a YAML file",
-        )
+        text = "options from the section search of a YAML file"
+        add("--config", metavar="FILE.yaml", type=Path, default=given, help=text)
         add("--quiet", action="store_true", default=given, help="no progress bars and notes on stderr")
         add("--verbose", action="store_true", default=given, help="more on stderr of what is done and why")
         add("--uri", required=needs_index, metavar="URI", help=URI)

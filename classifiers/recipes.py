@@ -15,12 +15,16 @@ from classifiers.linear import discriminant, logistic
 from classifiers.neighbours import Nearest, Neighbours, Prototypes
 from common.knn import VOTE_TEMPERATURE
 
+BLOCK = 1 << 24  # scores held at once
+
 
 class Classifier(Protocol):
     """A classifier fitted to references. `rows`: how many rows it keeps and compares a query with."""
 
     @property
     def rows(self) -> int: ...
+    @property
+    def n_class(self) -> int: ...
 
     def scores(self, queries: np.ndarray) -> np.ndarray:
         """Return (n, n_class) scores of queries (n, dim): the largest is the decision, -inf is a class without references."""
@@ -75,6 +79,16 @@ class Recipe:
         if self.kind == "linear":
             return logistic(vectors, labels, n_class, self.strength)
         raise ValueError(f"{self.kind} is no classifier; known are {', '.join(KINDS)}")
+
+
+NEAREST = Recipe()
+
+
+def decisions_of(classifier: Classifier, queries: np.ndarray) -> np.ndarray:
+    """Return (n,) int64 label codes: the class of the highest score of each query (n, dim), the first of equal ones."""
+    step = max(1, BLOCK // max(1, classifier.n_class))
+    parts = [classifier.scores(queries[at : at + step]).argmax(axis=1) for at in range(0, len(queries), step)]
+    return np.concatenate(parts)
 
 
 def candidates(kind: str) -> list[Recipe]:

@@ -12,6 +12,7 @@ from combinations.paddings import least_padding
 from combinations.search import named_combination, same_id_pairs
 from common.messages import UserError
 from evaluation.evaluator import Evaluator, cost, tally
+from evaluation.learning import with_classifiers
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
 from uncertainty import comparisons, intervals
 
@@ -154,15 +155,17 @@ def compare_all(
         best = max(pairs, key=lambda pair: pairs[pair])
         return compare(evaluator, scored, best, named=False, least=least, seed=seed)
     named = named_combination(evaluator.coded, baseline)
-    if named not in scored:
-        scored = {**scored, named: tally(evaluator.coded, evaluator.decide(named), named.reference_ids)}
+    with_all = with_classifiers([named], list(dict.fromkeys(one.classifier for one in scored)))
+    missing = [one for one in with_all if one not in scored]
+    scored = {**scored, **{missing[at]: found for at, found in evaluator.tallies(missing)}}
     return compare(evaluator, scored, named, named=True, least=named if named.is_pair else least, seed=seed)
 
 
 def score_once(evaluator: Evaluator, ranked: Comparison, seed: int) -> Comparison:
     """Score on the test queries what the validation queries chose: the first, the baseline, and what the verdict names."""
     baseline = ranked.baseline.combination
-    answers = [answer for answer in (ranked.evidence.pairs, ranked.evidence.combinations) if answer]
+    evidence = ranked.evidence
+    answers = [answer for answer in (evidence.classifiers, evidence.pairs, evidence.combinations) if answer]
     named = [answer.best if answer.is_better else answer.rival for answer in answers]
     chosen = dict.fromkeys([ranked.results[0].combination, baseline, *named])
     for combination in chosen:

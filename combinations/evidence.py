@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from classifiers.recipes import Recipe
 from evaluation.records import Combination
 from uncertainty import comparisons, intervals, power
 from uncertainty.winner import CorrectedWinner, Ranks, corrected_winner, rank_intervals
@@ -39,16 +40,20 @@ class Answer:
 class Evidence:
     """Beside the comparison of one combination at a time.
 
-    pairs: is any single pair better than the one of least padding, or the named baseline? combinations: is any combination better
-    than the best single pair, whichever that truly is? None where there is no candidate. Of the combination ranked first
-    beside the baseline: smallest_p, the smallest corrected p that its photos could give; photos_needed to find a gain of GAIN with
-    POWER; packed, the share of its discordance that sits in one photo. winner: the first, without its luck. ranks: of all asked.
+    classifiers: is any single pair of another classifier better than the best of `nearest`? pairs: is any single pair better than
+    the one of least padding, or the named baseline? Asked among pairs of `nearest`, or of the classifier that is better.
+    combinations: is any combination better than the best single pair? The best of some is whichever that truly is. None where there
+    is no candidate. Of the combination ranked first beside the baseline: smallest_p, the smallest corrected p that its photos could
+    give; photos_needed to find a gain of GAIN with POWER, and smallest_gain that these photos find so; packed, the share of its
+    discordance that sits in one photo. winner: the first, without its luck. ranks: of all asked.
     """
 
+    classifiers: Answer | None
     pairs: Answer | None
     combinations: Answer | None
     smallest_p: float
     photos_needed: float
+    smallest_gain: float
     packed: float
     winner: CorrectedWinner
     ranks: Ranks
@@ -72,29 +77,73 @@ def evidence(
     named beforehand, such as the pair of least padding.
     """
     others = [row for row in ranked if row != baseline]
-    smallest = needed = packed = float("nan")
+    smallest = needed = least_gain = packed = float("nan")
     if others and matched_size.any():
         gap = matched - matched[baseline]
         smallest = power.smallest_p(gap, others[0], seed=seed)
         level = LEVEL / len(others)
         needed = float(power.photos_needed(gap[[others[0]]], matched_size, gain=GAIN, power=POWER, level=level)[0])
+        least_gain = power.smallest_gain(gap[[others[0]]], matched_size, power=POWER, level=level)
         packed = float(power.packed_share(gap[others[0]])[0])
     pairs = [row for row in ranked if combinations[row].is_pair]
+    plain = [row for row in pairs if combinations[row].is_plain]
+    learnt = [row for row in pairs if not combinations[row].is_plain]
     merged = [row for row in ranked if not combinations[row].is_pair]
-    rivals = [row for row in pairs if row != least]
-    pair_p = merged_p = np.empty(0)
-    if matched_size.any():
-        pair_p = comparisons.one_sided_p(matched[rivals] - matched[least], seed=seed) if rivals else pair_p
-        if merged and pairs:
-            merged_p = comparisons.beats_best_p(matched, pairs, flips=FLIPS, seed=seed)[merged]
+    classifiers = _beats_best(combinations, matched, matched_size, learnt, plain, seed)
+    decides = classifiers.best.classifier if classifiers and classifiers.is_better else combinations[least].classifier
     return Evidence(
-        _answer(combinations, matched, matched_size, rivals, least, pair_p),
-        _answer(combinations, matched, matched_size, merged, pairs[0], merged_p) if pairs else None,
+        classifiers,
+        _best_pair(combinations, matched, matched_size, pairs, least, decides, seed),
+        _beats_best(combinations, matched, matched_size, merged, pairs, seed),
         smallest,
         needed,
+        least_gain,
         packed,
         winner=corrected_winner(right[ranked], size[ranked], seed=seed),
         ranks=rank_intervals(right[ranked], size[ranked], seed=seed),
+    )
+
+
+def _beats_best(
+    combinations: Sequence[Combination],
+    matched: np.ndarray,
+    size: np.ndarray,
+    candidates: Sequence[int],
+    rivals: Sequence[int],
+    seed: int,
+) -> Answer | None:
+    """Return whether any candidate beats the best of the rivals, both with the most accurate first; None without either."""
+    if not candidates or not rivals:
+        return None
+    p = comparisons.beats_best_p(matched, rivals, flips=FLIPS, seed=seed)[candidates] if size.any() else np.empty(0)
+    return _answer(combinations, matched, size, candidates, matched[rivals[0]], combinations[rivals[0]], p)
+
+
+def _best_pair(
+    combinations: Sequence[Combination],
+    matched: np.ndarray,
+    size: np.ndarray,
+    pairs: Sequence[int],
+    least: int,
+    decides: Recipe,
+    seed: int,
+) -> Answer | None:
+    """Return whether any pair of the classifier that decides beats its own pair of least padding.
+
+    The pairs of all classifiers are tested at once, each against its classifier's own pair, so that p counts this choice too.
+    """
+    row_of = {combination: row for row, combination in enumerate(combinations)}
+    rival_of = {row: row_of.get(replace(combinations[least], classifier=combinations[row].classifier)) for row in pairs}
+    rivals = [(row, rival) for row, rival in rival_of.items() if rival is not None and rival != row]
+    p = np.empty(0)
+    if rivals and size.any():
+        p = comparisons.one_sided_p(np.stack([matched[row] - matched[rival] for row, rival in rivals]), seed=seed)
+    own = [place for place, (row, _) in enumerate(rivals) if combinations[row].classifier == decides]
+    if not own:
+        return None
+    candidates, rival = [rivals[place][0] for place in own], rivals[own[0]][1]
+    return _answer(
+        combinations, matched, size, candidates, matched[rival], combinations[rival], p[own] if len(p) else p
     )
 
 
@@ -103,21 +152,20 @@ def _answer(
     matched: np.ndarray,
     size: np.ndarray,
     candidates: Sequence[int],
-    rival: int,
+    of_rival: np.ndarray,
+    rival: Combination,
     p: np.ndarray,
-) -> Answer | None:
-    """Return the answer for the candidates, the most accurate first, with their one-sided `p`; none without candidates."""
-    if not candidates:
-        return None
+) -> Answer:
+    """Return the answer for the candidates, the most accurate first, with their one-sided `p`."""
     nothing = float("nan")
     if not size.any():
-        return Answer(combinations[rival], combinations[candidates[0]], nothing, nothing, nothing, False, nothing)
-    gap = matched[candidates] - matched[rival]
+        return Answer(rival, combinations[candidates[0]], nothing, nothing, nothing, False, nothing)
+    gap = matched[candidates] - of_rival
     low, high = intervals.difference_intervals(gap, size)
     better = (p < LEVEL) & (low > 0)
     best = int(better.argmax()) if better.any() else 0
     return Answer(
-        combinations[rival],
+        rival,
         combinations[candidates[best]],
         float(gap[best].sum() / size.sum()),
         float(low[best]),

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from combinations.search import same_id_pairs
+from classifiers.recipes import Recipe
+from combinations.search import enumerate_combinations, named_combination, same_id_pairs
 from common.embeddings import EmbeddingSet
+from common.messages import UsageError
 from evaluation.codes import CodedSets
-from evaluation.evaluator import Evaluator
+from evaluation.evaluator import Evaluator, cost
+from evaluation.learning import with_classifiers
 from evaluation.records import Combination, Tally
 from uncertainty import comparisons, intervals
 from uncertainty.datasets import Pooled, pooled_difference
@@ -20,14 +23,15 @@ NORMAL = 1.96  # standard errors in half of a 95 % interval
 
 
 @dataclass(frozen=True)
-class PaddingRow:
-    """One ID, references and queries alike; shares in 0..1. Accuracy with its 95 % interval, over all its decisions.
+class PairedRow:
+    """One ID, references and queries alike, or one classifier; shares in 0..1. Accuracy with its 95 % interval, over all decisions.
 
     `difference` from the first row, with its 95 % interval, is over the crops that every query set holds; `p` is two-sided and
-    corrected over all rows. The first row, and rows without common crops, have NaN.
+    corrected over all rows. The first row, and rows without common crops, have NaN. kept_rows: rows that a query is compared with.
     """
 
-    id: str
+    combination: Combination
+    kept_rows: int
     accuracy: float
     low: float
     high: float
@@ -35,6 +39,15 @@ class PaddingRow:
     difference_low: float
     difference_high: float
     p: float
+
+    @property
+    def id(self) -> str:
+        return self.combination.query_ids[0]
+
+    @property
+    def score(self) -> float:
+        """What a Result calls so: what is drawn."""
+        return self.accuracy
 
 
 def least_padding(coded: CodedSets, pairs: Sequence[Combination]) -> Combination:
@@ -61,29 +74,55 @@ def _padding(embedding_set: EmbeddingSet) -> float:
     return number if math.isfinite(number) else _number(str(embedding_set.meta.get("padding") or ""))
 
 
-def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PaddingRow]:
+def starting_pair(evaluator: Evaluator, baseline: str | None) -> Combination:
+    """Return the pair that classifiers are chosen on: the named baseline, where that is one, or the pair of least padding."""
+    coded = evaluator.coded
+    named = named_combination(coded, baseline) if baseline else None
+    if named and named.is_pair:
+        return named
+    pairs = enumerate_combinations(list(coded.references), list(coded.queries), 1, 1, "crossed")
+    if not (valid := [pair for pair in pairs if evaluator.valid(pair)]):
+        raise UsageError("no query set has references of its own model; add files, or see --reference_split")
+    return least_padding(coded, valid)
+
+
+def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PairedRow]:
     """Return one row an ID that has references and queries, the least padding first: numbers rising, else in the order given."""
-    ids = sorted(same_id_pairs(evaluator), key=_number)
-    if not ids:
+    pairs = same_id_pairs(evaluator)
+    return paired_rows(evaluator, [pairs[one] for one in sorted(pairs, key=_number)], seed=seed)
+
+
+def classifier_rows(
+    evaluator: Evaluator, combination: Combination, recipes: Sequence[Recipe], *, seed: int = 0
+) -> list[PairedRow]:
+    """Return one row a classifier, all deciding the same combination; none where there is a single one."""
+    combinations = with_classifiers([combination], recipes)
+    return paired_rows(evaluator, combinations, seed=seed) if len(combinations) > 1 else []
+
+
+def paired_rows(evaluator: Evaluator, combinations: Sequence[Combination], *, seed: int = 0) -> list[PairedRow]:
+    """Return one row a combination, each compared with the first."""
+    if not combinations:
         return []
-    tallied = _tallies(evaluator, ids)
+    tallied = _tallies(evaluator, combinations)
     right, sizes = (np.stack(found) for found in zip(*((t.image_right[1], t.image_size) for t in tallied), strict=True))
     low, high = intervals.accuracy_intervals(right, sizes)
-    gaps = np.full((len(ids), 4), np.nan)
+    gaps = np.full((len(combinations), 4), np.nan)
     size = evaluator.coded.matched_sizes
-    if size.any() and len(ids) > 1:
+    if size.any() and len(combinations) > 1:
         matched = np.stack([tally.matched_right for tally in tallied])
         paired = comparisons.paired_comparison(matched[1:] - matched[0], size, baseline=matched[0], seed=seed)
         gaps[1:] = np.stack([paired.difference, paired.low, paired.high, paired.p], axis=1)
-    shares = [tally.accuracy for tally in tallied]
+    kept = [cost(evaluator, combination).gallery_rows for combination in combinations]
     return [
-        PaddingRow(one, shares[at], float(low[at]), float(high[at]), *gaps[at].tolist()) for at, one in enumerate(ids)
+        PairedRow(one, kept[at], tallied[at].accuracy, float(low[at]), float(high[at]), *gaps[at].tolist())
+        for at, one in enumerate(combinations)
     ]
 
 
-def _tallies(evaluator: Evaluator, ids: Sequence[str]) -> list[Tally]:
-    found = dict(evaluator.tallies([Combination((one,), (one,)) for one in ids]))
-    return [found[at] for at in range(len(ids))]
+def _tallies(evaluator: Evaluator, combinations: Sequence[Combination]) -> list[Tally]:
+    found = dict(evaluator.tallies(combinations))
+    return [found[at] for at in range(len(combinations))]
 
 
 def _number(text: str) -> float:
@@ -108,7 +147,8 @@ def paddings_across(evaluators: Mapping[str, Evaluator], *, seed: int = 0) -> di
         size = one.coded.matched_sizes
         if not size.any() or len(shared) < 2:
             continue
-        totals = np.stack([tally.matched_right for tally in _tallies(one, shared)])
+        pairs = [Combination((identity,), (identity,)) for identity in shared]
+        totals = np.stack([tally.matched_right for tally in _tallies(one, pairs)])
         gap = totals[1:] - totals[0]
         low, high = intervals.difference_intervals(gap, size)
         variance = ((high - low) / (2 * NORMAL)) ** 2

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from combinations.comparison import Comparison, Result
-from combinations.verdict import Findings, Verdict
+from combinations.verdict import Findings
 from common import files
 from common.messages import UserError, count
 from evaluation.codes import CodedSets
@@ -80,11 +80,15 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
         "Reference npz files": f"({', '.join(references)})",
         "Query npz files": f"({', '.join(queries)})",
         "Accuracy@1": f"{result.score:.4f}",
-        **({"Nearest neighbour alone": f"{result.nearest_accuracy:.4f}"} if rule.k > 1 else {}),
+        **(
+            {"Nearest neighbour alone": f"{result.nearest_accuracy:.4f}"}
+            if rule.k > 1 or not combination.is_plain
+            else {}
+        ),
         "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} images{few})",
         "Dataset": findings.title,
         "Fusion": NAME[rule.fusion],
-        "k": f"{rule.k}",
+        **({"k": f"{rule.k}"} if combination.is_plain else {"Classifier": str(combination.classifier)}),
         "Reference IDs": ", ".join(combination.reference_ids),
         "Query IDs": ", ".join(combination.query_ids),
         "Matched": "yes" if combination.matched else "no",
@@ -134,6 +138,7 @@ def _table(rule: Rule, comparison: Comparison, title: str, scored_on: str) -> li
                 "rank": rank,
                 "matched": result.combination.matched,
                 "fusion": rule.fusion,
+                "classifier": result.combination.classifier,
                 "k": rule.k,
                 "dataset": title,
                 "baseline": str(comparison.baseline.combination),
@@ -172,14 +177,23 @@ def _row(result: Result) -> dict[str, object]:
 
 
 def write(
-    path: Path, run: Run, coded: CodedSets, rule: Rule, findings: Findings, *, models: str = "", replace: bool = False
+    path: Path,
+    coded: CodedSets,
+    rule: Rule,
+    findings: Findings,
+    *,
+    command: str,
+    version: str,
+    models: str = "",
+    replace: bool = False,
 ) -> None:
-    """Add a run to the text file and to the .csv beside it, each in one replacement; a second run meanwhile waits for its turn.
+    """Add the run of a command, by a version of the suite, to the text file and to the .csv beside it, each in one replacement.
 
-    The verdict and the table of `models`, where there are some, stand in the run's header, the verdict also at its end; the text
-    says last that the run has ended. What a killed run of the same command and inputs left in either file is replaced, what others
-    wrote is kept; `replace` keeps nothing.
+    A second run meanwhile waits for its turn. The verdict and the table of `models`, where there are some, stand in the run's
+    header, the verdict also at its end; the text says last that the run has ended. What a killed run of the same command and inputs
+    left in either file is replaced, what others wrote is kept; `replace` keeps nothing.
     """
+    run = describe(coded, command=command, version=version, dataset=findings.title)
     table_path = path.with_suffix(".csv")
     with _alone(path.with_name(f".{path.name}.lock")) as killed:
         old = _old_text(path) if path.is_file() and not replace else ""
@@ -189,7 +203,7 @@ def write(
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
         rows = [{**row, "run": run.identity} for row in table(rule, findings)]
         files.write_text(table_path, _csv([*kept, *rows]))
-        text = _text(run, findings.verdict, models, blocks(coded, rule, findings))
+        text = _text(run, findings, models, blocks(coded, rule, findings))
         try:
             files.write_text(path, _without_unfinished(old, run, finished) + text)
         except OSError:  # a run that is reported as failed must not stand there as finished
@@ -232,8 +246,8 @@ def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
     )
 
 
-def _text(run: Run, verdict: Verdict | None, models: str, parts: Sequence[str]) -> str:
-    answers = f"{verdict}\n" if verdict else ""
+def _text(run: Run, findings: Findings, models: str, parts: Sequence[str]) -> str:
+    answers = f"{findings.verdict}\n" if findings.verdict else ""
     header = {
         "Run": run.identity,
         "Date": run.date,
@@ -242,6 +256,7 @@ def _text(run: Run, verdict: Verdict | None, models: str, parts: Sequence[str]) 
         "Data set": run.dataset,
         "Models": ", ".join(run.models),
         "Sets": f"{count(run.n_reference, 'reference set')}, {count(run.n_query, 'query set')}",
+        **({"Classifiers": "; ".join(findings.choices)} if findings.choices else {}),
     }
     table_of_models = f"\n{models}\n" if models else ""
     return (

@@ -8,12 +8,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classifiers.recipes import NEAREST, Recipe
 from common.messages import UsageError
+from evaluation.learning import with_classifiers
 from evaluation.records import Combination
 
 if TYPE_CHECKING:
@@ -49,20 +51,26 @@ def count_combinations(
 
 
 def asked_combinations(
-    reference_ids: Sequence[str], query_ids: Sequence[str], low: int, high: int, pairing: str, at_most: int
+    reference_ids: Sequence[str],
+    query_ids: Sequence[str],
+    low: int,
+    high: int,
+    pairing: str,
+    at_most: int,
+    recipes: Sequence[Recipe] = (NEAREST,),
 ) -> list[Combination]:
-    """Return every single pair, and the combinations of `low` to `high` sets a side.
+    """Return every single pair, and the combinations of `low` to `high` sets a side, each once for every recipe.
 
     Raises UsageError when there are none of that size, or more than `at_most` in all.
     """
-    n_combination = count_combinations(reference_ids, query_ids, low, high, pairing)
+    n_combination = len(recipes) * count_combinations(reference_ids, query_ids, low, high, pairing)
     if not n_combination:
         raise UsageError(
             f"--combination_size {low} needs at least {low} sets on both sides"
             f"{' with the same IDs' if pairing == 'matched' else ''}; "
             f"there are {len(reference_ids)} reference and {len(query_ids)} query sets"
         )
-    n_pair = count_combinations(reference_ids, query_ids, 1, 1, pairing) if low > 1 else 0
+    n_pair = len(recipes) * count_combinations(reference_ids, query_ids, 1, 1, pairing) if low > 1 else 0
     if n_pair + n_combination > at_most:
         raise UsageError(
             f"--combination_size {low}-{high} of {len(reference_ids)} reference and {len(query_ids)} query sets gives "
@@ -70,7 +78,7 @@ def asked_combinations(
             f"--max_combinations {n_pair + n_combination}"
         )
     pairs = enumerate_combinations(reference_ids, query_ids, 1, 1, pairing) if low > 1 else []
-    return pairs + enumerate_combinations(reference_ids, query_ids, low, high, pairing)
+    return with_classifiers(pairs + enumerate_combinations(reference_ids, query_ids, low, high, pairing), recipes)
 
 
 def same_id_pairs(evaluator: Evaluator) -> dict[str, Combination]:
@@ -111,7 +119,7 @@ def named_combination(coded: CodedSets, text: str) -> Combination:
         raise UsageError(f"--baseline {text}: write R/Q with R among {', '.join(coded.references)}, such as 10/10")
     if not all(q in coded.queries for q in sides[1]):
         raise UsageError(f"--baseline {text}: no such query set; there are {', '.join(coded.queries)}")
-    return Combination(*sides)
+    return Combination(sides[0], sides[1])
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,7 @@ class Step:
 def greedy(
     evaluator: Evaluator,
     score: Callable[[Tally], float],
+    recipes: Sequence[Recipe] = (NEAREST,),
     *,
     pairing: str = "crossed",
     min_gain: float = 0.0,
@@ -133,10 +142,10 @@ def greedy(
     """Yield the best single pair, then each step that adds, on either side, the set that gains most, until none gains.
 
     A step must raise the score by more than `min_gain`; ties go to the combination named first. Under `matched` pairing a step
-    adds an ID to both sides. No side grows beyond `max_size` sets.
+    adds an ID to both sides. No side grows beyond `max_size` sets. The classifier of the best single pair, one of `recipes`, stays.
     """
     references, queries = list(evaluator.coded.references), list(evaluator.coded.queries)
-    candidates = enumerate_combinations(references, queries, 1, 1, pairing)
+    candidates = with_classifiers(enumerate_combinations(references, queries, 1, 1, pairing), recipes)
     best = -np.inf
     while candidates := [combination for combination in candidates if evaluator.valid(combination)]:
         tallies = dict(evaluator.tallies(candidates))
@@ -157,7 +166,8 @@ def _grown(
         return [tuple(name for name in known if name in ids or name == new) for new in known if new not in ids]
 
     if pairing == "matched":
-        return [Combination(ids, ids) for ids in added(current.reference_ids, [r for r in references if r in queries])]
-    return [Combination(ids, current.query_ids) for ids in added(current.reference_ids, references)] + [
-        Combination(current.reference_ids, ids) for ids in added(current.query_ids, queries)
+        both = added(current.reference_ids, [r for r in references if r in queries])
+        return [replace(current, reference_ids=ids, query_ids=ids) for ids in both]
+    return [replace(current, reference_ids=ids) for ids in added(current.reference_ids, references)] + [
+        replace(current, query_ids=ids) for ids in added(current.query_ids, queries)
     ]

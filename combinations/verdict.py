@@ -5,29 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from combinations.comparison import Comparison, compare
+from classifiers.recipes import Recipe
+from combinations.comparison import Comparison, compare, compare_all
 from combinations.evidence import Answer
-from combinations.models import ModelRow
+from combinations.models import ModelRow, model_rows
+from combinations.paddings import PairedRow, are_paddings, classifier_rows
+from combinations.search import enumerate_combinations
 from common.messages import count
 from evaluation.evaluator import Evaluator, tally
+from evaluation.learning import with_classifiers
 from evaluation.records import Combination, Decisions
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Two questions and the sentence that answers each."""
+    """Two questions and the sentence that answers each; a third where several classifiers were tried."""
 
     which: str
     combine: str
     padding: bool  # whether the IDs are paddings
+    classifier: str = ""
 
     @property
-    def questions(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """((question, answer), (question, answer))."""
-        return ("Which padding?" if self.padding else "Which pair of sets?", self.which), (
-            "Combine sets?",
-            self.combine,
-        )
+    def questions(self) -> list[tuple[str, str]]:
+        """(question, answer), two or three."""
+        asked = [
+            ("Which padding?" if self.padding else "Which pair of sets?", self.which),
+            ("Combine sets?", self.combine),
+        ]
+        return asked + ([("Another classifier?", self.classifier)] if self.classifier else [])
 
     def __str__(self) -> str:
         width = max(len(question) for question, _ in self.questions)
@@ -40,6 +46,7 @@ class Findings:
 
     ranked: the search. final: what is reported; the same, or what was chosen on another split, scored once on `scored_on`.
     chosen_on: that other split. verdict: None where no question was asked. models: one row a model, where there are several.
+    classifiers: one row a classifier, where there are several. choices: how each was chosen, a sentence each.
     """
 
     title: str
@@ -49,19 +56,23 @@ class Findings:
     models: Sequence[ModelRow]
     scored_on: str
     chosen_on: str | None = None
+    classifiers: Sequence[PairedRow] = ()
+    choices: Sequence[str] = ()
 
 
 def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) -> Verdict:
     """Return the verdict of a search. `padding`: the IDs are paddings. `chosen_on`: the split that was ranked on, to be named."""
     name = "the baseline" if ranked.named else "the least padding" if padding else "the first pair"
     on = f" on {chosen_on}" if chosen_on else ""
-    return Verdict(_which(ranked, name, on), _combine(ranked, on), padding)
+    return Verdict(_which(ranked, name, on), _combine(ranked, on), padding, _classifier(ranked, on))
 
 
 def _which(ranked: Comparison, name: str, on: str) -> str:
     answer = ranked.evidence.pairs
     if answer is None:
-        return f"Use {ranked.baseline.combination}, the only pair of sets."
+        learnt = ranked.evidence.classifiers
+        only = ranked.baseline.combination if learnt is None else learnt.best if learnt.is_better else learnt.rival
+        return f"Use {only}, the only pair of sets."
     rival, best = f"{answer.rival}, {name}", answer.best
     if answer.is_better:
         return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
@@ -87,6 +98,21 @@ def _combine(ranked: Comparison, on: str) -> str:
     return f"No: none scores higher than {rival}{on}; {_limit(answer, 'combination')}."
 
 
+def _classifier(ranked: Comparison, on: str) -> str:
+    answer = ranked.evidence.classifiers
+    if answer is None:
+        return ""
+    best, rival = answer.best, f"{answer.rival}, the best single pair of nearest neighbours"
+    if answer.is_better:
+        return f"Yes, {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
+    if answer.difference != answer.difference:
+        return "No crop is in every query set, so that classifiers cannot be compared."
+    if answer.difference > 0:
+        lead = f"{best} scores {_points(answer)} points higher than {rival}{on}, which may be chance"
+        return f"Not shown: {lead} ({_interval(answer)})."
+    return f"No: none scores higher than {rival}{on}; {_limit(answer, 'classifier')}."
+
+
 def _points(answer: Answer) -> str:
     return f"{100 * answer.difference:.1f}"
 
@@ -110,8 +136,44 @@ def outlook(ranked: Comparison) -> str:
     return f"Scored on {n_photo}; to find a gain of 2 points takes about {evidence.photos_needed:,.0f} (power 80%)."
 
 
+def of_pairs(
+    evaluator: Evaluator,
+    title: str,
+    split: str,
+    baseline: str | None,
+    start: Combination,
+    learnt: tuple[Sequence[Recipe], Sequence[str]],
+    seed: int,
+) -> Findings:
+    """Return the findings about every pair of one reference set and one query set, once for each recipe.
+
+    `start`: the pair whose classifiers stand side by side. `learnt`: the recipes, and how they were chosen.
+    """
+    coded = evaluator.coded
+    pairs = enumerate_combinations(list(coded.references), list(coded.queries), 1, 1, "crossed")
+    asked = with_classifiers([pair for pair in pairs if evaluator.valid(pair)], learnt[0])
+    tallies = dict(evaluator.tallies(asked))
+    scored = {combination: tallies[index] for index, combination in enumerate(asked)}
+    compared = compare_all(evaluator, scored, baseline, seed)
+    return Findings(
+        title,
+        compared,
+        compared,
+        verdict(compared, padding=are_paddings(coded)),
+        model_rows(evaluator, seed=seed),
+        split,
+        classifiers=classifier_rows(evaluator, start, learnt[0], seed=seed),
+        choices=learnt[1],
+    )
+
+
 def of_decisions(
-    evaluator: Evaluator, decided: Mapping[Combination, Decisions], title: str, split: str, seed: int
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    title: str,
+    split: str,
+    choices: Sequence[str],
+    seed: int,
 ) -> Findings:
     """Return the findings about combinations that are decided, compared with the first of them; no question is asked."""
     scored = {
@@ -119,4 +181,4 @@ def of_decisions(
         for combination, decisions in decided.items()
     }
     compared = compare(evaluator, scored, next(iter(scored)), named=True, seed=seed)
-    return Findings(title, compared, compared, None, [], split)
+    return Findings(title, compared, compared, None, [], split, choices=choices)

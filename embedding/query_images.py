@@ -41,10 +41,12 @@ def find(paths: Sequence[Path | str]) -> list[Path]:
     return list(found)
 
 
-def recorded_model(model: Mapping[str, Any], source: str, *, spec: str | None = None, device: str = "auto") -> Embedder:
+def recorded_model(
+    model: Mapping[str, Any], source: str, *, dim: int | None = None, spec: str | None = None, device: str = "auto"
+) -> Embedder:
     """Return the model that made the vectors of `source`, whose meta fields `model` are; `spec`: where it has moved to.
 
-    Raises UserError when the model is unknown, or is another one than that by its fingerprint.
+    Raises UserError when the model is unknown, or is another one than that by its fingerprint or its dimensions `dim`.
     """
     from backbones.architectures import refuse_code
     from embedding.embedder import load as load_model
@@ -62,6 +64,8 @@ def recorded_model(model: Mapping[str, Any], source: str, *, spec: str | None = 
             f"{source} was made with {model.get('model')} of fingerprint {model['fingerprint'][:12]}, and {spec or model['model']} "
             f"has {embedder.fingerprint[:12]}; name the model that made it with --model, or extract and build anew"
         )
+    if dim is not None and embedder.dim != dim:
+        raise UserError(f"{embedder.spec} gives {embedder.dim} dimensions, {source} holds {dim}")
     return embedder
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from classifiers.recipes import NEAREST, Classifier, Recipe, decisions_of
 from common import knn
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
@@ -20,6 +21,7 @@ from evaluation.codes import CodedSets, Codes, check
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
 
 KEPT = 64  # fused sets and rows in common in memory: every set of queries is used with every set of references
+FITTED = 4  # fitted classifiers in memory, each of which may hold all its references
 IMPOSSIBLE = {
     "concat": "it needs the same IDs on both sides; use --pairing matched",
     "vote": "a query set has no references of its own model, no query set uses some references, or no crop is in all",
@@ -66,6 +68,9 @@ class Evaluator:
         self._pairs: dict[tuple[str, str], knn.Neighbours] = {}
         self._fused: dict[tuple[str, ...], Fused] = {}
         self._common: dict[tuple[str, ...], np.ndarray] = {}
+        self._fitted: dict[tuple[Recipe, tuple[str, ...]], Classifier] = {}
+        self.kept_rows: dict[tuple[Recipe, tuple[str, ...]], int] = {}
+        self.given: dict[tuple[Recipe, tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
     def valid(self, combination: Combination) -> bool:
         """Whether the combination can be decided.
@@ -96,8 +101,7 @@ class Evaluator:
                     name = self.coded.crops[twice.argmax()]
                     source = self.coded.queries[q].source
                     raise UserError(f"{source} holds the crop {name!r} twice; use --fusion stack, or extract anew")
-            if len(self._common) >= KEPT:
-                self._common.pop(next(iter(self._common)))
+            _forget_first(self._common, KEPT)
             self._common[query_ids] = _rows_of_common(list(codes.values()), len(self.coded.crops))
         return self._common[query_ids]
 
@@ -130,8 +134,7 @@ class Evaluator:
                 raise UserError(f"the {side} sets {', '.join(ids)} have no crop in common; use --fusion stack")
             order = np.argsort(sets[0].crop_ids, kind="stable")
             rows = order[np.searchsorted(sets[0].crop_ids[order], merged.crop_ids)]
-            if len(self._fused) >= KEPT:
-                self._fused.pop(next(iter(self._fused)))
+            _forget_first(self._fused, KEPT)
             self._fused[key] = Fused(merged, rows)
         return self._fused[key]
 
@@ -144,14 +147,30 @@ class Evaluator:
         parts = [self._pairs[r, query_id] for r in reference_ids]
         return parts[0] if len(parts) == 1 else knn.merge(parts, self.depth)
 
+    def fitted(self, recipe: Recipe, reference_ids: tuple[str, ...]) -> Classifier:
+        """Return the classifier of these references, merged as the rule says."""
+        key = recipe, reference_ids
+        if key not in self._fitted:
+            _forget_first(self._fitted, FITTED)
+            self._fitted[key] = recipe.fit(*_reference_rows(self, reference_ids), len(self.coded.classes))
+            self.kept_rows[key] = self._fitted[key].rows
+        return self._fitted[key]
+
     def decide(self, combination: Combination) -> Decisions:
         """Return every decision of the combination. Raises UsageError where its fusion mode cannot score it."""
         if not self.valid(combination):
             mode = self.rule.fusion
             raise UsageError(f"--fusion {mode} cannot score {combination}: {IMPOSSIBLE[mode]}")
+        classifier = combination.classifier
         if self.rule.fusion in ("mean", "concat"):
-            return _decide_fused(self, combination)
-        views = [decide_view(self, self.references_of(combination, q), q) for q in combination.query_ids]
+            return _classified(
+                self,
+                _decide_fused(self, combination),
+                classifier,
+                combination.reference_ids,
+                combination.query_ids,
+            )
+        views = [decide_view(self, self.references_of(combination, q), q, classifier) for q in combination.query_ids]
         if len(views) == 1:
             return views[0]
         return (
@@ -162,23 +181,30 @@ class Evaluator:
 
     def tallies(self, combinations: Sequence[Combination]) -> Iterator[tuple[int, Tally]]:
         """Yield (index, totals) of every combination, those with the same references one after the other."""
-        order = sorted(range(len(combinations)), key=lambda index: combinations[index].reference_ids)
-        for reference_ids, group in itertools.groupby(order, key=lambda index: combinations[index].reference_ids):
+
+        def decided_by(index: int) -> tuple[tuple[str, ...], str]:
+            return combinations[index].reference_ids, str(combinations[index].classifier)
+
+        for (reference_ids, _), group in itertools.groupby(
+            sorted(range(len(combinations)), key=decided_by), decided_by
+        ):
             if self.rule.fusion != "stack":
                 for index in group:
                     yield index, tally(self.coded, self.decide(combinations[index]), reference_ids)
                 continue
             by_query: dict[str, Tally] = {}
             for index in group:
-                query_ids = combinations[index].query_ids
+                query_ids, classifier = combinations[index].query_ids, combinations[index].classifier
                 for q in query_ids:
                     if q not in by_query:
-                        by_query[q] = tally(self.coded, decide_view(self, reference_ids, q), reference_ids)
+                        by_query[q] = tally(self.coded, decide_view(self, reference_ids, q, classifier), reference_ids)
                 yield index, sum((by_query[q] for q in query_ids[1:]), start=by_query[query_ids[0]])
 
 
 def cost(evaluator: Evaluator, combination: Combination) -> Cost:
     """Return what one decision of the combination costs."""
+    if not combination.is_plain:
+        return _cost_of_classifier(evaluator, combination)
     if evaluator.rule.fusion in ("mean", "concat"):
         n_rows, dim = evaluator.fused("reference", combination.reference_ids).merged.vectors.shape
         return Cost(len(combination.query_ids), n_rows, n_rows * dim)
@@ -189,6 +215,56 @@ def cost(evaluator: Evaluator, combination: Combination) -> Cost:
         return Cost(1, n_rows, sum(operations.values()))
     searched = [r for q in combination.query_ids for r in evaluator.references_of(combination, q)]
     return Cost(len(combination.query_ids), n_rows, sum(operations[r] for r in searched))
+
+
+def _cost_of_classifier(evaluator: Evaluator, combination: Combination) -> Cost:
+    """Return the cost where a classifier decides: the rows that it keeps, for each model once, with which views are compared."""
+    if evaluator.rule.fusion in ("mean", "concat"):
+        of_views = [combination.reference_ids]
+        dims = [evaluator.fused("reference", combination.reference_ids).merged.dim]
+    else:
+        queries = combination.query_ids if evaluator.rule.fusion == "vote" else combination.query_ids[:1]
+        of_views = [evaluator.references_of(combination, q) for q in queries]
+        dims = [evaluator.coded.queries[q].dim for q in queries]
+    kept = {ids: _kept_rows(evaluator, combination.classifier, ids) for ids in of_views}
+    passes = 1 if evaluator.rule.fusion == "stack" else len(combination.query_ids)
+    operations = sum(kept[ids] * dim for ids, dim in zip(of_views, dims, strict=True))
+    return Cost(passes, sum(kept.values()), operations)
+
+
+def _kept_rows(evaluator: Evaluator, recipe: Recipe, reference_ids: tuple[str, ...]) -> int:
+    """Return how many rows the classifier of these references keeps, also where it is no longer in memory."""
+    known = evaluator.kept_rows.get((recipe, reference_ids))
+    return evaluator.fitted(recipe, reference_ids).rows if known is None else known
+
+
+def _given(
+    evaluator: Evaluator, recipe: Recipe, reference_ids: tuple[str, ...], query_ids: tuple[str, ...]
+) -> np.ndarray:
+    """Return (n,) the labels that the classifier of these references gives to one query set, or to merged ones."""
+    key = recipe, reference_ids, query_ids
+    if key not in evaluator.given:
+        fused = evaluator.rule.fusion in ("mean", "concat")
+        queries = evaluator.fused("query", query_ids).merged if fused else evaluator.coded.queries[query_ids[0]]
+        _forget_first(evaluator.given, KEPT)
+        evaluator.given[key] = decisions_of(evaluator.fitted(recipe, reference_ids), queries.vectors)
+    return evaluator.given[key]
+
+
+def _forget_first(kept: dict, limit: int) -> None:
+    """Make room for one more."""
+    if len(kept) >= limit:
+        kept.pop(next(iter(kept)))
+
+
+def _reference_rows(evaluator: Evaluator, ids: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return vectors (n, dim) and label codes (n,) of references, merged as the rule says."""
+    codes = evaluator.coded.reference_codes
+    if evaluator.rule.fusion in ("mean", "concat"):
+        fused = evaluator.fused("reference", ids)
+        return fused.merged.vectors, codes[ids[0]].label[fused.rows]
+    blocks = [np.asarray(block) for r in ids for block in evaluator.coded.references[r].blocks]
+    return np.concatenate(blocks), np.concatenate([codes[r].label for r in ids])
 
 
 def _group(rule: Rule, codes: Codes) -> np.ndarray:
@@ -226,10 +302,30 @@ def _fused_task(evaluator: Evaluator, combination: Combination) -> Task:
     )
 
 
-def decide_view(evaluator: Evaluator, reference_ids: Sequence[str], query_id: str) -> Decisions:
+def decide_view(
+    evaluator: Evaluator, reference_ids: tuple[str, ...], query_id: str, classifier: Recipe = NEAREST
+) -> Decisions:
     """Return the decision of every row of one query set against the merged references."""
-    n_rows = len(evaluator.coded.queries[query_id])
-    return _decide(evaluator, query_id, np.arange(n_rows), *evaluator.neighbours(reference_ids, query_id))
+    rows = np.arange(len(evaluator.coded.queries[query_id]))
+    decisions = _decide(evaluator, query_id, rows, *evaluator.neighbours(reference_ids, query_id))
+    return _classified(evaluator, decisions, classifier, reference_ids, (query_id,))
+
+
+def _classified(
+    evaluator: Evaluator,
+    decisions: Decisions,
+    classifier: Recipe,
+    reference_ids: tuple[str, ...],
+    query_ids: tuple[str, ...],
+) -> Decisions:
+    """Return the decisions with the labels that the classifier gives, where it is not the neighbours that decide."""
+    if classifier.kind == "nearest":
+        return decisions
+    if evaluator.rule.exclude != "none":
+        raise UsageError(
+            "--classifier learns from all references and leaves none out: go without --exclude_self, --exclude_same_sample"
+        )
+    return replace(decisions, voted=_given(evaluator, classifier, reference_ids, query_ids))
 
 
 def _decide(

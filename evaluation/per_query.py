@@ -109,7 +109,7 @@ def prediction_table(evaluator: Evaluator, decided: Mapping[Combination, Decisio
 
     Columns: dataset_name, split, id, crop_id, sample_id, path, label, predicted ('' for none), correct, similarity (cosine of the
     nearest reference), margin (see `margins`), reference_ids, query_ids, nearest_id, nearest_crop_id, nearest_path. `id` is the
-    query set's; under vote, mean and concat the merged IDs joined by `+`.
+    query set's; under vote, mean and concat the merged IDs joined by `+`. classifier last, where one decides that is not `nearest`.
     """
     import pandas as pd
 
@@ -117,7 +117,8 @@ def prediction_table(evaluator: Evaluator, decided: Mapping[Combination, Decisio
         pd.DataFrame(_columns(evaluator.coded, evaluator.rule, combination, decisions, margins(evaluator, combination)))
         for combination, decisions in decided.items()
     ]
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    return table.fillna({"classifier": "nearest"}) if "classifier" in table else table
 
 
 def _columns(
@@ -139,6 +140,7 @@ def _columns(
         "margin": margin,
         "reference_ids": "+".join(combination.reference_ids),
         "query_ids": query_ids,
+        **({} if combination.is_plain else {"classifier": str(combination.classifier)}),
         **_nearest_columns(coded, decisions.neighbours[:, 0]),
     }
 

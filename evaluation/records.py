@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from classifiers.recipes import NEAREST, Recipe
 from evaluation import metrics
 
 
@@ -28,7 +29,8 @@ class Decisions:
     """One row per decision, a view under `stack`, else a crop; arrays (n,) unless said otherwise.
 
     view: index of the query set a row comes from; row: its row there. crop, image, label: codes of `CodedSets`.
-    nearest: label of the nearest neighbour; voted: label that the k neighbours vote for; -1 is none. similarities (n, depth)
+    nearest: label of the nearest neighbour; voted: label that the k neighbours vote for, or that another classifier gives; -1 is
+    none. similarities (n, depth)
     float32 and neighbours (n, depth) int64, rows of the references in the order of their sets, -1 where there are fewer.
     """
 
@@ -55,7 +57,7 @@ class Decisions:
 class Tally:
     """Totals of decisions, which add up.
 
-    n, n_unknown: decisions, and those whose label no reference has. right (2,): by the nearest neighbour, by the vote of k.
+    n, n_unknown: decisions, and those whose label no reference has. right (2,): by the nearest neighbour, by what decides.
     recalled (3,): decisions with their label among the first 1, 5, 10. image_right (2, n_image), image_size (n_image,): right and
     all decisions per source image. matched_right (n_image,): right votes on crops that every query set holds. class_* (n_class,).
     """
@@ -91,7 +93,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one decision costs: forward passes of the model, rows in the gallery, multiply-adds of the similarities."""
+    """What one decision costs: forward passes of the model, rows that are kept and compared, multiply-adds of comparing."""
 
     forward_passes: int
     gallery_rows: int
@@ -100,10 +102,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Combination:
-    """IDs merged as references, and IDs merged as queries."""
+    """IDs merged as references, IDs merged as queries, and the classifier that decides: `nearest` is the vote of the rule."""
 
     reference_ids: tuple[str, ...]
     query_ids: tuple[str, ...]
+    classifier: Recipe = NEAREST
 
     @property
     def matched(self) -> bool:
@@ -113,5 +116,11 @@ class Combination:
     def is_pair(self) -> bool:
         return len(self.reference_ids) == len(self.query_ids) == 1
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether neighbours decide, as the rule says."""
+        return self.classifier.kind == "nearest"
+
     def __str__(self) -> str:
-        return f"{'+'.join(self.reference_ids)}/{'+'.join(self.query_ids)}"
+        classifier = "" if self.is_plain else f" {self.classifier}"
+        return f"{'+'.join(self.reference_ids)}/{'+'.join(self.query_ids)}{classifier}"

@@ -59,6 +59,8 @@ def page(evaluator: Evaluator, decided: Mapping[Combination, Decisions], finding
         verdict=findings.verdict,
         rival=tables.rival_words(ranked),
         remarks=remarks(coded, rule),
+        choices=findings.choices,
+        classifiers=tables.ladder(findings.classifiers) if findings.classifiers else None,
         decision=DECISION[rule.fusion],
         fusion=NAME[rule.fusion],
         average=AVERAGE,

@@ -11,6 +11,7 @@ import numpy as np
 
 from combinations.comparison import Comparison, Result
 from combinations.evidence import LEVEL
+from combinations.paddings import PairedRow
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions
@@ -32,7 +33,7 @@ class Ladder:
     baseline: float | None
 
 
-def ladder(results: Sequence[Result | Score], baseline: Result | None = None) -> Ladder:
+def ladder(results: Sequence[Result | Score | PairedRow], baseline: Result | None = None) -> Ladder:
     """Lay out whiskers; the baseline comes last, without a rank, where it is not among the results."""
     rows = list(enumerate(results, 1))
     if baseline is not None and all(result.combination != baseline.combination for result in results):
@@ -43,7 +44,8 @@ def ladder(results: Sequence[Result | Score], baseline: Result | None = None) ->
 
 def pair_scores(evaluator: Evaluator, comparison: Comparison) -> dict[tuple[str, str], Score]:
     """Return the scores of all single pairs by (reference ID, query ID); those the comparison knows are not decided again."""
-    known = {result.combination: result for result in comparison.results if result.combination.is_pair}
+    results = comparison.results
+    known = {one.combination: one for one in results if one.combination.is_pair and one.combination.is_plain}
     pairs = [Combination((r,), (q,)) for r in evaluator.coded.references for q in evaluator.coded.queries]
     scores = {
         pair: Score(pair, known[pair].score, known[pair].low, known[pair].high) for pair in pairs if pair in known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from pathlib import Path
 
 from common import cli
 
@@ -45,6 +46,8 @@ def add_query_options(parser: ArgumentParser) -> None:
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw queries and results, right and wrong marked")
+    text = "answer UNKNOWN first where this threshold of evaluate_combo.py or classify.py --reject says so; with --npz"
+    add("--threshold", type=Path, metavar="FILE.json", help=text)
     add("--true_label", nargs="+", metavar="LABEL", help="labels of the queries (default: known by their folder)")
 
 

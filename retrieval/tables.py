@@ -38,6 +38,12 @@ def results_as_json(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> s
     return json.dumps(queries, indent=1, ensure_ascii=False)
 
 
+def with_unknown(results: Sequence[Sequence[Hit]], refused: np.ndarray, name: str) -> list[list[Hit]]:
+    """Return the results, those of each refused query (n,) bool after a first one whose label is `name`."""
+    first = Hit(0.0, Item("", "", "", "", "", "", name))
+    return [[first, *hits] if refuse else list(hits) for hits, refuse in zip(results, refused, strict=True)]
+
+
 RESULT_FORMATS = {"tsv": results_as_tsv, "json": results_as_json}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from classifiers.kinds import AUTO, KINDS
 from common import cli
 from common.cli import number, whole
+from common.messages import UsageError
 
 
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
@@ -54,17 +55,42 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_classifier_options(parser: argparse.ArgumentParser) -> None:
-    """Add which classifier decides, and when a query is none of the references' products."""
+def add_classifiers(group: argparse._ArgumentGroup) -> None:
+    """Add which classifiers decide beside the nearest neighbours."""
+    kinds = (*KINDS, AUTO)
+    text = f"classifiers that also decide, each ranked beside the nearest neighbours: {', '.join(kinds)}; their settings, and the "
+    text += "kind for auto, are chosen on --val_npz, or by cross-validation over reference photos"
+    group.add_argument("--classifier", nargs="+", choices=kinds, default=[], metavar="KIND", help=text)
+
+
+def add_rejection_options(parser: argparse.ArgumentParser) -> None:
+    """Add which classifiers decide, and when a query is none of the references' products."""
     group = parser.add_argument_group("classifier")
-    text = "how references decide; auto: chosen on --val_npz, or by cross-validation over reference photos"
-    group.add_argument("--classifier", choices=(*KINDS, AUTO), help=text)
+    add_classifiers(group)
     text = "answer UNKNOWN such that at most this share of unknown products is accepted, for example 0.05"
     group.add_argument("--reject", type=number(0.0001, 0.9999), metavar="A", help=text)
     group.add_argument("--val_npz", nargs="+", metavar="[ID=]NPZ", help="validation queries, to choose on")
     group.add_argument(
         "--unknown_npz", nargs="+", metavar="NPZ", help="crops of products that no reference shows, to report on"
     )
+    text = "with --reject and one pair of sets: write the threshold, which classify.py and search.py query read"
+    group.add_argument("--threshold", type=cli.Output(".json"), metavar="FILE.json", help=text)
+
+
+def check_rejection(
+    classifier: Sequence[str],
+    reject: float | None,
+    val_npz: Sequence[str] | None,
+    unknown_npz: Sequence[str] | None,
+    threshold: Path | None,
+) -> None:
+    """Raise UsageError for options of the group that would do nothing."""
+    if val_npz and not (classifier or reject):
+        raise UsageError("--val_npz goes with --classifier or --reject, which choose on it")
+    if (unknown_npz or threshold) and not reject:
+        raise UsageError(
+            "--unknown_npz and --threshold go with --reject; classify.py and search.py query read a threshold"
+        )
 
 
 def add_reference_options(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +120,10 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
     add("--reference_ids", nargs="+", metavar="ID", help="reference sets to merge (default: the whole matrix)")
     add("--query_ids", nargs="+", metavar="ID", help="query sets to score, and to fuse (default: all, one by one)")
     add("--interactive", action="store_true", help="a prompt: IDs, ref, query, list, remove, plot, help")
+    text = (
+        "accuracy with few reference photos a class, many draws: with --reference_ids, or of the pair of least padding"
+    )
+    add("--learning_curve", action="store_true", help=text)
     add("--similarity", action="store_true", help="mean cosine within and between classes, with a heat map")
     add("--plot", nargs="+", choices=methods, default=[], help="2-D maps to draw")
     add("--top_n_labels", type=whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER")
@@ -139,6 +169,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "--val_npz", nargs="+", metavar="[ID=]NPZ", help="choose on these queries, report on --test_npz once"
     )
     group.add_argument("--val_split", default="val", metavar="SPLIT", help="split that --val_npz keeps")
+    add_classifiers(group)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--results",

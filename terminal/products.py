@@ -1,11 +1,12 @@
-"""Labels of images by their vectors for classify.py: by a classifier over references, UNKNOWN where a threshold says so."""
+"""Labels of images by their vectors: by a classifier over references, UNKNOWN where a threshold says so."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from classifiers.recipes import Recipe, Rows, candidates
 from classifiers.threshold import Threshold, set_threshold
 from classifiers.unknowns import closeness
 from common import knn
+from common.embedding_sets import read_sets
 from common.embeddings import EmbeddingSet
 from common.messages import UserError, note, warn
 from evaluation.codes import code, image_names
@@ -69,6 +71,15 @@ class Answer:
         return labelled
 
 
+def labelled_sets(files: Sequence[str], reading: Mapping[str, Any]) -> list[EmbeddingSet]:
+    """Return the labelled rows of the sets; raises UserError where there are none."""
+    sets = [embedding_set.take(embedding_set.label() != "") for embedding_set in read_sets(files, **reading)]
+    sets = [embedding_set for embedding_set in sets if len(embedding_set)]
+    if not sets:
+        raise UserError(f"{files[0]} has no labels: there is nothing to learn from; name labelled sets")
+    return sets
+
+
 def products(references: Sequence[EmbeddingSet]) -> Products:
     """Return the labelled sets, all of one model, as rows."""
     classes, label = np.unique(np.concatenate([one.label() for one in references]), return_inverse=True)
@@ -92,6 +103,11 @@ def confidences(known: Products, vectors: np.ndarray, tried: Sequence[Recipe]) -
     temperature = knn.VOTE_TEMPERATURE if recipe.kind in ("nearest", "prototype") else 1
     weights = np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature)
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+def refused(files: Sequence[str], reading: Mapping[str, Any], vectors: np.ndarray, threshold: Path) -> np.ndarray:
+    """Return (n,) bool: which vectors the threshold in a file, set for these reference files, answers UNKNOWN."""
+    return unknown_images(products(labelled_sets(files, reading)), vectors, None, threshold, [])
 
 
 def unknown_images(

@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from classifiers.recipes import NEAREST
 from combinations.comparison import Comparison, Result
 from combinations.models import ModelRow
-from combinations.paddings import PaddingRow
+from combinations.paddings import PairedRow
 from combinations.verdict import Findings, outlook
 from common.messages import count, table
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
+from evaluation.learning_curve import DRAWS, CurvePoint
 from evaluation.records import Combination, Rule
 
 
 def fixed_line(combination: Combination, accuracy: float) -> str:
     """Return the line that users grep for: `Ref [0, 10] Query 10 => acc: 0.8421`."""
-    return (
-        f"Ref [{', '.join(combination.reference_ids)}] Query {'+'.join(combination.query_ids)} => acc: {accuracy:.4f}"
-    )
+    queries = "+".join(combination.query_ids) + ("" if combination.is_plain else f" {combination.classifier}")
+    return f"Ref [{', '.join(combination.reference_ids)}] Query {queries} => acc: {accuracy:.4f}"
 
 
 def sets(coded: CodedSets, rule: Rule, title: str) -> str:
@@ -37,25 +38,33 @@ def how(rule: Rule) -> str:
     return f"fusion {NAME[rule.fusion]}{average}, k {rule.k}{weights}"
 
 
-def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequence[PaddingRow]) -> str:
-    """Return every reference set against every query set as a table, then in the fixed form; models, paddings, the verdict."""
-    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in findings.final.results}
+def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequence[PairedRow]) -> str:
+    """Return every reference set against every query set as a table, then in the fixed form; models, paddings, the verdict.
+
+    The table shows neighbours; the fixed form and a table of their own show other classifiers too.
+    """
+    every = {one.combination: one for one in findings.final.results}
+    plain = [one for one in findings.final.results if one.combination.is_plain]
+    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in plain}
     heading = (
         f"Accuracy of {_range([one.n_queries for one in results.values()])} {DECISION[rule.fusion]}s on "
         f"{_range([one.n_images for one in results.values()])} photos, ± half of the 95% interval in points, * best\n"
         "reference ID by row, query ID by column"
     )
+    recipes = [NEAREST, *dict.fromkeys(one.classifier for one in every if not one.is_plain)]
     lines = [
-        fixed_line(results[r, q].combination, results[r, q].score)
+        fixed_line(combination, every[combination].score)
+        for recipe in recipes
         for r in coded.references
         for q in coded.queries
-        if (r, q) in results
+        if (combination := Combination((r,), (q,), recipe)) in every
     ]
-    parts = [models(findings.models)] if findings.models else []
-    parts += [heading, *_matrices(coded, results, findings.final.results[0]), "\n".join(lines)]
+    parts = [*findings.choices, *([models(findings.models)] if findings.models else [])]
+    parts += [heading, *_matrices(coded, results, plain[0]), "\n".join(lines)]
     if len(rows_of_ids) > 1 and not findings.models:
         parts.append(_paddings(rows_of_ids, padding=findings.verdict is not None and findings.verdict.padding))
-    parts += [str(findings.verdict)] if len(results) > 1 else []
+    parts += [classifiers(findings.classifiers)] if findings.classifiers else []
+    parts += [str(findings.verdict)] if len(every) > 1 else []
     return "\n\n".join(parts)
 
 
@@ -71,7 +80,9 @@ def _matrices(coded: CodedSets, results: Mapping[tuple[str, str], Result], best:
 
 
 def models(rows: Sequence[ModelRow]) -> str:
-    """Return the models side by side, the most accurate first."""
+    """Return the models side by side, the most accurate first; "" where there are no rows."""
+    if not rows:
+        return ""
     cells = [
         (
             row.model,
@@ -116,25 +127,54 @@ def _range(numbers: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _paddings(rows: Sequence[PaddingRow], *, padding: bool) -> str:
+def _paddings(rows: Sequence[PairedRow], *, padding: bool) -> str:
     """Return every ID with its own references beside the first of them."""
-    cells = [
-        (
-            row.id,
-            f"{row.accuracy:.4f}",
-            f"{row.low:.4f} to {row.high:.4f}",
-            _number(100 * row.difference, "+.1f"),
-            "-"
-            if math.isnan(row.difference)
-            else f"{100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f}",
-            _p(row.p),
-        )
-        for row in rows
-    ]
-    name = "padding" if padding else "ID"
     title = f"{'Paddings' if padding else 'IDs'} with their own references, beside {rows[0].id} on the same crops"
-    header = [name, "accuracy", "95% interval", "points", "95% interval", "corrected p"]
-    return f"{title}\n\n{table(header, cells)}"
+    return f"{title}\n\n{table(['padding' if padding else 'ID', *PAIRED], [[row.id, *_paired(row)] for row in rows])}"
+
+
+def classifiers(rows: Sequence[PairedRow]) -> str:
+    """Return the classifiers of one combination beside the first of them, and how many rows each keeps."""
+    first = rows[0].combination
+    title = f"Classifiers of {first}, beside {first.classifier} on the same crops"
+    cells = [[row.combination.classifier, *_paired(row), row.kept_rows] for row in rows]
+    return f"{title}\n\n{table(['classifier', *PAIRED, 'rows kept'], cells)}"
+
+
+def learning_curve(combination: Combination, points: Sequence[CurvePoint], compared: Comparison | None) -> str:
+    """Return the accuracy of a combination by the number of reference photos a class, and the least gain that queries show."""
+    rows = [
+        (
+            point.photos if point is not points[-1] else f"all, up to {point.photos}",
+            f"{point.references:.1f}",
+            f"{point.accuracy:.4f}",
+            f"{point.low:.4f} to {point.high:.4f}",
+            f"{point.low_draw:.4f} to {point.high_draw:.4f}" if point is not points[-1] else "-",
+        )
+        for point in points
+    ]
+    title = f"Accuracy of {combination} by reference photos a class, the mean of {DRAWS} draws of whole photos"
+    text = f"{title}\n\n{table(['photos', 'references', 'accuracy', '95% interval', '95% of draws'], rows)}"
+    if compared is None or math.isnan(compared.evidence.smallest_gain):
+        return text
+    photos = count(compared.baseline.n_images, "query photo")
+    return (
+        f"{text}\n\n{photos} can show a gain of {100 * compared.evidence.smallest_gain:.1f} points or more (power 80%)"
+    )
+
+
+PAIRED = ("accuracy", "95% interval", "points", "95% interval", "corrected p")
+
+
+def _paired(row: PairedRow) -> list[str]:
+    gap = f"{100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f}"
+    return [
+        f"{row.accuracy:.4f}",
+        f"{row.low:.4f} to {row.high:.4f}",
+        _number(100 * row.difference, "+.1f"),
+        "-" if math.isnan(row.difference) else gap,
+        _p(row.p),
+    ]
 
 
 def _number(value: float, form: str) -> str:
@@ -146,12 +186,14 @@ def _p(p: float) -> str:
 
 
 def ranking(results: Sequence[Result], top: int) -> str:
-    """Return the best `top` combinations as a table."""
+    """Return the best `top` combinations as a table, with their classifiers where there are several."""
+    several = len({result.combination.classifier for result in results}) > 1
     rows = [
         (
             rank,
             "+".join(result.combination.reference_ids),
             "+".join(result.combination.query_ids),
+            *([result.combination.classifier] if several else []),
             f"{result.score:.4f}",
             f"{result.low:.4f} to {result.high:.4f}",
             _number(result.difference, "+.4f"),
@@ -160,7 +202,8 @@ def ranking(results: Sequence[Result], top: int) -> str:
         )
         for rank, result in enumerate(results[:top], 1)
     ]
-    return table(["rank", "references", "queries", "accuracy", "95% interval", "difference", "p", "Pareto"], rows)
+    named = ["rank", "references", "queries", *(["classifier"] if several else [])]
+    return table([*named, "accuracy", "95% interval", "difference", "p", "Pareto"], rows)
 
 
 def summary(findings: Findings, top: int) -> str:
@@ -170,12 +213,14 @@ def summary(findings: Findings, top: int) -> str:
     kinds = ((n_pair, "single pair"), (len(ranked.results) - n_pair, "combination"))
     counted = " and ".join(count(n, noun) for n, noun in kinds if n)
     kind = "the baseline" if ranked.named else "the best single pair"
-    parts = [str(findings.verdict)]
+    parts = [*findings.choices, str(findings.verdict)]
     parts += [models(findings.models)] if findings.models else []
     parts.append(
         f"{counted}{f' on {chosen_on}' if chosen_on else ''}; difference from {kind} "
         f"{ranked.baseline.combination}, p corrected over {ranked.n_compared}"
     )
+    if findings.classifiers:
+        parts.insert(-1, classifiers(findings.classifiers))
     parts.append(ranking(ranked.results, top))
     if len(ranked.results) > top:
         parts[-1] += f"\n… and {len(ranked.results) - top:,} more, down to {ranked.results[-1].score:.4f}"

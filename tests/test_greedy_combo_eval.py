@@ -7,12 +7,14 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from builders import IDS, brute, make, study
+from builders import IDS, brute, make, make_evaluator, study, totals
 
 import greedy_combo_eval
+from classifiers.recipes import Recipe
 from combinations.comparison import pareto_front
 from combinations.search import enumerate_combinations
 from common import embeddings
+from evaluation.records import Combination
 
 BLOCK = re.compile(r"^Reference npz files: \((.*)\)\nQuery npz files: \((.*)\)\nAccuracy@1: (\d\.\d{4})\n", re.M)
 
@@ -345,3 +347,36 @@ def test_a_second_run_of_the_same_seed_prints_the_same(folder, here, capsys):
     assert run(capsys, folder)[1] == run(capsys, folder)[1]
     first, second = (text.partition("\nSets: ")[2] for _, text, _ in runs(here / "results.txt"))
     assert first == second
+
+
+def test_classifiers_are_ranked_with_the_rest_chosen_on_validation_and_scored_once(folder, here, capsys):
+    options = ["--val_npz", folder, "--classifier", "auto", "lda", "--combination_size", "2", "--report", "r.html"]
+    code, out, _ = run(capsys, folder, *options)
+    assert code == 0
+    assert "--classifier auto: " in out
+    assert "chosen on validation queries of 0/0: " in out
+    rows = pd.read_csv("results.csv")
+    searched = rows[rows.scored_on == "val"]
+    assert set(searched.classifier) >= {"nearest", "lda"}
+    assert searched.groupby("classifier").size().nunique() == 1  # every combination once for each
+    references, queries = study(1, split="train", n_images=24), study(2, split="test", n_images=24)
+    evaluator = make_evaluator(references, queries)
+    for _, row in rows[(rows.scored_on == "test") & rows.classifier.isin(["nearest", "lda"])].iterrows():
+        ids = tuple(row.reference_ids.split("+")), tuple(row.query_ids.split("+"))
+        assert row.accuracy_at_1 == pytest.approx(totals(evaluator, Combination(*ids, Recipe(row.classifier))).accuracy)
+    page = (here / "r.html").read_text()
+    table = page[page.index('id="classifiers"') : page.index('id="ranking"')]
+    pair = Combination(("0",), ("0",), Recipe("lda"))
+    assert f"{100 * totals(evaluator, pair).accuracy:.1f}\u00a0%" in table
+    assert "Another classifier?" in page[: page.index('id="pairs"')]
+    best = rows[(rows.scored_on == "val") & (rows["rank"] == 1)].iloc[0].classifier
+    if best != "nearest":
+        assert f"by the classifier <b>{best}</b>" in page[: page.index('id="pairs"')]
+
+
+def test_the_greedy_search_keeps_the_classifier_of_the_best_pair(folder, here, capsys):
+    code, out, _ = run(capsys, folder, "--search", "greedy", "--classifier", "lda")
+    assert code == 0
+    steps = re.findall(r"^step \d+: (\S+)( lda)? ", out, re.M)
+    assert len({classifier for _, classifier in steps}) == 1
+    assert "best of 18\n" in out.split("step 2")[0]

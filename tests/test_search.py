@@ -9,6 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
+import classify
+import evaluate_combo
 import extract_embedding
 import search
 from common import embeddings, knn
@@ -237,6 +239,27 @@ def test_query_as_json_with_filters(grocery, capsys):
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_threshold_file_of_evaluate_answers_unknown_here_and_in_classify(grocery, tmp_path, capsys):
+    photos, train, test = grocery
+    threshold = tmp_path / "unknown.json"
+    pair = ["--reference_ids", "0", "--query_ids", "0", "--reject", "0.2", "--threshold", str(threshold)]
+    assert evaluate_combo.main(["--train_npz", str(train), "--test_npz", str(test), *pair, "--quiet"]) == 0
+    assert f"wrote {threshold}" in capsys.readouterr().out
+    asked = [str(photos / "test" / "Fruit" / kind) for kind in ("Lemon", "Banana")]
+    read = ["--threshold", str(threshold), "--quiet"]
+    assert search.main(["query", "-q", *asked, "--npz", str(train), "-k", "2", *read]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:]]
+    refused = {row[0] for row in rows if row[4] == "UNKNOWN"}
+    assert 0 < len(refused) < 6
+    assert all(row[1] == "1" for row in rows if row[4] == "UNKNOWN")
+    assert len(rows) == 6 * 2 + len(refused)
+    assert classify.main(["--image", *asked, "--reference_npz", str(train), *read]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert {row[0] for row in rows if row[2] == "UNKNOWN"} == refused
+    assert search.main(["query", "-q", *asked, "--npz", str(test), *read]) == 1
+    assert "was set for other references" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("method", ["query_expansion", "k_reciprocal", "geometric"])
 def test_rerankings_put_the_same_results_into_another_order(grocery, capsys, method):
     photos, train, _ = grocery
@@ -324,6 +347,7 @@ def build_with(kind, value):
         (["query", "-q", "absent.jpg", "--npz", "a.npz"], 1, "absent.jpg: no such image"),
         (["query", "-q", "a.npz"], 2, "give --npz FILES"),
         (["query", "-q", "a.npz", "--uri", "x.db"], 2, "--uri needs --collection"),
+        (["query", "-q", "a.npz", "--uri", "x.db", "--threshold", "t.json"], 2, "name them with --npz"),
         (["query", "-q", "a.npz", "--npz", "a.npz"], 1, "does not say which model made it"),
         (["info"], 2, "give --uri"),
         (["info", "--plan", "many"], 2, "no number of rows"),

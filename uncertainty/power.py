@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -73,3 +75,19 @@ def photos_needed(
     variance = intervals.ratio_variance(totals - ratio[:, None] * sizes, np.broadcast_to(sizes, totals.shape)) * n_photo
     least = gain * (1 - gain) * n_photo / sizes.sum()
     return np.ceil((ndtri(power) - ndtri(level)) ** 2 * np.maximum(variance, least) / gain**2)
+
+
+def smallest_gain(difference: ArrayLike, size: ArrayLike, *, power: float = 0.8, level: float = 0.05) -> float:
+    """Return the least gain, in 0..1, that these photos find with `power`: where `photos_needed` asks for no more than there are.
+
+    `difference` is of one combination. NaN where even a gain of 1 needs more.
+    """
+    n_photo = int((np.asarray(size) > 0).sum())
+    first = bisect.bisect_left(
+        range(1, 1001),
+        True,
+        key=lambda per_mille: (
+            float(photos_needed(difference, size, gain=per_mille / 1000, power=power, level=level)[0]) <= n_photo
+        ),
+    )
+    return (first + 1) / 1000 if first < 1000 else float("nan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 
@@ -34,30 +35,47 @@ def run(capsys, sets, *options):
     return code, streams.out, streams.err
 
 
-def test_without_the_options_nothing_is_added(sets, capsys):
+def test_nearest_adds_nothing(sets, capsys):
     code, plain, _ = run(capsys, sets)
     assert code == 0
-    _, more, _ = run(capsys, sets, "--classifier", "nearest")
-    assert more.startswith(plain)
+    assert run(capsys, sets, "--classifier", "nearest")[1] == plain
     assert "nearest" not in plain
-
-
-@pytest.mark.parametrize("fusion", ["stack", "mean", "concat", "vote"])
-def test_nearest_is_accuracy_at_1_in_every_fusion(sets, capsys, fusion):
-    ids = ["--reference_ids", "0", "10", "--query_ids", "0", "10", "--fusion", fusion]
-    _, out, _ = run(capsys, sets, *ids, "--classifier", "nearest")
-    printed = out.split(" nearest: ")[1].split(",")[0]
-    assert float(printed) == pytest.approx(float(re.search(r"=> acc: ([\d.]+)", out)[1]), abs=0.0006)
 
 
 def test_auto_says_what_it_chose_and_gained(sets, capsys):
     ids = ["--reference_ids", "0", "--query_ids", "0", "--classifier", "auto"]
     _, out, _ = run(capsys, sets, *ids)
-    assert "chosen by 5-fold cross-validation over 40 reference photos" in out
+    assert "chosen by 5-fold cross-validation over 40 reference photos of 0/0: " in out
     _, out, _ = run(capsys, sets, *ids, "--val_npz", *sets["val"])
-    assert "chosen on validation queries" in out
-    assert "gain" in out
+    chosen, gain = re.search(
+        r"^--classifier auto: (.+), chosen on validation queries of 0/0: .*; gain (.+?) points", out, re.M
+    ).groups()
+    assert float(gain) >= 0
+    assert f"Ref [0] Query 0 {chosen} => acc: " in out
     assert "rows kept" in out
+
+
+def test_the_matrix_asks_whether_a_classifier_helps(sets, capsys, tmp_path):
+    results = tmp_path / "r.txt"
+    _, plain, _ = run(capsys, sets)
+    _, out, _ = run(capsys, sets, "--classifier", "lda", "prototype", "--results", results)
+    assert "Another classifier? " in out
+    assert "Another" not in plain
+    assert [line for line in plain.splitlines() if "=> acc" in line] == [
+        line for line in out.splitlines() if "=> acc" in line and not re.search("lda|prototype", line)
+    ]
+    assert "Classifiers of 0/0, beside nearest on the same crops" in out
+    with open(tmp_path / "r.csv") as file:
+        rows = list(csv.DictReader(file))
+    printed = dict(re.findall(r"Ref \[0\] Query (0[^=]*) => acc: (.*)", out))
+    for row in rows:
+        if row["reference_ids"] == row["query_ids"] == "0":
+            name = "0" if row["classifier"] == "nearest" else f"0 {row['classifier']}"
+            assert f"{float(row['accuracy_at_1']):.4f}" == printed[name]
+    assert len(rows) == 12
+    kept = {row["classifier"]: int(row["gallery_rows"]) for row in rows if row["reference_ids"] == "0"}
+    assert (kept["nearest"], kept["lda"]) == (160, 4)
+    assert results.read_text().count("\nClassifier: lda\n") == 4
 
 
 def test_rejection_says_what_the_data_cannot_support(sets, capsys):
@@ -75,6 +93,8 @@ def test_options_that_exclude_each_other(sets, capsys):
         ["--reject", 0.1, "--query_ids", "0", "10"],
         ["--classifier", "lda", "--exclude_self"],
         ["--val_npz", "x.npz"],
+        ["--threshold", "t.json"],
+        ["--reject", 0.1, "--threshold", "t.json"],
     ):
         code, _, err = run(capsys, sets, *options)
         assert code == 2, err

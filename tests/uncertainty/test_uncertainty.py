@@ -216,3 +216,13 @@ def test_pooled_difference_by_hand():
     assert apart.high == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt(0.04 / 3))
     assert apart.new_high == 1
     assert datasets.pooled_difference([0.3], [0.01]).high == 1
+
+
+def test_the_smallest_gain_is_where_the_photos_there_are_are_enough():
+    rng = np.random.default_rng(0)
+    size = rng.integers(1, 6, 60)
+    difference = rng.binomial(size, 0.1) - rng.binomial(size, 0.1)
+    found = power.smallest_gain(difference[None], size)
+    assert power.photos_needed(difference[None], size, gain=found)[0] <= 60
+    assert power.photos_needed(difference[None], size, gain=found - 0.001)[0] > 60
+    assert np.isnan(power.smallest_gain(np.array([[1.0, -1.0]]), np.array([1, 1])))

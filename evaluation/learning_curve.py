@@ -1,0 +1,108 @@
+"""How many reference photos does it take? A pair scored with few of them, many times, from similarities computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from common import knn
+from common.messages import UsageError
+from evaluation.evaluator import Evaluator, Task
+from evaluation.learning import rows
+from evaluation.records import Combination
+from uncertainty.intervals import accuracy_interval
+
+DRAWS = 50
+BLOCK = 1 << 24  # neighbours held at once
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy in 0..1 with at most `photos` reference photos a class, the mean over draws of whole photos.
+
+    references: the mean number of them a class. low, high: its 95 % interval over query photos. low_draw, high_draw: the middle
+    95 % of the draws.
+    """
+
+    photos: int
+    references: float
+    accuracy: float
+    low: float
+    high: float
+    low_draw: float
+    high_draw: float
+
+
+def learning_curve(
+    evaluator: Evaluator, combination: Combination, *, draws: int = DRAWS, seed: int = 0
+) -> list[CurvePoint]:
+    """Return the points for 1, 2, 5, 10, 20 … photos a class, and for all of them. Raises UsageError for several query sets."""
+    if len(combination.query_ids) > 1 and evaluator.rule.fusion in ("vote", "stack"):
+        raise UsageError("--learning_curve draws the references of one query set; name one with --query_ids")
+    references, queries = rows(evaluator, combination)
+    task = evaluator.tasks(combination)[0]
+    stratum, at = _strata(references.photo, references.label)
+    largest = int(np.bincount(stratum).max())
+    steps = [step * 10**power for power in range(6) for step in (1, 2, 5) if step * 10**power < largest]
+    masks: list[np.ndarray] = []
+    for n_photo in [*steps, largest]:
+        rng = np.random.default_rng(seed)  # the photos drawn for few are among those drawn for more
+        times = draws if n_photo < largest else 1
+        masks += [(_ranks(stratum, rng) < n_photo)[at] for _ in range(times)]
+    right = _right(evaluator, task, np.stack(masks))
+    n_class = len(np.unique(references.label))
+    size = np.bincount(queries.photo).astype(float)
+    points, start = [], 0
+    for n_photo in [*steps, largest]:
+        stop = start + (draws if n_photo < largest else 1)
+        totals = np.bincount(queries.photo, right[start:stop].mean(axis=0))
+        interval = accuracy_interval(totals[size > 0], size[size > 0])
+        shares = np.quantile(right[start:stop].mean(axis=1), (0.025, 0.975))
+        kept = float(np.mean([mask.sum() for mask in masks[start:stop]])) / n_class
+        points.append(CurvePoint(n_photo, kept, interval.accuracy, interval.low, interval.high, *map(float, shares)))
+        start = stop
+    return points
+
+
+def _strata(photo: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return of each photo (n_photo,) the label that most of its references have, and of each reference its photo's number."""
+    photos, at = np.unique(photo, return_inverse=True)
+    counts = np.zeros((len(photos), int(label.max()) + 1), np.int64)
+    np.add.at(counts, (at, label), 1)
+    return counts.argmax(axis=1), at
+
+
+def _ranks(stratum: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return (n_photo,) the place of each photo in a random order of its class's photos."""
+    order = np.lexsort((rng.random(len(stratum)), stratum))
+    _, first, size = np.unique(stratum[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(stratum), np.int64)
+    ranks[order] = np.arange(len(stratum)) - np.repeat(first, size)
+    return ranks
+
+
+def _right(evaluator: Evaluator, task: Task, masks: np.ndarray) -> np.ndarray:
+    """Return (n_draw, n_query) bool: whether neighbours among the references of each mask (n_draw, n_reference) vote rightly."""
+    right = np.zeros((len(masks), len(task.query_label)), bool)
+    for start, similarities, neighbours in _all_neighbours(evaluator, task):
+        here = slice(start, start + len(neighbours))
+        labels = np.where(neighbours >= 0, task.reference_label[neighbours], -1)
+        for draw, mask in enumerate(masks):
+            kept = mask[neighbours] & (neighbours >= 0)
+            first = np.argsort(~kept, axis=1, kind="stable")[:, : evaluator.rule.k]
+            given = np.where(np.take_along_axis(kept, first, 1), np.take_along_axis(labels, first, 1), -1)
+            voted = knn.vote(np.take_along_axis(similarities, first, 1), given, evaluator.rule.vote_weights)
+            right[draw, here] = voted == task.query_label[here]
+    return right
+
+
+def _all_neighbours(evaluator: Evaluator, task: Task) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (first query, similarities, rows) of all references of some queries after the other, the nearest first."""
+    n_reference = len(task.reference_label)
+    step = max(1, BLOCK // n_reference)
+    names = ("query", "query_label", "query_group", "query_image")
+    for start in range(0, len(task.query_label), step):
+        part = replace(task, **{name: getattr(task, name)[start : start + step] for name in names})
+        yield start, *evaluator.search(part, n_reference)
