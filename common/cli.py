@@ -262,7 +262,9 @@ def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace]
 
 def _check_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Raise UsageError for an option that there is not, with the one that was meant; argparse would name others first."""
-    known = {name for each in _chosen_parsers(parser, argv) for action in each._actions for name in action.option_strings}
+    known = {
+        name for each in _chosen_parsers(parser, argv) for action in each._actions for name in action.option_strings
+    }
     for word in itertools.takewhile(lambda word: word != "--", argv):
         name = word.partition("=")[0]
         if name.startswith("--") and name not in known:

@@ -69,8 +69,9 @@ class OutputSet:
         if overwrite:
             return None
         where = found[0] if found else self.folder / self.stem
+        what = run_record.differences(record, wanted, changed)
         raise UserError(
-            f"{where} was {'made' if found else 'begun'} with other options or input ({run_record.differences(record, wanted, changed)}); "
+            f"{where} was {'made' if found else 'begun'} with other options or input ({what}); "
             "add --overwrite, or choose another --id or --output_root"
         )
 
