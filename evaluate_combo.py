@@ -138,21 +138,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> None:
-    from combinations import results, verdict
+    from combinations import verdict
     from combinations.search import chosen_combinations
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.records import Rule
-    from terminal import classifiers, prompt, tables
+    from terminal import classifiers, output, prompt, tables
 
+    if args.interactive and (given := [name for name in prompt.WITHOUT if getattr(args, name)]):
+        raise messages.UsageError(f"--{given[0]} and --interactive do not go together; leave one away")
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     references, queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
     coded = code_sets(references, queries, args.label_level)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or queries[0].dataset or "-"
     draw_maps = partial(draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
-    with searching(args.cluster) as search:
+    with searching(args.cluster) as search, output.told_as(args.format) as tell:
         evaluator = Evaluator(coded, rule, search)
         for remark in remarks(coded, rule):
             messages.warn(remark)
@@ -182,12 +184,11 @@ def run(args: argparse.Namespace, command: str) -> None:
             draw_maps(combination, decisions, args.plot)
         if args.predictions:
             write_predictions(evaluator, decided, args.predictions)
-        if args.results:
-            compared = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, args.seed)
-            run_of = results.describe(coded, command=command, version=cli.version(), dataset=title)
-            side_by_side = tables.models(compared.models) if compared.models else ""
-            replace = args.results_mode == "replace"
-            results.write(args.results, run_of, coded, rule, compared, models=side_by_side, replace=replace)
+        if args.results or args.format == "json":
+            findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, args.seed)
+            tell(rule, findings)
+        if args.results and findings:
+            output.add_to_results(args.results, args.results_mode, coded, rule, findings, command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -96,7 +96,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.evaluator import Evaluator
     from evaluation.records import Rule
     from report import page
-    from terminal import tables
+    from terminal import output, tables
 
     if args.fusion == "concat" and args.pairing == "crossed":
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
@@ -110,41 +110,42 @@ def run(args: argparse.Namespace, command: str) -> None:
     test, chooser = evaluators[0], evaluators[-1]
     for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator.coded, rule)):
         messages.warn(remark)
-    if args.search == "exhaustive":
-        scored = exhaustive(chooser, args.combination_size, args.pairing, args.max_combinations)
-    else:
-        scored = step_by_step(chooser, args.pairing, args.min_gain, args.max_size)
-    ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
-    if ranked.n_left_out:
-        messages.note(
-            f"{ranked.n_left_out:,} views are of crops that not every query set holds; comparisons leave them out"
+    with output.told_as(args.format) as tell:
+        if args.search == "exhaustive":
+            scored = exhaustive(chooser, args.combination_size, args.pairing, args.max_combinations)
+        else:
+            scored = step_by_step(chooser, args.pairing, args.min_gain, args.max_size)
+        ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
+        if ranked.n_left_out:
+            messages.note(
+                f"{ranked.n_left_out:,} views are of crops that not every query set holds; comparisons leave them out"
+            )
+        chosen_on = args.val_split if args.val_npz else None
+        findings = Findings(
+            title=args.company_name or queries[0][0].dataset or "-",
+            ranked=ranked,
+            final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
+            verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
+            models=model_rows(test, seed=args.seed),
+            scored_on=args.query_split,
+            chosen_on=chosen_on,
         )
-    chosen_on = args.val_split if args.val_npz else None
-    findings = Findings(
-        title=args.company_name or queries[0][0].dataset or "-",
-        ranked=ranked,
-        final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
-        verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
-        models=model_rows(test, seed=args.seed),
-        scored_on=args.query_split,
-        chosen_on=chosen_on,
-    )
-    if args.blocks:
-        sys.stdout.write("".join(results.blocks(test.coded, rule, findings)))
-    try:
-        decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
-        if args.flips:
-            write_flips(test, decided, findings.final, args.flips, if_independent=args.if_independent, seed=args.seed)
-        if args.report:
-            page.write(args.report, test, decided, findings, seed=args.seed)
-            print(f"wrote {args.report}")
-        # Last: where this run stands in results.txt, the other files are those of this run.
-        run_of = results.describe(test.coded, command=command, version=cli.version(), dataset=findings.title)
-        side_by_side = tables.models(findings.models) if findings.models else ""
-        replace = args.results_mode == "replace"
-        results.write(args.results, run_of, test.coded, rule, findings, models=side_by_side, replace=replace)
-    finally:  # what was searched is shown even where a file cannot be written
-        print(tables.summary(findings, args.top))
+        if args.blocks:
+            sys.stdout.write("".join(results.blocks(test.coded, rule, findings)))
+        try:
+            decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
+            if args.flips:
+                write_flips(
+                    test, decided, findings.final, args.flips, if_independent=args.if_independent, seed=args.seed
+                )
+            if args.report:
+                page.write(args.report, test, decided, findings, seed=args.seed)
+                print(f"wrote {args.report}")
+            # Last: where this run stands in results.txt, the other files are those of this run.
+            output.add_to_results(args.results, args.results_mode, test.coded, rule, findings, command)
+        finally:  # what was searched is shown even where a file cannot be written
+            print(tables.summary(findings, args.top))
+            tell(rule, findings)
 
 
 def moved(embedding_set: EmbeddingSet, data_root: str) -> EmbeddingSet:

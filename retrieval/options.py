@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 
 from common import cli
 from retrieval.retrieve import RERANKINGS
-from retrieval.tables import RESULT_FORMATS
+from retrieval.tables import EVALUATION_FORMATS, RESULT_FORMATS
 
 
 def add_set_options(parser: ArgumentParser, *, required: bool = False) -> None:
@@ -54,4 +54,5 @@ def add_evaluate_options(parser: ArgumentParser) -> None:
     add("--query_npz", nargs="+", required=True, metavar="[ID=]NPZ", help="labelled queries; may be the rows searched")
     add("--rerank", nargs="+", choices=RERANKINGS, default=[], help="re-rankings whose gain is measured")
     add("--exclude_same_sample", action="store_true", help="leave out all crops of the query's source image")
+    add("--format", choices=EVALUATION_FORMATS, default="text", help="form of the results on stdout")
     _add_search_options(parser)

@@ -13,6 +13,18 @@ from evaluation.records import Combination, Decisions
 from terminal.tables import fixed_line
 
 Draw = Callable[[Combination, Decisions, Sequence[str]], None]
+# Options of what is scored or written without a prompt.
+WITHOUT = (
+    "classifier",
+    "reject",
+    "val_npz",
+    "reference_ids",
+    "query_ids",
+    "similarity",
+    "predictions",
+    "results",
+    "baseline",
+)
 COMMANDS = ("ref", "query", "list", "remove", "plot", "help", "q")
 HELP = """ID ...             each ID joins the references and is scored as query against all of them
 ref ID ...         the IDs join the references
@@ -47,12 +59,18 @@ def interact(evaluator: Evaluator, draw: Draw, methods: Sequence[str], default: 
             for line in lines:
                 print(line, flush=True)
             if words[:1] == ["plot"] and (shown := _shown(evaluator, state)):
-                draw(shown, evaluator.decide(shown), [word for word in words[1:] if word in methods] or default)
+                draw(shown, evaluator.decide(shown), _methods(words[1:], methods) or default)
         except UserError as error:  # a mistake at the prompt must not end the session
             print(error)
         except KeyboardInterrupt:
             note("stopped; q ends")
         sys.stdout.flush()
+
+
+def _methods(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    if unknown := [word for word in words if word not in known]:
+        raise UserError(f"there is no plot {unknown[0]}; there are: {', '.join(known)}")
+    return list(dict.fromkeys(words))
 
 
 def _reader(words: Sequence[str]) -> Callable[[], list[str] | None]:
