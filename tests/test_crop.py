@@ -502,7 +502,9 @@ def test_changed_options_or_input_are_refused_until_overwrite(shelf, capsys):
 def test_a_run_without_any_crop_does_not_stand_in_the_way(shelf, capsys):
     (shelf / "other").mkdir()
     assert run(shelf, "--image_folder", shelf / "other") == 1
-    assert capsys.readouterr().out.startswith("0 crops written, 44 skipped (44 image missing), see ")
+    said = capsys.readouterr()
+    assert said.out.startswith("0 crops written, 44 skipped (44 image missing), see ")
+    assert f"warning: 44 objects without an image, the first: there is no {shelf / 'other'}/" in said.err
     assert len(table(shelf / "crops" / "skipped.csv")) == 44
     assert run(shelf) == 0
     assert len(table(shelf / "crops" / "crops.csv")) == 44
