@@ -88,8 +88,8 @@ class VectorReader:
                 f"{self.source} holds vectors of length 1, which no model gives; extract without --normalize"
             )
         rows, parts = join(sets), [one.split for one in sets for _ in range(len(one))]
-        names = (texts.tolist() for texts in (rows.sample_ids, rows.crop_ids))
-        whole = crops.Manifest(Path(self.source), rows.paths.tolist(), parts, *names, rows.labels)
+        texts = rows.sample_ids.tolist(), rows.crop_ids.tolist()
+        whole = crops.Manifest(Path(self.source), rows.paths.tolist(), parts, *texts, rows.labels)
         self.manifest, kept = choose(whole, splits=splits, label_level=label_level)
         self.vectors = np.concatenate([np.asarray(one.vectors) for one in sets])[kept]
 
