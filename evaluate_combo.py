@@ -25,32 +25,10 @@ from plots.methods import METHODS
 from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options, check_rejection
 
 if TYPE_CHECKING:
-    from combinations.paddings import PairedRow
     from common.knn import Neighbours
     from evaluation.codes import CodedSets
     from evaluation.evaluator import Evaluator
     from evaluation.records import Combination, Decisions, Rule
-
-
-def show(
-    evaluator: Evaluator, asked: Sequence[Combination], choices: Sequence[str], rows: Sequence[PairedRow]
-) -> dict[Combination, Decisions]:
-    """Print every measure of each combination, and the classifiers side by side; return the decisions."""
-    from evaluation import per_query
-    from evaluation.evaluator import tally
-    from terminal import tables
-    from terminal.measures import measures
-
-    print("".join(f"{choice}\n\n" for choice in choices), end="")
-    decided = {}
-    for combination in asked:
-        decided[combination] = decisions = evaluator.decide(combination)
-        totals = tally(evaluator.coded, decisions, combination.reference_ids)
-        retrieval = per_query.retrieval(evaluator, combination)
-        print(measures(evaluator.coded, evaluator.rule, combination, totals, retrieval))
-    if rows:
-        print(f"{tables.classifiers(rows)}\n")
-    return decided
 
 
 def show_similarity(coded: CodedSets, reference_ids: Sequence[str], output_root: Path) -> None:
@@ -93,13 +71,23 @@ def draw(
         print(f"wrote {path} and .svg")
 
 
-def write_predictions(evaluator: Evaluator, decided: dict[Combination, Decisions], path: Path) -> None:
-    """Write every decision of the combinations as one table."""
+def keep(
+    evaluator: Evaluator,
+    decided: dict[Combination, Decisions],
+    draw_maps: Callable[[Combination, Decisions], None] | None,
+    predictions: Path | None,
+) -> None:
+    """Draw the maps of the combinations and write every decision as one table; each where it was asked for."""
     from evaluation import per_query
 
-    table = per_query.prediction_table(evaluator, decided)
-    files.write_table(path, table)
-    print(f"wrote {path}: {messages.count(len(table), 'prediction')}")
+    if not decided:
+        raise messages.UsageError("no reference and query set share an ID; add --reference_ids and --query_ids")
+    for combination, decisions in decided.items() if draw_maps else ():
+        draw_maps(combination, decisions)
+    if predictions:
+        table = per_query.prediction_table(evaluator, decided)
+        files.write_table(predictions, table)
+        print(f"wrote {predictions}: {messages.count(len(table), 'prediction')}")
 
 
 @contextmanager
@@ -128,17 +116,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> None:
-    from combinations import paddings, results, verdict
+    from combinations import paddings, verdict
     from combinations.search import chosen_combinations
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
-    from evaluation.learning_curve import learning_curve
     from evaluation.records import Rule
-    from terminal import prompt, rejection, tables
+    from terminal import output, prompt, rejection, tables
+    from terminal.measures import show, show_learning_curve
 
     check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
+    if args.interactive:
+        prompt.check_alone(vars(args))
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
     references, queries, *held_out = read_sides(sides, label_level=args.label_level, **cli.reading(args))
@@ -146,7 +136,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or queries[0].dataset or "-"
     draw_maps = partial(draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
-    with searching(args.cluster) as search:
+    with searching(args.cluster) as search, output.told_as(args.format) as tell:
         evaluator = Evaluator(coded, rule, search)
         validation = Evaluator(code_sets(references, held_out[0], args.label_level), rule) if held_out else None
         for remark in remarks(coded, rule):
@@ -158,8 +148,8 @@ def run(args: argparse.Namespace, command: str) -> None:
             return
         named = args.reference_ids or args.query_ids
         start = combinations[0] if named else paddings.starting_pair(evaluator, args.baseline)
-        judge = validation or evaluator
-        recipes, choices = learnt = choose_recipes(args.classifier, judge, start, on_queries=bool(validation))
+        learnt = choose_recipes(args.classifier, validation or evaluator, start, on_queries=bool(validation))
+        recipes, choices = learnt
         asked, decided, findings = with_classifiers(combinations, recipes), {}, None
         if named:
             rows = paddings.classifier_rows(evaluator, start, recipes, seed=args.seed)
@@ -173,20 +163,16 @@ def run(args: argparse.Namespace, command: str) -> None:
             rejecting = args.reject, args.unknown_npz, args.threshold
             print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
         if args.learning_curve:
-            points = learning_curve(evaluator, start, seed=args.seed)
-            print(f"\n{tables.learning_curve(start, points, findings.ranked if findings else None)}")
+            show_learning_curve(evaluator, start, findings, args.seed)
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
-        if (args.plot or args.predictions) and not decided:
-            raise messages.UsageError("no reference and query set share an ID; add --reference_ids and --query_ids")
-        for combination, decisions in decided.items() if args.plot else ():
-            draw_maps(combination, decisions, args.plot)
-        if args.predictions:
-            write_predictions(evaluator, decided, args.predictions)
-        if args.results:
-            compared = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
-            how = {"models": tables.models(compared.models), "replace": args.results_mode == "replace"}
-            results.write(args.results, coded, rule, compared, command=command, version=cli.version(), **how)
+        if args.plot or args.predictions:
+            keep(evaluator, decided, partial(draw_maps, methods=args.plot) if args.plot else None, args.predictions)
+        if args.results or args.format == "json":
+            findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
+            tell(rule, findings)
+        if args.results and findings:
+            output.add_to_results(args.results, args.results_mode, coded, rule, findings, command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

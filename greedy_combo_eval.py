@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
     from report import page
-    from terminal import tables
+    from terminal import output, tables
 
     if args.fusion == "concat" and args.pairing == "crossed":
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
@@ -115,39 +115,42 @@ def run(args: argparse.Namespace, command: str) -> None:
         messages.warn(remark)
     start = starting_pair(chooser, args.baseline)
     recipes, choices = choose_recipes(args.classifier, chooser, start, on_queries=bool(args.val_npz))
-    if args.search == "exhaustive":
-        scored = exhaustive(chooser, recipes, args.combination_size, args.pairing, args.max_combinations)
-    else:
-        scored = step_by_step(chooser, recipes, args.pairing, args.min_gain, args.max_size)
-    ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
-    if lost := ranked.n_left_out:
-        messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
-    chosen_on = args.val_split if args.val_npz else None
-    findings = Findings(
-        title=args.company_name or queries[0][0].dataset or "-",
-        ranked=ranked,
-        final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
-        verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
-        models=model_rows(test, seed=args.seed),
-        scored_on=args.query_split,
-        chosen_on=chosen_on,
-        classifiers=classifier_rows(test, start, recipes, seed=args.seed),
-        choices=choices,
-    )
-    if args.blocks:
-        sys.stdout.write("".join(results.blocks(test.coded, rule, findings)))
-    try:
-        decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
-        if args.flips:
-            write_flips(test, decided, findings.final, args.flips, if_independent=args.if_independent, seed=args.seed)
-        if args.report:
-            page.write(args.report, test, decided, findings, seed=args.seed)
-            print(f"wrote {args.report}")
-        # Last: where this run stands in results.txt, the other files are those of this run.
-        how = {"models": tables.models(findings.models), "replace": args.results_mode == "replace"}
-        results.write(args.results, test.coded, rule, findings, command=command, version=cli.version(), **how)
-    finally:  # what was searched is shown even where a file cannot be written
-        print(tables.summary(findings, args.top))
+    with output.told_as(args.format) as tell:
+        if args.search == "exhaustive":
+            scored = exhaustive(chooser, recipes, args.combination_size, args.pairing, args.max_combinations)
+        else:
+            scored = step_by_step(chooser, recipes, args.pairing, args.min_gain, args.max_size)
+        ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
+        if lost := ranked.n_left_out:
+            messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
+        chosen_on = args.val_split if args.val_npz else None
+        findings = Findings(
+            title=args.company_name or queries[0][0].dataset or "-",
+            ranked=ranked,
+            final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
+            verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
+            models=model_rows(test, seed=args.seed),
+            scored_on=args.query_split,
+            chosen_on=chosen_on,
+            classifiers=classifier_rows(test, start, recipes, seed=args.seed),
+            choices=choices,
+        )
+        if args.blocks:
+            sys.stdout.write("".join(results.blocks(test.coded, rule, findings)))
+        try:
+            decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
+            if args.flips:
+                write_flips(
+                    test, decided, findings.final, args.flips, if_independent=args.if_independent, seed=args.seed
+                )
+            if args.report:
+                page.write(args.report, test, decided, findings, seed=args.seed)
+                print(f"wrote {args.report}")
+            # Last: where this run stands in results.txt, the other files are those of this run.
+            output.add_to_results(args.results, args.results_mode, test.coded, rule, findings, command)
+        finally:  # what was searched is shown even where a file cannot be written
+            print(tables.summary(findings, args.top))
+            tell(rule, findings)
 
 
 def moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:

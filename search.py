@@ -59,7 +59,7 @@ def query(args: argparse.Namespace) -> None:
     from indexes.opening import open_references
     from retrieval import tables
     from retrieval.items import Queries
-    from retrieval.retrieve import retrieve, true_labels
+    from retrieval.retrieve import retrieve, score_name, true_labels
     from terminal import products
 
     if args.threshold and (args.uri or not args.npz):
@@ -82,7 +82,7 @@ def query(args: argparse.Namespace) -> None:
     if args.threshold:
         refused = products.refused(args.npz, cli.reading(args), vectors, args.threshold)
         shown = tables.with_unknown(results, refused, products.UNKNOWN)
-    print(tables.RESULT_FORMATS[args.format](names, shown))
+    print(tables.RESULT_FORMATS[args.format](names, shown, score_name(args.rerank, references.metric)))
     if args.plot:
         from plots import picture_sheets
 
@@ -120,12 +120,12 @@ def evaluate(args: argparse.Namespace) -> None:
         asked = {item.label for item in items}
         seen = {hit.item.label for hits in measured["none"].results for hit in hits}
         warn_strangers(seen | references.label_counts(asked).keys(), asked, ("rows that are searched", "queries"))
-    head = f"{references.source}: {len(references):,} rows"
-    print(tables.evaluation_text(head, measured, items, n_relevant))
+    recall = None
     if args.uri and args.npz:
         exact = retrieve(ExactSearch(read_sets(args.npz, key=args.key)), queries, scores.TOP)
-        share = scores.agreement(measured["none"].results, exact)
-        print(f"\nRecall of the index against exact search over --npz: {share:.4f} of the top {scores.TOP}")
+        recall = scores.agreement(measured["none"].results, exact)
+    head = f"{references.source}: {len(references):,} rows"
+    print(tables.EVALUATION_FORMATS[args.format](head, measured, items, n_relevant, recall))
 
 
 def info(args: argparse.Namespace) -> None:

@@ -4,12 +4,14 @@
   python train.py --data_root crops/ --objective triplet --output trained/triplet
   python train.py --data_root crops/ --objective classifier --output trained/classifier
   python train.py --data_root crops/ --objective classifier --freeze_backbone --output trained/linear
+  python train.py --npz embeddings/shelf_0_*.npz --objective classifier --freeze_backbone --output trained/linear
   python train.py --data_root crops/ --objective triplet --model siamese --output trained/siamese
 
 Writes a checkpoint folder, which --model of the other scripts takes, with training.csv and training.png. Only the training split is
 learnt from; the model is chosen on the validation split (part of the training split, by source image, where there is none), and the
 table printed at the end is of the test split, where there is one. A run that was killed goes on where it was, with the same result.
 --model takes what extract_embedding.py takes, and siamese: a small network for 64 px and any other size.
+--npz learns from embeddings that are there, without their images; the model that made them goes into the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,35 +27,35 @@ from common import cli, files, messages
 if TYPE_CHECKING:
     import torch
 
-    from backbones.backbone import Backbone
-    from training.images import ImageReader
+    from training.data import Reader
+    from training.network import Start
     from training.objectives import Settings
 
 
-def train(
-    reader: ImageReader, spec: str, backbone: Backbone, settings: Settings, output: Path, device: torch.device
-) -> None:
+def train(reader: Reader, started: Start, settings: Settings, output: Path, device: torch.device) -> None:
     """Train and write the checkpoint folder."""
     import pandas as pd
 
     from backbones import checkpoint
     from plots import maps
-    from training import data, output_folder, scores
-    from training.loop import learn
-    from training.network import Network, features, start
+    from training import data, loop, output_folder, scores
+    from training.network import Network, before_training
 
     triplet, vary = settings.objective == "triplet", not settings.freeze_backbone
     divided, train_images, val_images = data.prepare(reader, vary=vary, seed=settings.seed)
     pretrained = settings.model != "siamese" and settings.weights != "random"
     top, outputs = ("projection", settings.embedding_dim) if triplet else ("head", len(divided.classes))
-    network = Network(spec, backbone, top, outputs, pretrained=pretrained, seed=settings.seed).to(device)
+    dim = reader.vectors.shape[1] if isinstance(reader, data.VectorReader) else None
+    network = Network(started, top, outputs, pretrained=pretrained, seed=settings.seed, dim=dim).to(device)
     state_file = output_folder.state_file(output)
-    rows = learn(network, divided, train_images, val_images, reader, settings, state_file)
+    rows = loop.learn(network, divided, train_images, val_images, reader, settings, state_file)
     del train_images  # what follows reads other images
     if triplet:
         before = None
         if pretrained:
-            before = features(*start(settings.model, settings.weights, settings.image_size, settings.seed)).to(device)
+            before = before_training(settings.model, settings.weights, settings.image_size, settings.seed, dim).to(
+                device
+            )
         metrics = scores.judge_embedding(network, before, divided, val_images, reader)
     else:
         metrics = scores.judge_classifier(network, divided, val_images, reader)
@@ -63,9 +65,9 @@ def train(
     maps.training_curve(output / "training.png", rows, "Recall@1" if triplet else "Accuracy", title)
     checkpoint.save(
         output,
-        spec=spec,
-        options={"layer": None, "pooling": None},
-        preprocess=backbone.preprocess,
+        spec=started.spec,
+        options=started.pooled,
+        preprocess=started.backbone.preprocess,
         state=network.state(),
         classes=divided.classes,
         temperature=metrics.pop("temperature", None),
@@ -78,10 +80,11 @@ def train(
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
-    add("--data_root", type=Path, required=True, help="crops folder, or folder of class folders")
+    add("--data_root", type=Path, help="crops folder, or folder of class folders")
+    add("--npz", nargs="+", metavar="NPZ", help="with --freeze_backbone: embedding sets, in place of images")
     add("--output", type=Path, required=True, metavar="FOLDER", help="folder of the checkpoint")
     add("--objective", choices=("triplet", "classifier"), required=True, help="an embedding model, or a classifier")
-    add("--model", default="tf_efficientnet_lite0", metavar="SPEC", help="the model to start from, see above")
+    add("--model", metavar="SPEC", help="the model to start from (default: tf_efficientnet_lite0, or that of --npz)")
     add("--weights", metavar="FILE", help="state dict for the model, or 'random' (default: the model's own)")
     add("--weights_key", metavar="KEY", help="which network of the file, where it holds several, such as teacher")
     add("--freeze_backbone", action="store_true", help="train the layer on top only, on features computed once")
@@ -115,29 +118,41 @@ def run(args: argparse.Namespace) -> None:
 
     from backbones import checkpoint, weights
     from backbones.backbone import fingerprint, pick_device
+    from common.embedding_sets import read_sets
     from embedding.output_set import digest
-    from training import data, output_folder, scores
+    from training import data, network, output_folder, scores
     from training.images import ImageReader
-    from training.network import start
     from training.objectives import Settings
 
+    if bool(args.npz) == bool(args.data_root):
+        raise messages.UsageError(
+            "name images with --data_root, or embeddings that are there with --npz, one of the two"
+        )
+    if args.npz and (args.image_size or not args.freeze_backbone):
+        raise messages.UsageError("--npz goes with --freeze_backbone and without --image_size: its vectors are made")
     device = pick_device(args.device)
     options = {field.name: getattr(args, field.name) for field in fields(Settings)}
-    if args.precision == "auto":
-        options["precision"] = "bf16" if device.type == "cuda" else "fp32"
+    options["precision"] = ("bf16" if device.type == "cuda" else "fp32") if args.precision == "auto" else args.precision
     options["weights"] = weights.named_in(args.weights, args.weights_key)
-    settings = Settings(**options)
     splits = {part: options[f"{part}_split"] for part in data.SPLITS}
-    manifest = data.read(args.data_root, splits=splits, label_level=args.label_level)
-    spec, backbone = start(args.model, settings.weights, args.image_size, args.seed)
-    record = {**vars(settings), "input": digest(manifest), "fingerprint": fingerprint(backbone)}
+    reader: data.Reader
+    if args.npz:
+        reader = data.VectorReader(read_sets(args.npz), splits=splits, label_level=args.label_level)
+        started = network.recorded(reader.model, reader.source, args.model, options["weights"])
+        options["model"], made_from = started.spec, reader.digest()
+    else:
+        options["model"] = args.model or "tf_efficientnet_lite0"
+        manifest = data.read(args.data_root, splits=splits, label_level=args.label_level)
+        started = network.start(options["model"], options["weights"], args.image_size, args.seed)
+        made_from = digest(manifest)
+        reader = ImageReader(manifest, started.backbone.preprocess, args.workers, args.output / output_folder.SKIPPED)
+    settings = Settings(**options)
+    record = {**vars(settings), "input": made_from, "fingerprint": fingerprint(started.backbone)}
     with files.locked(args.output / output_folder.LOCK):
         if output_folder.begin(args.output, record, overwrite=args.overwrite):
             messages.note(f"{args.output}: complete already")
         else:
-            skipped = args.output / output_folder.SKIPPED
-            reader = ImageReader(manifest, backbone.preprocess, workers=args.workers, skipped=skipped)
-            train(reader, spec, backbone, settings, args.output, device)
+            train(reader, started, settings, args.output, device)
     print(scores.describe(checkpoint.describe(args.output)), f"\nwrote {args.output}", sep="\n")
 
 

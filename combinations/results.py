@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from combinations.comparison import Comparison, Result
+from combinations.comparison import Result
 from combinations.verdict import Findings
 from common import files
 from common.messages import UserError, count
@@ -124,27 +124,31 @@ def _signed(value: float) -> str:
 
 
 def table(rule: Rule, findings: Findings) -> list[dict[str, str]]:
-    """Return the rows of results.csv: what is reported, then the search on another split, each the best first."""
-    rows = _table(rule, findings.final, findings.title, findings.scored_on)
-    return rows + (_table(rule, findings.ranked, findings.title, findings.chosen_on) if findings.chosen_on else [])
+    """Return the rows of results.csv, all as text; see `rows`."""
+    return [
+        {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in row.items()}
+        for row in rows(rule, findings)
+    ]
 
 
-def _table(rule: Rule, comparison: Comparison, title: str, scored_on: str) -> list[dict[str, str]]:
+def rows(rule: Rule, findings: Findings) -> list[dict[str, object]]:
+    """Return what is reported, then the search on another split, each the best first: one row a combination."""
     return [
         {
-            name: f"{value:.6g}" if isinstance(value, float) else str(value)
-            for name, value in {
-                **_row(result),
-                "rank": rank,
-                "matched": result.combination.matched,
-                "fusion": rule.fusion,
-                "classifier": result.combination.classifier,
-                "k": rule.k,
-                "dataset": title,
-                "baseline": str(comparison.baseline.combination),
-                "scored_on": scored_on,
-            }.items()
+            **_row(result),
+            "rank": rank,
+            "matched": result.combination.matched,
+            "fusion": rule.fusion,
+            "classifier": result.combination.classifier,
+            "k": rule.k,
+            "dataset": findings.title,
+            "baseline": str(comparison.baseline.combination),
+            "scored_on": scored_on,
         }
+        for comparison, scored_on in (
+            (findings.final, findings.scored_on),
+            *([(findings.ranked, findings.chosen_on)] if findings.chosen_on else []),
+        )
         for rank, result in enumerate(comparison.results, 1)
     ]
 
@@ -201,8 +205,8 @@ def write(
         ended = re.findall(r"^End of run: (\S+)$", old, re.MULTILINE)
         finished = set(ended[:-1] if killed and ended and _is_of(run, ended[-1]) else ended)
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
-        rows = [{**row, "run": run.identity} for row in table(rule, findings)]
-        files.write_text(table_path, _csv([*kept, *rows]))
+        new = [{**row, "run": run.identity} for row in table(rule, findings)]
+        files.write_text(table_path, _csv([*kept, *new]))
         text = _text(run, findings, models, blocks(coded, rule, findings))
         try:
             files.write_text(path, _without_unfinished(old, run, finished) + text)

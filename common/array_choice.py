@@ -18,6 +18,7 @@ SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 TABLE_LABELS = ("label", "labels", "class", "class_name", "target", "category", "species", "y")
 TABLE_FIELDS = (
     *(*TABLE_LABELS, "crop_id", "sample_id", "id", "index", "path", "source_file", "split", "dataset_name", "padding"),
+    "source_npz",
     *(
         "model",
         "image",

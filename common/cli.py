@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import difflib
 import errno
 import gc
+import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from common import messages
 from common.messages import UsageError, UserError, os_error, set_quiet, set_verbose, shorten
@@ -31,10 +33,6 @@ _MEMORY = (
 MOST_CONFIG = 1 << 20  # bytes of a --config file
 
 
-# Options of reading embedding sets: the keyword arguments of common.embeddings.load.
-READING = ("key", "labels_key", "paths_key", "ids_key", "labels", "company_name", "drop_invalid")
-
-
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the docstring's line breaks and shows every default."""
 
@@ -48,11 +46,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong with a command line, without the usage of every option before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help lists the options\n")
+
+
 def make_parser(doc: str | None, script: str) -> argparse.ArgumentParser:
     """Return a parser that shows the docstring of `script`, a path, as help and knows --config and --quiet."""
-    parser = argparse.ArgumentParser(
-        prog=Path(script).name, description=doc, formatter_class=_HelpFormatter, allow_abbrev=False
-    )
+    parser = _Parser(prog=Path(script).name, description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
     parser.add_argument(
         "--config", metavar="FILE.yaml", type=Path, help="options from the script's section of a YAML file"
     )
@@ -244,6 +247,7 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], No
 
 def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str]) -> int:
     try:
+        _check_names(parser, argv)
         args = parser.parse_args(with_config(parser, list(argv)))
         set_quiet(args.quiet)
         set_verbose(args.verbose)
@@ -261,6 +265,28 @@ def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace]
             raise
         return _fail(parser, sentence, error.exit_code if isinstance(error, UserError) else 1)
     return 0
+
+
+def _check_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Raise UsageError for an option that there is not, with the one that was meant; argparse would name others first."""
+    known = {
+        name for each in _chosen_parsers(parser, argv) for action in each._actions for name in action.option_strings
+    }
+    for word in itertools.takewhile(lambda word: word != "--", argv):
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]}?" if near else f"{parser.prog} --help lists the options"
+            raise UsageError(f"there is no option {name}; {meant}")
+
+
+def _chosen_parsers(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[argparse.ArgumentParser]:
+    """Return the parser, and that of the sub-command which is named."""
+    parsers = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parsers += [action.choices[word] for word in argv if word in action.choices][:1]
+    return parsers
 
 
 def _interrupted(parser: argparse.ArgumentParser) -> int:
@@ -338,10 +364,9 @@ def with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
         return argv
     section = Path(parser.prog).stem
     options = _read_config(path, section)
-    parsers = [parser]
+    parsers = _chosen_parsers(parser, argv)
     for action in parser._actions:  # a sub-command's options belong to its own parser
         if isinstance(action, argparse._SubParsersAction):
-            parsers += [action.choices[word] for word in argv if word in action.choices][:1]
             elsewhere = {name for sub in action.choices.values() for name in _options_by_name(sub)}
             options = {
                 key: value

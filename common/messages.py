@@ -76,11 +76,12 @@ def set_verbose(verbose: bool) -> None:
 
 
 def progress(items: Iterable[T] | None = None, *, total: int | None = None, desc: str = "", unit: str = "it") -> Any:
-    """Return a tqdm bar on stderr around `items`; silent with --quiet or where stderr is no terminal."""
+    """Return a tqdm bar on stderr around `items`, gone at its end; silent with --quiet or where stderr is no terminal."""
     from tqdm import tqdm
 
+    disable = True if _quiet else None
     return tqdm(
-        items, total=total, desc=desc, unit=unit, file=sys.stderr, dynamic_ncols=True, disable=True if _quiet else None
+        items, total=total, desc=desc, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=False, disable=disable
     )
 
 

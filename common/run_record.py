@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,15 @@ from common.files import SEAL, check_seal, seal, whole
 from common.messages import UserError
 
 _REMOVED = {"state": "being removed"}  # in the place of a record
+_HASHES = {
+    "input": "images or labels were added, removed or changed",
+    "images": "some were added, removed or changed",
+    "annotations": "boxes, labels or splits were changed",
+    "fingerprint": "another model by its weights or preprocessing",
+}
+# By key of a record: what a user knows it by, where that is not the option of the same name.
+_NAMES = {"normalized": "--normalize", "dataset_name": "--company_name", "compiled": "--compile"}
+_NAMES |= {name: name for name in ("padding", "split", "model_options", "preprocess", "preprocessing_version")}
 
 
 def write_json(path: Path | str, content: dict[str, Any]) -> None:
@@ -36,15 +45,28 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key != "checksum"}
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return what two records differ in, as `seed 0 -> 1, model "a" -> "b"`."""
-    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    return ", ".join(f"{key} {_short(old.get(key))} -> {_short(new.get(key))}" for key in changed)
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str] | None = None) -> str:
+    """Return what two records differ in, as `--seed 0 -> 1, images: some were added, removed or changed`.
+
+    `keys`: those to compare (default: all). A hash says nothing to a reader, so that words stand in its place.
+    """
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key)) if keys is None else keys
+    parts = []
+    for key in changed:
+        before, now = old.get(key), new.get(key)
+        if key in _HASHES:
+            parts.append(f"{key}: {_HASHES[key]}")
+        elif isinstance(before, dict) and isinstance(now, dict):
+            inner = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+            parts += [f"{key}.{name} {_short(before.get(name))} -> {_short(now.get(name))}" for name in inner]
+        else:
+            parts.append(f"{_NAMES.get(key, f'--{key}')} {_short(before)} -> {_short(now)}")
+    return ", ".join(parts)
 
 
 def _short(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:18] + "…" + text[-18:]
+    return text if len(text) <= 60 else text[:29] + "…" + text[-30:]
 
 
 def claim(

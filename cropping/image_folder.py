@@ -24,6 +24,7 @@ RULES = (
     "by their names with another ending",
 )
 _EXACT, _BESIDE, _END, _NAME, _STEM = RULES
+MISSING = "image missing: no "  # how such a reason begins; then comes the name that was looked for
 _SEARCHES = 200  # missing images whose nearest name is looked for; each takes milliseconds
 
 
@@ -85,7 +86,7 @@ class ImageFolder:
                 name = path.rpartition("/")[2]
                 if files := table.get(_plain(name if rule == _NAME else _stem(name)), []):
                     return Found(_only(_narrowed(files, path, beside, split)), rule if _is_image(name) else _NAME)
-        raise ImageError("image missing" + self._nearest(paths[-1] if paths else image_id))
+        raise ImageError(f"{MISSING}{image_id}{self._nearest(paths[-1] if paths else image_id)}")
 
     def _files(self, image_id: str) -> list[str]:
         below, _, name = image_id.rpartition("/")
@@ -144,7 +145,7 @@ class ImageFolder:
         names = [key for key in self._trees()[0] if _is_image(key) and abs(len(key) - len(name)) <= 8]
         folded = {key.lower(): key for key in names[:20_000]}
         nearest = difflib.get_close_matches(_plain(name).lower(), folded, n=1)
-        return f": the nearest name is {self._trees()[0][folded[nearest[0]]][0]}" if nearest else ""
+        return f"; the nearest name is {self._trees()[0][folded[nearest[0]]][0]}" if nearest else ""
 
 
 def is_plain(image_id: str) -> bool:

@@ -12,7 +12,7 @@ from annotations.records import Skipped
 from common import messages
 from cropping import box_check, cutter, image_folder, padding, photo_splits
 from cropping.cutter import Crop, Size, Style
-from cropping.image_folder import ImageFolder
+from cropping.image_folder import MISSING, ImageFolder
 from cropping.options import Annotations
 from cropping.padding import Padding
 from imaging import images
@@ -68,6 +68,10 @@ def plan(sources: Sequence[Source], folder: Path, style: Style, choice: box_chec
         settled += own
         for warning in warnings:
             messages.warn(warning)
+    missing = [crop.reason for crop in settled if isinstance(crop, Skipped) and crop.reason.startswith(MISSING)]
+    if missing:
+        objects, name = messages.count(len(missing), "object"), missing[0].removeprefix(MISSING)
+        messages.warn(f"{objects} without an image, the first: there is no {folder / name}")
     bare = sum(isinstance(crop, Crop) and not crop.item.outline for crop in settled)
     if style.cutout == "mask" and bare:
         messages.warn(f"{messages.count(bare, 'object')} without an outline; their whole boxes are cut")

@@ -170,14 +170,9 @@ def lap(laps: list[float], since: float) -> float:
     return now
 
 
-def describe(pace: Pace, n: int) -> str:
-    """Return the speed of a run over n images, its share of the limit, and what holds it back."""
+def describe(pace: Pace) -> str:
+    """Return where the time of a run went: into the model, into decoding, and what holds it back."""
     decode, model = (float(np.median(laps)) * len(laps) if laps else 0.0 for laps in (pace.decode, pace.model))
-    wall = max(pace.wall, 1e-9)
-    decode, model = decode / pace.lanes, model / pace.lanes
-    share = min(1.0, (decode + model) / wall)
+    wall = max(pace.wall, 1e-9) * pace.lanes
     holds = "the model" if model > decode else "decoding and resizing"
-    return (
-        f"{n / wall:,.1f} images/s, {share:.0%} of the limit set by the model ({model / wall:.0%} of the time) and by decoding and "
-        f"resizing ({decode / wall:.0%}); {holds} holds it back"
-    )
+    return f"the model takes {model / wall:.0%} of the time, decoding and resizing {decode / wall:.0%}; {holds} holds it back"

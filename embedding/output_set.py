@@ -17,16 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from common import embeddings, files, npz
+from common import embeddings, files, npz, run_record
 from common.messages import UserError
 from imaging.crops import Manifest
 
 SHARD_ROWS = 100_000
 _AT_DEFAULT = ("background", "crop")  # options that a record names only where they differ from the default
-_OPTIONS = {
-    **{name: f"--{name}" for name in ("batch_size", "model", "precision", "background")},
-    "normalized": "--normalize",
-}
 
 
 class OutputSet:
@@ -75,8 +71,9 @@ class OutputSet:
         if overwrite:
             return None
         where = found[0] if found else self.folder / self.stem
+        what = run_record.differences(record, wanted, changed)
         raise UserError(
-            f"{where} was {'made' if found else 'begun'} with other options or input ({_differences(record, wanted, changed)}); "
+            f"{where} was {'made' if found else 'begun'} with other options or input ({what}); "
             "add --overwrite, or choose another --id or --output_root"
         )
 
@@ -159,28 +156,6 @@ class OutputSet:
         except ValueError:
             meta = {}
         return meta if isinstance(meta, dict) else {}
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], keys: Sequence[str]) -> str:
-    """Return what two records say under these keys: each option with its value then and now."""
-    parts = []
-    for key in keys:
-        before, now = old.get(key), new.get(key)
-        if key == "input":
-            parts.append("input: images or labels were added, removed or changed")
-        elif key == "fingerprint":
-            parts.append("fingerprint: another model by its weights or preprocessing")
-        elif isinstance(before, dict) and isinstance(now, dict):
-            inner = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-            parts += [f"{key}.{name} {_short(before.get(name))} -> {_short(now.get(name))}" for name in inner]
-        else:
-            parts.append(f"{_OPTIONS.get(key, key)} {_short(before)} -> {_short(now)}")
-    return ", ".join(parts)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:29] + "…" + text[-30:]
 
 
 def digest(manifest: Manifest) -> str:

@@ -263,12 +263,14 @@ def _embed(
     skipped = messages.tally(reason for _, reason in rows.skipped)
     if not rows.rows:
         raise messages.UserError(f"{manifest.root}: no image of split {record['split']} gave a vector ({skipped})")
+    n_new = len(paths) - first
     output.write(manifest, rows, record)
-    note_speed(options.output_root, model, len(paths) - first, pace.wall)
+    note_speed(options.output_root, model, n_new, pace.wall)
     messages.note(
         f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
-        f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {extraction.describe(pace, len(paths) - first)}"
+        f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {n_new / max(pace.wall, 1e-9):,.1f} images/s"
     )
+    messages.detail(f"{output.stem}: {extraction.describe(pace)}")
 
 
 def choose_arithmetic(

@@ -215,7 +215,8 @@ def _check_pair(query: EmbeddingSet, reference: EmbeddingSet, fusion_mode: str) 
     if compared and query.dim != reference.dim:
         raise UserError(
             f"{reference.source} has {reference.dim} dimensions, {query.source} {query.dim}, so that they are of different "
-            "models; name the sets of one model, or use --fusion concat with the same IDs on both sides"
+            "models; name the sets of one model, or use --fusion concat with the same IDs on both sides (models made by "
+            "extract_embedding.py are compared side by side by evaluate_combo.py, without IDs)"
         )
     if fusion_mode == "concat" and query.id == reference.id and not same_model:
         raise UserError(

@@ -140,9 +140,11 @@ def encode(photo: Array, phone: Phone) -> bytes:
 
 
 def shoot(shot: Shot, *, folder: Path, seed: int, width: int, height: int) -> list[Drawn]:
-    """Take a photograph, write it, return its boxes."""
+    """Take a photograph, write it unless it is there already, return its boxes."""
     photo, drawn = take(shot, seed=seed, width=width, height=height)
-    files.write_bytes(folder / (shot.name + shot.phone.suffix), encode(photo, shot.phone), sync=False)
+    path, content = folder / (shot.name + shot.phone.suffix), encode(photo, shot.phone)
+    if not path.is_file() or path.read_bytes() != content:  # crops of an unchanged photo need not be made anew
+        files.write_bytes(path, content, sync=False)
     return drawn
 
 

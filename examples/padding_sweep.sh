@@ -28,21 +28,23 @@ run crop.py --json_path "${annotations[@]}" --image_folder "$DATA/images" \
 
 folders=()
 for padding in "${paddings[@]}"; do folders+=("$OUT/crops/pad_$padding"); done
-run extract_embedding.py --data_root "${folders[@]}" --company_name "$NAME" --output_root "$OUT/embeddings"
+run extract_embedding.py --data_root "${folders[@]}" --company_name "$NAME" --output_root "$OUT/embeddings" >/dev/null
 
 sets=()
 for padding in "${paddings[@]}"; do sets+=("$OUT/embeddings/${NAME}_${padding}"_*.npz); done
 
-run evaluate_combo.py --train_npz "${sets[@]}" --test_npz "${sets[@]}"
+# the matrix on the screen; a line for each pair, to grep, in the file
+run evaluate_combo.py --train_npz "${sets[@]}" --test_npz "${sets[@]}" | tee "$OUT/accuracies.txt" | sed '/=> acc: /d' | cat -s
 
 run npz_to_parquet.py --root "${sets[@]}" --out "$OUT/embeddings.parquet" --projection umap --neighbors 10 --thumbnails 96
 
 cat <<END
 
-Open   $OUT/report.html               which combinations are better, and how sure that is
-       $OUT/results.txt, results.csv  the same as text and as a table (both are written by what follows)
-       $OUT/crops/pad_${paddings[0]}/  the crops, with crops.csv
-Look   embedding-atlas $OUT/embeddings.parquet   (pip install embedding-atlas)
+Open   $OUT/report.html               which combinations are better, and how sure that is (written by what follows)
+       $OUT/results.txt, results.csv  the same as text and as a table
+       $OUT/accuracies.txt            what stands above, with a line for each pair of paddings
+Look   python view.py $OUT/embeddings.parquet     (pip install -r requirements-extra.txt)
+
 END
 
 # chosen on the val photos, scored once on the test photos; last, so that the verdict stands at the end

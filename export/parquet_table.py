@@ -23,7 +23,7 @@ GROUP_BYTES = 96 << 20  # vectors and pictures in a group: its memory does not g
 # Of columns, by how their names start: what one looks at first, what is long last.
 ORDER = (
     *("image", "class_", "predicted", "correct", "margin", "flip", "dataset_name", "split", "id", "padding"),
-    *("sample_id", "crop_id", "projection_", "model", "source_file", "neighbors", "embedding"),
+    *("sample_id", "crop_id", "projection_", "model", "source_file", "source_npz", "neighbors", "embedding"),
 )
 
 
@@ -102,6 +102,7 @@ def _texts_of(embedding_set: EmbeddingSet, part: slice, levels: int) -> dict[str
     n, meta = part.stop - part.start, embedding_set.meta
     same = {"dataset_name": embedding_set.dataset, "split": embedding_set.split, "id": embedding_set.id}
     same |= {name: str(meta.get(name) or "") for name in ("padding", "model")}
+    same["source_npz"] = files.text_of_name(embedding_set.source)
     columns = {name: pa.repeat(pa.scalar(value or None, pa.string()), n) for name, value in same.items()}
     columns["sample_id"] = _text(embedding_set.sample_ids[part])
     columns["crop_id"] = _text(embedding_set.crop_ids[part])

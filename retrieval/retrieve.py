@@ -92,6 +92,11 @@ def retrieve(
     return results
 
 
+def score_name(method: str, metric: str) -> str:
+    """Return what the results' scores are called: `score`, by which they are ranked, else the search's own, such as `cosine`."""
+    return metric.lower() if RERANKINGS[method].order else "score"
+
+
 def _vectors(hits: Sequence[Hit]) -> np.ndarray:
     return np.stack([hit.vector for hit in hits if hit.vector is not None])
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from common.messages import progress
 from evaluation.metrics import RECALL_AT
 from retrieval.items import Hit, Item, Queries, References
 from retrieval.retrieve import retrieve
-from uncertainty import comparisons
+from uncertainty import comparisons, intervals
 
 TOP = 10  # results that F1 is of
 BATCH = 256  # queries searched at once
@@ -66,10 +67,21 @@ def by_image(values: np.ndarray, items: Sequence[Item]) -> tuple[np.ndarray, np.
     return np.bincount(codes, values), np.bincount(codes)
 
 
-def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> comparisons.PairedComparison:
+class Gain(NamedTuple):
+    """A paired difference of means with its 95 % interval and its p, which is below 0.05 where the interval does not hold 0."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> Gain:
     """Return the paired difference of per-query values (n,), by source image."""
     difference, size = by_image(new - old, items)
-    return comparisons.paired_comparison(difference[None], size)
+    low, high = intervals.difference_intervals(difference[None], size)
+    p = comparisons.interval_p(difference, size)
+    return Gain(float(difference.sum() / size.sum()), float(low[0]), float(high[0]), p)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import numpy as np
 from common.messages import count, one_line, table
 from evaluation.metrics import RECALL_AT
 from retrieval.items import Hit, Item
-from retrieval.scores import Measured, by_image, gain
+from retrieval.scores import TOP, Measured, by_image, gain
 from uncertainty.intervals import accuracy_interval
 
 
-def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> str:
-    """Return a line for each result of each query, below a header."""
-    lines = ["query\trank\tscore\tpath\tlabel"]
+def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]], score: str = "score") -> str:
+    """Return a line for each result of each query, below a header; `score`: the name of that column."""
+    lines = [f"query\trank\t{score}\tpath\tlabel"]
     for name, hits in zip(names, results, strict=True):
         for rank, hit in enumerate(hits, 1):
             cells = (name, rank, f"{hit.score:.4f}", hit.item.path, hit.item.label)
@@ -24,13 +24,13 @@ def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> st
     return "\n".join(lines)
 
 
-def results_as_json(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> str:
-    """Return a list of {query, results}, each result with its rank, score and item."""
+def results_as_json(names: Sequence[str], results: Sequence[Sequence[Hit]], score: str = "score") -> str:
+    """Return a list of {query, results}, each result with its rank, score (under the name `score`) and item."""
     queries = [
         {
             "query": name,
             "results": [
-                {"rank": rank, "score": round(hit.score, 6), **hit.item._asdict()} for rank, hit in enumerate(hits, 1)
+                {"rank": rank, score: round(hit.score, 6), **hit.item._asdict()} for rank, hit in enumerate(hits, 1)
             ],
         }
         for name, hits in zip(names, results, strict=True)
@@ -58,15 +58,47 @@ def results_to_draw(
     ]
 
 
-def evaluation_text(head: str, measured: Mapping[str, Measured], items: Sequence[Item], n_relevant: np.ndarray) -> str:
-    """Return all that search.py evaluate says of the re-rankings; n_relevant (n_query,) as in Scores."""
+def evaluation_as_text(
+    head: str, measured: Mapping[str, Measured], items: Sequence[Item], n_relevant: np.ndarray, recall: float | None
+) -> str:
+    """Return all that search.py evaluate says of the re-rankings; n_relevant (n_query,) as in Scores.
+
+    recall: the index's recall of the true nearest rows, where that was measured.
+    """
     lines = [f"{head}, {count(len(items), 'query', 'queries')}, none among its own results"]
     if unknown := int((n_relevant == 0).sum()):
         lines.append(f"{unknown:,} queries have a label that no other row has; they count as wrong")
     lines += ["", measures_table(measured, items)]
     if gains := gains_table(measured, items):
         lines += ["", "Gain over no re-ranking, paired by query, interval by source image", "", gains]
+    if recall is not None:
+        lines += ["", f"Recall of the index against exact search over --npz: {recall:.4f} of the top {TOP}"]
     return "\n".join(lines)
+
+
+def evaluation_as_json(
+    head: str, measured: Mapping[str, Measured], items: Sequence[Item], n_relevant: np.ndarray, recall: float | None
+) -> str:
+    """Return the same as one JSON object; accuracies and gains with their intervals by source image."""
+    rerankings = []
+    for method, of_method in measured.items():
+        row: dict[str, object] = {"reranking": method}
+        for name, values in of_method.scores.measures.items():
+            interval = accuracy_interval(*by_image(values, items))
+            row[name] = {"value": float(values.mean()), "low": interval.low, "high": interval.high}
+            if method != "none":
+                gained = gain(values, measured["none"].scores.measures[name], items)
+                row[f"gain of {name}"] = gained._asdict()
+        shares = of_method.scores.recalled[:, 1:].mean(axis=0).tolist()
+        row |= {f"Recall@{k}": share for k, share in zip(RECALL_AT[1:], shares, strict=True)}
+        row |= {f"p{q} ms": 1e3 * float(np.percentile(of_method.seconds, q)) for q in (50, 95)}
+        rerankings.append(row)
+    about = {"searched": head, "queries": len(items), "without_relevant": int((n_relevant == 0).sum())}
+    content = {**about, "rerankings": rerankings, "index_recall": recall}
+    return json.dumps(content, indent=1, ensure_ascii=False)
+
+
+EVALUATION_FORMATS = {"text": evaluation_as_text, "json": evaluation_as_json}
 
 
 def measures_table(measured: Mapping[str, Measured], items: Sequence[Item]) -> str:
@@ -89,6 +121,6 @@ def gains_table(measured: Mapping[str, Measured], items: Sequence[Item]) -> str:
     for method, of_method in measured.items():
         for name, values in of_method.scores.measures.items() if method != "none" else ():
             gained = gain(values, plain[name], items)
-            interval = f"{gained.low[0]:+.4f} to {gained.high[0]:+.4f}"
-            rows.append([method, name, f"{gained.difference[0]:+.4f}", interval, f"{gained.p[0]:.4f}"])
+            interval = f"{gained.low:+.4f} to {gained.high:+.4f}"
+            rows.append([method, name, f"{gained.difference:+.4f}", interval, f"{gained.p:.4f}"])
     return table(["re-ranking", "measure", "gain", "95 % interval", "p"], rows) if rows else ""

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from combinations.paddings import PairedRow
+from combinations.verdict import Findings
 from common import knn, messages
-from evaluation import metrics
+from evaluation import metrics, per_query
 from evaluation.codes import CodedSets
+from evaluation.evaluator import Evaluator, tally
+from evaluation.learning_curve import learning_curve
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination, Decisions, Rule, Tally
+from terminal import tables
 from terminal.tables import fixed_line
 from uncertainty import intervals
 
@@ -107,3 +112,25 @@ def map_points(
     if rule.fusion == "stack" or (rule.fusion == "vote" and len(queries) == 1):
         correct[n_reference:] = decisions.right
     return vectors, coded.classes[np.concatenate(codes)], role, correct
+
+
+def show(
+    evaluator: Evaluator, asked: Sequence[Combination], choices: Sequence[str], rows: Sequence[PairedRow]
+) -> dict[Combination, Decisions]:
+    """Print every measure of each combination, and the classifiers side by side; return the decisions."""
+    print("".join(f"{choice}\n\n" for choice in choices), end="")
+    decided = {}
+    for combination in asked:
+        decided[combination] = decisions = evaluator.decide(combination)
+        totals = tally(evaluator.coded, decisions, combination.reference_ids)
+        retrieval = per_query.retrieval(evaluator, combination)
+        print(measures(evaluator.coded, evaluator.rule, combination, totals, retrieval))
+    if rows:
+        print(f"{tables.classifiers(rows)}\n")
+    return decided
+
+
+def show_learning_curve(evaluator: Evaluator, start: Combination, findings: Findings | None, seed: int) -> None:
+    """Print the accuracy of a pair over references per class."""
+    points = learning_curve(evaluator, start, seed=seed)
+    print(f"\n{tables.learning_curve(start, points, findings.ranked if findings else None)}")

@@ -137,7 +137,9 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
 
 
 def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
-    """Add how a run enters --results."""
+    """Add how a run enters --results, and in which form it is printed."""
+    text = "json: stdout holds one object with the verdict and every combination, the text goes to stderr"
+    group.add_argument("--format", choices=("text", "json"), default="text", help=text)
     group.add_argument(
         "--results_mode",
         choices=("append", "replace"),

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.messages import UserError, note
+from common.messages import UsageError, UserError, note
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Decisions
 from terminal.tables import fixed_line
 
 Draw = Callable[[Combination, Decisions, Sequence[str]], None]
+# Options of what is scored or written without a prompt.
+WITHOUT = (
+    "classifier",
+    "reject",
+    "val_npz",
+    "unknown_npz",
+    "threshold",
+    "learning_curve",
+    "reference_ids",
+    "query_ids",
+    "similarity",
+    "predictions",
+    "results",
+    "baseline",
+)
 COMMANDS = ("ref", "query", "list", "remove", "plot", "help", "q")
 HELP = """ID ...             each ID joins the references and is scored as query against all of them
 ref ID ...         the IDs join the references
@@ -32,6 +47,13 @@ class State:
     asked: tuple[str, ...] = ()
 
 
+def check_alone(values: Mapping[str, object]) -> None:
+    """Raise UsageError for an option, among the values of all, that the prompt cannot follow."""
+    given = [name for name in WITHOUT if values[name]]
+    if given:
+        raise UsageError(f"--{given[0]} and --interactive do not go together; leave one away")
+
+
 def interact(evaluator: Evaluator, draw: Draw, methods: Sequence[str], default: Sequence[str]) -> None:
     """Read commands from the terminal until q or the end of the input.
 
@@ -47,12 +69,18 @@ def interact(evaluator: Evaluator, draw: Draw, methods: Sequence[str], default: 
             for line in lines:
                 print(line, flush=True)
             if words[:1] == ["plot"] and (shown := _shown(evaluator, state)):
-                draw(shown, evaluator.decide(shown), [word for word in words[1:] if word in methods] or default)
+                draw(shown, evaluator.decide(shown), _methods(words[1:], methods) or default)
         except UserError as error:  # a mistake at the prompt must not end the session
             print(error)
         except KeyboardInterrupt:
             note("stopped; q ends")
         sys.stdout.flush()
+
+
+def _methods(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    if unknown := [word for word in words if word not in known]:
+        raise UserError(f"there is no plot {unknown[0]}; there are: {', '.join(known)}")
+    return list(dict.fromkeys(words))
 
 
 def _reader(words: Sequence[str]) -> Callable[[], list[str] | None]:

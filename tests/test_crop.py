@@ -502,7 +502,9 @@ def test_changed_options_or_input_are_refused_until_overwrite(shelf, capsys):
 def test_a_run_without_any_crop_does_not_stand_in_the_way(shelf, capsys):
     (shelf / "other").mkdir()
     assert run(shelf, "--image_folder", shelf / "other") == 1
-    assert capsys.readouterr().out.startswith("0 crops written, 44 skipped (44 image missing), see ")
+    said = capsys.readouterr()
+    assert said.out.startswith("0 crops written, 44 skipped (44 image missing), see ")
+    assert f"warning: 44 objects without an image, the first: there is no {shelf / 'other'}/" in said.err
     assert len(table(shelf / "crops" / "skipped.csv")) == 44
     assert run(shelf) == 0
     assert len(table(shelf / "crops" / "crops.csv")) == 44
@@ -638,7 +640,8 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(large_shelf, smal
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 1
     assert "no space is left on its disk; free some and run the same command again" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("crop.py: error: ") == 1
+    assert done.stderr.count("\n") == 2  # the other line: an image is missing
     assert all(images.decode(path).shape == (224, 224, 3) for path in crops_there(large_shelf))
     assert not list(target.rglob("*.tmp"))
     small_disk(200)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import os
+import pty
 import re
+import select
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -264,3 +271,73 @@ def test_config_gives_options_and_the_command_line_wins(folder, capsys, tmp_path
     code, _, err = run(capsys, "--config", config, "--train_npz", folder, "--test_npz", folder)
     assert (code, "has no option 'kk'" in err) == (2, True)
     assert run(capsys, "--config", tmp_path / "none.yaml")[0] == 2
+
+
+@pytest.mark.parametrize("ids", [[], ["--reference_ids", "0", "--query_ids", "0", "10"]])
+def test_json_stands_alone_on_stdout(folder, capsys, ids):
+    sides = ["--train_npz", folder, "--test_npz", folder, *ids]
+    _, text, _ = run(capsys, *sides)
+    code, out, err = run(capsys, *sides, "--format", "json")
+    assert code == 0, err
+    told = json.loads(out)
+    printed = {(r.replace(", ", "+"), q): float(value) for r, q, value in LINE.findall(text)}
+    rows = {(row["reference_ids"], row["query_ids"]): row for row in told["combinations"]}
+    assert {pair: round(row["accuracy_at_1"], 4) for pair, row in rows.items()} == printed
+    assert (told["verdict"] is None) == bool(ids)
+    assert "acc: " in err
+
+
+@pytest.mark.parametrize("option", [["--classifier", "lda"], ["--reject", "0.1"], ["--results", "r.txt"]])
+def test_what_the_prompt_cannot_do_is_refused(folder, capsys, option):
+    code, out, err = run(capsys, "--train_npz", folder, "--test_npz", folder, "--interactive", *option)
+    assert (code, out) == (2, "")
+    assert err == f"evaluate_combo.py: error: {option[0]} and --interactive do not go together; leave one away\n"
+
+
+def talk(folder, *, typed: list[tuple[bytes, bytes]]) -> tuple[str, int]:
+    """Return what the script prints on a terminal of its own, and its exit code; each line is typed when the text is there."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        script = str(Path(evaluate_combo.__file__))
+        os.execv(
+            sys.executable, [sys.executable, script, *("--train_npz", folder, "--test_npz", folder), "--interactive"]
+        )
+    shown, seen = b"", 0
+
+    def until(text: bytes) -> None:
+        nonlocal shown, seen
+        while text not in shown[seen:]:
+            assert select.select([terminal], [], [], 60)[0], shown.decode()
+            shown += os.read(terminal, 4096)
+        seen = shown.index(text, seen) + len(text)
+
+    for line, text in typed:
+        until(b"ids> ")
+        os.write(terminal, line)
+        until(text)
+    with contextlib.suppress(OSError):  # the script has closed its end
+        while data := os.read(terminal, 4096):
+            shown += data
+    return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_the_prompt_on_a_terminal(folder):
+    typed = [
+        (b"help\n", b"end\r\n"),
+        (b"ref 0\n", b"merged: 0"),
+        (b"que\t10\n", b"Query 10 => acc: "),  # completed
+        (b"\x1b[A\n", b"Query 10 => acc: "),  # the line before
+        (b"plot nosuch\n", b"there is no plot nosuch; there are: pca"),
+        (b"query 77\n", b"no query set 77"),
+        (b"remove 0\n", b"merged: none"),
+    ]
+    shown, code = talk(str(folder), typed=[*typed, (b"q\n", b"q")])
+    assert code == 0, shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("key", [b"\x03", b"\x04"])
+def test_ctrl_c_and_ctrl_d_end_the_prompt(folder, key):
+    shown, code = talk(str(folder), typed=[(b"0\n", b"acc: "), (key, b"")])
+    assert code == 0, shown
+    assert "Traceback" not in shown

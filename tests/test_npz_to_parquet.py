@@ -55,6 +55,8 @@ def test_every_column_comes_back(tmp_path):
     assert frame["crop_id"].tolist() == [*first.crop_ids, *second.crop_ids]
     assert frame["sample_id"].tolist() == [*first.sample_ids, *second.sample_ids]
     assert frame["source_file"][3] == "/photos/test/brand 1/img3_3.jpg"
+    names = ["shelf_10_test.npz"] * 12 + ["shelf_20_test.npz"] * 5
+    assert frame["source_npz"].tolist() == [str(tmp_path / "e" / name) for name in names]
     assert frame["class_0"].tolist() == [*first.labels[:, 0], *second.labels[:, 0]]
     assert frame["class_1"].isna().tolist() == [*(first.labels[:, 1] == ""), *[True] * 5]
     assert frame["class_1"][1] == "flavour 1"
@@ -365,6 +367,7 @@ def test_older_files_of_real_embeddings_are_read(tmp_path, study_data):
     with np.load(source, allow_pickle=True) as archive:  # our own data, written for these tests
         old = archive[archive.files[0]].item()
     np.testing.assert_array_equal(np.stack(frame["embedding"]), old["embeddings"])
+    assert set(frame["source_npz"]) == {str(source.resolve())}
     ids, _ = brute(np.asarray(old["embeddings"]), 1)
     assert np.mean([cell["ids"][0] for cell in frame["neighbors"]] == ids[:, 0]) > 0.99
 

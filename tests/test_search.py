@@ -17,10 +17,11 @@ from common import embeddings, knn
 from common.embedding_sets import read_sets
 from embedding import embedder
 from indexes import index_types
+from retrieval import tables
 from retrieval.exact import ExactSearch
 from retrieval.items import Hit, Item, Queries
 from retrieval.pca import principal
-from retrieval.retrieve import retrieve
+from retrieval.retrieve import retrieve, score_name
 from retrieval.scores import agreement, gain, relevant, score
 
 
@@ -163,10 +164,28 @@ def test_gains_are_of_whole_images():
     items = [Item("", "", "0", str(at), f"photo {at // 5}", "", "") for at in range(100)]
     better = np.repeat([1.0, 0.0], 50)
     gained = gain(better, np.zeros(100), items)
-    assert gained.difference[0] == pytest.approx(0.5)
-    assert gained.n_images == 20
-    assert gained.low[0] < 0.3
-    assert gained.high[0] > 0.7
+    assert gained.difference == pytest.approx(0.5)
+    assert gained.low < 0.3
+    assert gained.high > 0.7
+
+
+@pytest.mark.parametrize("lead", [0, 2, 4, 5, 6, 8, 12, 20])
+def test_the_p_of_a_gain_is_small_where_its_interval_does_not_hold_0(lead):
+    """60 photos of one query: `lead` of them gain, two lose."""
+    items = [Item("", "", "0", str(at), f"photo {at}", "", "") for at in range(60)]
+    new = np.array([1.0] * lead + [-1.0] * 2 + [0.0] * (58 - lead))
+    gained = gain(new, np.zeros(60), items)
+    assert (gained.p < 0.05) == (gained.low > 0 or gained.high < 0)
+    assert gained.p <= 1
+
+
+def test_a_column_of_scores_that_does_not_sort_as_ranked_is_not_called_so():
+    results = [hits("AB")]
+    assert tables.results_as_tsv(["q"], results).splitlines()[0] == "query\trank\tscore\tpath\tlabel"
+    assert score_name("none", "COSINE") == score_name("query_expansion", "COSINE") == "score"
+    for method in ("k_reciprocal", "geometric"):
+        assert score_name(method, "COSINE") == "cosine"
+    assert "cosine" in json.loads(tables.results_as_json(["q"], results, "cosine"))[0]["results"][0]
 
 
 @pytest.fixture(scope="module")

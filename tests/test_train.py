@@ -146,6 +146,64 @@ def test_frozen_means_frozen_and_the_logits_are_the_heads(linear, photographs, t
     np.testing.assert_allclose(classifier(batch), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.fixture(scope="session")
+def sets(photographs, tmp_path_factory) -> Path:
+    """The photographs as embeddings of the default model."""
+    output = tmp_path_factory.mktemp("sets")
+    argv = ["--data_root", photographs, "--output_root", output, "--precision", "fp32", "--quiet"]
+    assert extract_embedding.main([str(word) for word in argv]) == 0
+    return output
+
+
+def learn_from(sets: Path, output: Path, *options: object) -> int:
+    files = sorted(sets.glob("*.npz"))
+    argv = ["--npz", *files, "--freeze_backbone", "--output", output, "--quiet", *options]
+    return train.main([str(word) for word in argv])
+
+
+def test_embeddings_that_are_there_train_the_head_that_images_give(sets, photographs, tmp_path, monkeypatch, capsys):
+    """No image is read, no backbone runs; the checkpoint labels images as the embeddings were labelled."""
+    monkeypatch.setattr(images, "decode", None)
+    output = tmp_path / "head"
+    assert learn_from(sets, output, "--objective", "classifier") == 0
+    monkeypatch.undo()
+    about = checkpoint.describe(output)
+    assert about["classes"] == list(CLASSES)
+    test = embeddings.load(sets / f"{photographs.name}_0_test.npz")
+    classifier = load_classifier(output, precision="fp32")
+    logits = classifier(np.stack([classifier.preprocess(images.decode(photographs / path)) for path in test.paths]))
+    state = safetensors.torch.load_file(output / "model.safetensors")
+    expected = test.vectors @ state["head.weight"].numpy().T + state["head.bias"].numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+    right = [CLASSES[code] == label for code, label in zip(expected.argmax(axis=1), test.label(), strict=True)]
+    assert about["metrics"]["accuracy"] == pytest.approx(np.mean(right))
+    assert run(photographs, tmp_path / "images", "--objective", "classifier", "--freeze_backbone") == 0
+    assert checkpoint.describe(tmp_path / "images")["metrics"]["accuracy"] == about["metrics"]["accuracy"]
+
+
+def test_a_projection_of_embeddings_that_are_there(sets, tmp_path, capsys):
+    assert learn_from(sets, tmp_path / "out", "--objective", "triplet", "--epochs", "2", "--batch_size", "8") == 0
+    assert "Recall@1 of the model before training" in capsys.readouterr().out
+    assert models.build(str(tmp_path / "out")).module is not None
+
+
+def test_what_embeddings_must_be_to_train_on_is_one_sentence(sets, photographs, tmp_path, capsys):
+    files, output = sorted(sets.glob("*.npz")), tmp_path / "out"
+    both = ["--npz", str(files[0]), "--output", str(output), "--objective", "classifier"]
+    assert "one of the two" in mistake(capsys, train.main([*both, "--data_root", str(photographs)]), 2)
+    assert "--npz goes with --freeze_backbone" in mistake(capsys, train.main(both), 2)
+    unit = embeddings.load(files[0])
+    embeddings.save(tmp_path / "unit.npz", unit.renamed(normalized=True))
+    argv = ["--npz", str(tmp_path / "unit.npz"), "--output", str(output), "--objective", "classifier"]
+    assert "extract without --normalize" in mistake(capsys, train.main([*argv, "--freeze_backbone"]))
+    embeddings.save(tmp_path / "other.npz", unit.renamed(fingerprint="0" * 64))
+    argv[1] = str(tmp_path / "other.npz")
+    assert "of other weights or preprocessing" in mistake(capsys, train.main([*argv, "--freeze_backbone"]))
+    embeddings.save(tmp_path / "unknown.npz", unit.renamed(fingerprint="", model=""))
+    argv[1] = str(tmp_path / "unknown.npz")
+    assert "does not say which model made it" in mistake(capsys, train.main([*argv, "--freeze_backbone"]))
+
+
 def test_a_triplet_checkpoint_embeds_with_its_projection(siamese, photographs, tmp_path, capsys):
     argv = ["--data_root", str(photographs), "--model", str(siamese), "--output_root", str(tmp_path), "--quiet"]
     assert extract_embedding.main(argv) == 0

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from common.embedding_sets import join, require_one_model
+from common.embeddings import EmbeddingSet
 from common.labels import SPLITS, label_paths, warn_strangers
 from common.messages import UserError, count, note, warn
 from imaging import crops
-from training.images import ImageReader, TrainingImages
+from training.images import ImageReader, Inputs, Vectors
 
 HELD_OUT = 0.2  # share of every class for validation, where no split is
 ENLARGED = 8 / 7  # size of the images from which random views are cut: 256 px for views of 224
@@ -47,8 +51,14 @@ def read(root: Path | str, *, splits: dict[str, str | None], label_level: int | 
 
     The manifest's splits are then called train, val and test. Raises UserError when there is nothing to learn.
     """
-    manifest = crops.read(root)
-    names = _names(manifest, splits)
+    return choose(crops.read(root), splits=splits, label_level=label_level)[0]
+
+
+def choose(
+    manifest: crops.Manifest, *, splits: dict[str, str | None], label_level: int | None
+) -> tuple[crops.Manifest, list[int]]:
+    """Return what `read` returns of a manifest, and which of its rows these are."""
+    root, names = manifest.root, _names(manifest, splits)
     label = label_paths(manifest.labels, label_level, source=str(root))
     rows = [row for row in range(len(manifest)) if manifest.splits[row] in names]
     kept = [row for row in rows if label[row]]
@@ -58,9 +68,38 @@ def read(root: Path | str, *, splits: dict[str, str | None], label_level: int | 
         warn(f"{count(len(rows) - len(kept), 'image')} without a label left out")
     chosen = manifest.take(kept)
     parts = [names[split] for split in chosen.splits]
-    return crops.Manifest(
-        chosen.root, chosen.paths, parts, chosen.sample_ids, chosen.crop_ids, label[kept][:, None], chosen.padding
-    )
+    labels = label[kept][:, None]
+    return replace(chosen, splits=parts, labels=labels), kept
+
+
+class VectorReader:
+    """Like ImageReader: reader(rows, desc) -> the rows and their vectors, of embedding sets of one model; no image is read.
+
+    `model`: MODEL_FIELDS of the model that made them; `source`: a file that names it.
+    """
+
+    workers = 1
+
+    def __init__(self, sets: Sequence[EmbeddingSet], *, splits: dict[str, str | None], label_level: int | None) -> None:
+        self.model = require_one_model(sets, what="name sets of one model with --npz")
+        self.source = next((one.source for one in sets if one.fingerprint), sets[0].source)
+        if any(one.meta.get("normalized") for one in sets):
+            raise UserError(
+                f"{self.source} holds vectors of length 1, which no model gives; extract without --normalize"
+            )
+        rows, parts = join(sets), [one.split for one in sets for _ in range(len(one))]
+        texts = rows.sample_ids.tolist(), rows.crop_ids.tolist()
+        whole = crops.Manifest(Path(self.source), rows.paths.tolist(), parts, *texts, rows.labels)
+        self.manifest, kept = choose(whole, splits=splits, label_level=label_level)
+        self.vectors = np.concatenate([np.asarray(one.vectors) for one in sets])[kept]
+
+    def digest(self) -> str:
+        """Return the sha256 of vectors, labels and samples."""
+        rows = (self.manifest.splits, self.manifest.sample_ids, self.manifest.labels.tolist())
+        return hashlib.sha256(self.vectors.tobytes() + json.dumps(rows).encode()).hexdigest()
+
+    def __call__(self, rows: np.ndarray, desc: str, factor: float = 1.0) -> tuple[np.ndarray, Vectors]:
+        return rows, Vectors(self.vectors[rows])
 
 
 def _names(manifest: crops.Manifest, splits: dict[str, str | None]) -> dict[str, str]:
@@ -82,7 +121,10 @@ def _names(manifest: crops.Manifest, splits: dict[str, str | None]) -> dict[str,
     return names
 
 
-def prepare(reader: ImageReader, *, vary: bool, seed: int) -> tuple[TrainingData, TrainingImages, TrainingImages]:
+Reader = ImageReader | VectorReader
+
+
+def prepare(reader: Reader, *, vary: bool, seed: int) -> tuple[TrainingData, Inputs, Inputs]:
     """Return the data and the images of its training and validation rows; no image of the test split is opened.
 
     vary: random views will be cut from the training images, which are larger then.

@@ -1,4 +1,6 @@
-"""The images of a training: decoded once into memory if they fit, then cropped, mirrored and mixed at random."""
+"""The images of a training: decoded once into memory if they fit, then cropped, mirrored and mixed at random;
+or embeddings in their place.
+"""
 
 from __future__ import annotations
 
@@ -80,13 +82,32 @@ class TrainingImages:
             raise UserError(f"{self.paths[place]}: {error}, since this run began; run it again") from None
 
 
+class Vectors:
+    """Like TrainingImages, of embeddings that are there: an array (n, dim) float32."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors = vectors
+
+    def take(self, places: np.ndarray) -> Vectors:
+        return Vectors(self.vectors[places])
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, key: int | slice | np.ndarray) -> np.ndarray:
+        return self.vectors[key]
+
+
+Inputs = TrainingImages | Vectors
+
+
 class ImageReader:
     """reader(rows, desc) -> the rows whose images can be read, and their images.
 
     The others are named on stderr and listed in `skipped`, a CSV.
     """
 
-    def __init__(self, manifest: Manifest, preprocess: Preprocess, *, workers: int, skipped: Path) -> None:
+    def __init__(self, manifest: Manifest, preprocess: Preprocess, workers: int, skipped: Path) -> None:
         self.manifest, self.preprocess, self.workers, self._skipped = manifest, preprocess, workers, skipped
 
     def __call__(self, rows: np.ndarray, desc: str, factor: float = 1.0) -> tuple[np.ndarray, TrainingImages]:
@@ -162,7 +183,7 @@ class Augmentation:
 class Views:
     """views(epoch, batch, places) -> (n, height, width, 3) uint8: a random view of each image, the same for the same seed."""
 
-    def __init__(self, images: TrainingImages, preprocess: Preprocess, *, seed: int, pool: Executor) -> None:
+    def __init__(self, images: Inputs, preprocess: Preprocess, *, seed: int, pool: Executor) -> None:
         self.images, self.seed, self.pool = images, seed, pool
         self.height, self.width = preprocess.height, preprocess.width
         self.augmentation = Augmentation()

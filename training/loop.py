@@ -21,8 +21,8 @@ from training.output_folder import read_state, write_state
 if TYPE_CHECKING:
     import torch
 
-    from training.data import TrainingData
-    from training.images import ImageReader, TrainingImages
+    from training.data import Reader, TrainingData
+    from training.images import Inputs
     from training.network import Network
     from training.objectives import Loss, Settings
 
@@ -210,9 +210,9 @@ def _groups(network: torch.nn.Module, plan: Plan) -> list[dict[str, Any]]:
 def learn(
     network: Network,
     data: TrainingData,
-    train_images: TrainingImages,
-    val_images: TrainingImages,
-    reader: ImageReader,
+    train_images: Inputs,
+    val_images: Inputs,
+    reader: Reader,
     settings: Settings,
     state_file: Path,
 ) -> list[dict[str, float]]:

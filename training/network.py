@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from backbones import architectures, checkpoint, models
-from backbones.backbone import Backbone, Normalised, Pooled, fit_input, keep_freed_memory
+from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, fit_input, keep_freed_memory
 from backbones.weights import RANDOM
 from common.blocks import batches
 from common.messages import UsageError, UserError, shorten
 from training import calibration
-from training.images import TrainingImages
+from training.images import Inputs
 
 STRENGTHS = tuple(10.0**power for power in np.arange(-5, 1.5, 0.5))  # scikit-learn's C: the inverse of the penalty
 EVALUATED_AT_ONCE = 64  # images
 DROPOUT = {"head": 0.2, "projection": 0.0}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that training starts from, the spec with which its architecture can be built again, and layer and pooling."""
+
+    spec: str
+    backbone: Backbone
+    pooled: dict[str, Any]
 
 
 class Network(nn.Module):
@@ -29,17 +41,28 @@ class Network(nn.Module):
     The top layer is called "projection" or "head", as its weights are in a checkpoint; its input is dropped out while training.
     pretrained: batch normalisations keep the means and variances they have learnt. Those of a small batch are another function than
     the one that is used afterwards: with them, validation accuracy on the 24 grocery classes was 0.47 instead of 0.73.
+    dim: of embeddings that are there; the input is these then, and the backbone never runs.
     """
 
-    def __init__(self, spec: str, backbone: Backbone, top: str, n_outputs: int, *, pretrained: bool, seed: int) -> None:
+    def __init__(
+        self,
+        started: Start,
+        top: str,
+        n_outputs: int,
+        *,
+        pretrained: bool,
+        seed: int,
+        dim: int | None = None,
+    ) -> None:
         super().__init__()
         self.pretrained = pretrained
+        spec, backbone = started.spec, started.backbone
         self.spec, self.preprocess, self.top_name = spec, backbone.preprocess, top
         self.architecture = backbone.module
-        self.features = features(spec, backbone)
+        self.features = features(spec, backbone) if dim is None else nn.Identity()
         self.dropout = nn.Dropout(DROPOUT[top])
         torch.manual_seed(seed)
-        self.top = nn.Linear(self._dim(), n_outputs)
+        self.top = nn.Linear(dim or self._dim(), n_outputs)
         # Channels-last and kept memory together halve the time of an epoch on a CPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         keep_freed_memory()
@@ -87,8 +110,8 @@ def features(spec: str, backbone: Backbone) -> nn.Module:
     return Normalised(Pooled(backbone, None, None, spec), backbone.preprocess).eval()
 
 
-def start(spec: str, weights: str | Path | None, image_size: int | None, seed: int) -> tuple[str, Backbone]:
-    """Return the architecture's spec, with which it can be built again, and the model that training starts from.
+def start(spec: str, weights: str | Path | None, image_size: int | None, seed: int) -> Start:
+    """Return the model that training starts from.
 
     `siamese` and weights="random" start untrained; of a checkpoint the backbone is taken. Raises UserError or UsageError.
     """
@@ -108,13 +131,59 @@ def start(spec: str, weights: str | Path | None, image_size: int | None, seed: i
         preprocess = dataclasses.replace(backbone.preprocess, height=image_size, width=image_size, short_edge=None)
         fit_input(backbone.module, preprocess)
         backbone = dataclasses.replace(backbone, preprocess=preprocess)
+    return Start(_absolute(spec), backbone, {"layer": None, "pooling": None})
+
+
+def before_training(
+    spec: str, weights: str | Path | None, image_size: int | None, seed: int, dim: int | None
+) -> nn.Module:
+    """Return the module that training started from, once more; of embeddings that are there (`dim`) one that changes nothing."""
+    if dim is not None:
+        return nn.Identity()
+    started = start(spec, weights, image_size, seed)
+    return features(started.spec, started.backbone)
+
+
+def recorded(model: Mapping[str, Any], source: str, spec: str | None, weights: str | Path | None) -> Start:
+    """Return the model that made the vectors of `source`, whose MODEL_FIELDS `model` are.
+
+    `spec`, `weights`: where the model has moved to. Raises UserError where the model is unknown or cannot be trained on, or is
+    another one by its weights or preprocessing.
+    """
+    if not (model.get("fingerprint") and model.get("model")):
+        raise UserError(f"{source} does not say which model made it; make it with extract_embedding.py")
+    if spec is None:
+        architectures.refuse_code(model["model"], source)
+        weights = weights or (model.get("model_options") or {}).get("weights")
+    spec = spec or str(model["model"])
+    if (checkpoint.folder_and_code(spec)[0] / checkpoint.ABOUT).is_file():
+        raise UserError(
+            f"{source} was made with the checkpoint {spec}; train on its images: --data_root, --model {spec}"
+        )
+    options = {name: (model.get("model_options") or {}).get(name) for name in ("layer", "pooling")}
+    backbone = models.build(spec, weights=weights, pooling=None if options["layer"] else options["pooling"])
+    if not backbone.portable:
+        raise UserError(f"{spec} is an exported program, which cannot be trained; name its architecture with --model")
+    mode = (model.get("preprocess") or {}).get("resize_mode", "squash")
+    backbone = dataclasses.replace(backbone, preprocess=dataclasses.replace(backbone.preprocess, resize_mode=mode))
+    if fingerprint(backbone, {**options, "resize_mode": mode}) != model["fingerprint"]:
+        raise UserError(
+            f"{source} was made with {model['model']} of other weights or preprocessing than {spec}; "
+            "name that model with --model and --weights, or extract anew"
+        )
+    return Start(_absolute(spec), backbone, options)
+
+
+def _absolute(spec: str) -> str:
     kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
-    return f"{kind}{Path(name).resolve()}" if Path(name, "config.json").is_file() else spec, backbone
+    return f"{kind}{Path(name).resolve()}" if Path(name, "config.json").is_file() else spec
 
 
-def predict(module: nn.Module, inputs: np.ndarray | TrainingImages) -> np.ndarray:
+def predict(module: nn.Module, inputs: np.ndarray | Inputs) -> np.ndarray:
     """Return what `module`, set to evaluation, makes of the inputs, in batches: (n, dim) float32."""
-    device = next(module.parameters()).device
+    device = next(
+        module.parameters(), torch.empty(0)
+    ).device  # embeddings that are there pass through a module without weights
     module.eval()
     parts = []
     with torch.inference_mode():

@@ -10,8 +10,8 @@ from common import knn
 from common.messages import UserError, count, table
 from evaluation import metrics
 from training import calibration
-from training.data import TrainingData
-from training.images import ImageReader, TrainingImages
+from training.data import Reader, TrainingData
+from training.images import Inputs
 from uncertainty import intervals
 
 if TYPE_CHECKING:
@@ -70,15 +70,23 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float
 def calibrate(
     logits: np.ndarray, labels: np.ndarray, others: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, Any]:
-    """Return the temperature fitted to validation data, and the calibration error before and after it, there and on `others`."""
+    """Return the temperature fitted to validation data, and the calibration error before and after it, there and on `others`.
+
+    It is fitted for the likelihood. Where it makes the validation data's calibration error larger, it is 1: nothing is changed.
+    """
     temperature = calibration.fit_temperature(logits, labels)
-    errors = {}
-    for part, (part_logits, codes) in {"val": (logits, labels), **others}.items():
-        known = codes >= 0
-        if known.any():
-            confidences = [calibration.softmax(part_logits[known], t) for t in (1.0, temperature)]
-            errors[part] = [calibration.expected_calibration_error(each, codes[known]) for each in confidences]
+    before, after = (_calibration_error(logits, labels, each) for each in (1.0, temperature))
+    temperature = temperature if after < before else 1.0
+    errors = {
+        part: [_calibration_error(part_logits[codes >= 0], codes[codes >= 0], each) for each in (1.0, temperature)]
+        for part, (part_logits, codes) in {"val": (logits, labels), **others}.items()
+        if (codes >= 0).any()
+    }
     return {"temperature": temperature, "calibration_error": errors}
+
+
+def _calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    return calibration.expected_calibration_error(calibration.softmax(logits, temperature), labels)
 
 
 def scores(predicted: np.ndarray, labels: np.ndarray, samples: np.ndarray, classes: list[str]) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def scores(predicted: np.ndarray, labels: np.ndarray, samples: np.ndarray, class
     }
 
 
-def judge_classifier(network: Network, data: TrainingData, val: TrainingImages, reader: ImageReader) -> dict[str, Any]:
+def judge_classifier(network: Network, data: TrainingData, val: Inputs, reader: Reader) -> dict[str, Any]:
     """Return the metrics and the temperature of a trained classifier; `val` are the images of the validation rows."""
     from training.network import predict
 
@@ -119,7 +127,7 @@ def judge_classifier(network: Network, data: TrainingData, val: TrainingImages, 
 
 
 def judge_embedding(
-    network: Network, before: nn.Module | None, data: TrainingData, val: TrainingImages, reader: ImageReader
+    network: Network, before: nn.Module | None, data: TrainingData, val: Inputs, reader: Reader
 ) -> dict[str, Any]:
     """Return the metrics of a trained embedding model, the training rows being the references; and of `before`, untrained."""
     from training.network import predict
@@ -142,7 +150,7 @@ def judge_embedding(
     return report
 
 
-def _judged_on(data: TrainingData, val: TrainingImages, reader: ImageReader) -> tuple[str, np.ndarray, TrainingImages]:
+def _judged_on(data: TrainingData, val: Inputs, reader: Reader) -> tuple[str, np.ndarray, Inputs]:
     """Return what a model is judged on: the test split, or the validation split where nothing of it can be read."""
     if len(data.test):
         rows, images = reader(data.test, "test")
@@ -165,9 +173,12 @@ def describe(about: dict[str, Any]) -> str:
         gain = 100 * (result["accuracy"] - before["accuracy"])
         accuracy = f"{name} of the model before training {before['accuracy']:.4f}"
         lines.append(f"{accuracy}; training changed it by {gain:+.1f} points")
-    for part, (raw, scaled) in result.get("calibration_error", {}).items():
+    for part, (raw, scaled) in sorted(result.get("calibration_error", {}).items(), reverse=True):  # val, then test
         with_temperature = f"with temperature {about['temperature']:.3f} {scaled:.4f}"
-        lines.append(f"Expected calibration error, {part} {raw:.4f}, {with_temperature}")
+        without = "no temperature, as none makes that of val smaller"
+        lines.append(
+            f"Expected calibration error, {part} {raw:.4f}, {without if about['temperature'] == 1 else with_temperature}"
+        )
     rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n) for label, (p, r, f, n) in result["classes"].items() if n]
     rows.sort(key=lambda row: (row[3], row[0]))
     lines += ["", table(["label, worst first", "precision", "recall", "F1", "images"], rows[:SHOWN])]

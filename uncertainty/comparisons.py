@@ -60,7 +60,7 @@ def paired_comparison(
     if baseline is not None:
         few = error_photos(np.asarray(baseline) + np.maximum(totals, 0), sizes) < FEW_ERROR_PHOTOS
         for row in np.flatnonzero(few & (p < 1 - level)):
-            p[row] = max(p[row], _interval_p(totals[row], sizes))
+            p[row] = max(p[row], interval_p(totals[row], sizes, alike=False))
     n_images = int((sizes > 0).sum())
     return PairedComparison(totals.sum(axis=1) / sizes.sum(), low, high, p, n_images, n_images < FEW_IMAGES)
 
@@ -137,11 +137,14 @@ def mcnemar_p(rescued: int, broken: int) -> float:
     return min(1.0, 2 * float(bdtr(min(rescued, broken), rescued + broken, 0.5)))
 
 
-def _interval_p(difference: Floats, size: Floats) -> float:
-    """Return the least 1 - level at which the interval of `difference` (n_photo,), gains and losses unlike, does not hold 0."""
+def interval_p(difference: Floats, size: Floats, *, alike: bool = True) -> float:
+    """Return the p of one comparison that agrees with its interval: the least 1 - level at which the interval does not hold 0.
+
+    `difference` and `size` (n_photo,) and `alike` as in `difference_intervals`; 1 without any difference.
+    """
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        (lower,), (upper,) = intervals.difference_intervals(difference[None], size, level=1 - middle, alike=False)
+        (lower,), (upper,) = intervals.difference_intervals(difference[None], size, level=1 - middle, alike=alike)
         low, high = (middle, high) if lower <= 0 <= upper else (low, middle)
     return high

@@ -88,6 +88,22 @@ def test_each_end_has_its_exit_code_and_sentence(capsys, error: BaseException, c
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--sise", "3"], "there is no option --sise; did you mean --size?"),
+        (["--colour=red"], "there is no option --colour; thing.py --help lists the options"),
+        (["--size", "many"], "argument --size: 'many' is not a whole number; thing.py --help lists the options"),
+        (["--size", "3", "left"], "unrecognized arguments: left; thing.py --help lists the options"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_without_the_usage(capsys, words: list[str], says: str) -> None:
+    parser, seen = script()
+    assert cli.main(parser, seen.append, words) == 2
+    assert capsys.readouterr().err == f"thing.py: error: {says}\n"
+    assert not seen
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.py")))
 def test_a_python_without_the_requirements_gets_a_sentence_and_no_traceback(name: str) -> None:
     """-S hides every installed package, as in a shell where the environment was not activated."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training import calibration
+from training import calibration, scores
 
 
 def test_softmax_and_likelihood_by_hand():
@@ -54,3 +54,16 @@ def test_a_few_right_predictions_are_no_certainty():
     temperature = calibration.fit_temperature(logits, np.zeros(8, int))
     assert calibration.softmax(logits, temperature)[0, 0] == pytest.approx(9 / 10, rel=1e-3)
     assert calibration.fit_temperature(logits, np.ones(8, int)) == pytest.approx(20, rel=0.01)  # the bound
+
+
+def test_a_temperature_that_makes_the_error_larger_is_not_taken():
+    logits = np.log(np.array([[0.6, 0.4]] * 10))
+    labels = np.array(
+        [0] * 6 + [1] * 4
+    )  # right in 0.6 of the rows: the error is 0, and any temperature makes it larger
+    report = scores.calibrate(logits, labels, {"test": (logits, labels)})
+    assert report["temperature"] == 1
+    assert report["calibration_error"]["val"] == report["calibration_error"]["test"] == [pytest.approx(0, abs=1e-9)] * 2
+    told = scores.calibrate(3 * logits, labels, {})
+    assert told["calibration_error"]["val"][1] < told["calibration_error"]["val"][0]
+    assert told["temperature"] > 1

@@ -181,12 +181,13 @@ def test_pictures_that_do_not_fit_into_memory_are_the_same(tmp_path, monkeypatch
 
 
 def test_siamese_takes_images_of_any_size():
-    spec, backbone = network.start("siamese", None, None, 0)
+    started = network.start("siamese", None, None, 0)
+    spec, backbone = started.spec, started.backbone
     assert (spec, backbone.preprocess.height) == ("siamese", 64)
     for size in (1, 28, 64, 224):
         assert backbone.module.eval()(torch.zeros(2, 3, size, size)).shape == (2, 256)
-    again = network.start("siamese", None, 28, 0)[1]
-    other = network.start("siamese", None, 28, 1)[1]
+    again = network.start("siamese", None, 28, 0).backbone
+    other = network.start("siamese", None, 28, 1).backbone
     name = "0.weight"
     torch.testing.assert_close(again.module.state_dict()[name], backbone.module.state_dict()[name])
     assert (other.module.state_dict()[name] != backbone.module.state_dict()[name]).any()
