@@ -19,7 +19,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from common import cli, messages  # first: cli turns a missing package into a sentence
+from common import cli, messages, table_files  # first: cli turns a missing package into a sentence
 
 # isort: split
 from annotations import formats
@@ -125,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", metavar="N", type=cli.whole(1, 1024), default=cli.cores(), help="threads")
     cli.add_cluster(parser)
     add("--strict", action="store_true", help="exit with an error when an object is skipped")
+    table_files.add_option(parser, crops.SKIPPED)
     text = "start anew: remove the crops that an earlier run wrote there"
     add("--overwrite", action="store_true", help=text)
     return parser
@@ -169,7 +170,7 @@ def run(args: argparse.Namespace) -> None:
             outcomes, written = cut(results, total=len(cutter.by_image(planned)))
         for root, around in todo.items():
             rows, skipped[root] = cutter.settle(planned, outcomes, around, style)
-            crops_folder.write(root, rows, skipped[root])
+            crops_folder.write(root, rows, skipped[root], spreadsheet_safe=args.spreadsheet_safe)
     if rules := cutter.how_found(planned):
         print(rules)
     for root in roots:

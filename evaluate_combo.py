@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages
+from common import cli, files, messages, table_files
 from plots.projection import METHODS
 from terminal.options import add_classifier_options, add_evaluation_options, add_matrix_options
 
@@ -103,12 +103,12 @@ def draw(
         print(f"wrote {path} and .svg")
 
 
-def write_predictions(evaluator: Evaluator, decided: dict[Combination, Decisions], path: Path) -> None:
+def write_predictions(evaluator: Evaluator, decided: dict[Combination, Decisions], path: Path, safe: bool) -> None:
     """Write every decision of the combinations as one table."""
     from evaluation import per_query
 
     table = per_query.prediction_table(evaluator, decided)
-    files.write_table(path, table)
+    table_files.write(path, table, spreadsheet_safe=safe, checked=True)
     print(f"wrote {path}: {messages.count(len(table), 'prediction')}")
 
 
@@ -181,13 +181,13 @@ def run(args: argparse.Namespace, command: str) -> None:
         for combination, decisions in decided.items() if args.plot else ():
             draw_maps(combination, decisions, args.plot)
         if args.predictions:
-            write_predictions(evaluator, decided, args.predictions)
+            write_predictions(evaluator, decided, args.predictions, args.spreadsheet_safe)
         if args.results:
             compared = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, args.seed)
             run_of = results.describe(coded, command=command, version=cli.version(), dataset=title)
             side_by_side = tables.models(compared.models) if compared.models else ""
-            replace = args.results_mode == "replace"
-            results.write(args.results, run_of, coded, rule, compared, models=side_by_side, replace=replace)
+            how = {"replace": args.results_mode == "replace", "spreadsheet_safe": args.spreadsheet_safe}
+            results.write(args.results, run_of, coded, rule, compared, models=side_by_side, **how)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

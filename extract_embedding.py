@@ -21,7 +21,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages  # first: cli turns a missing package into a sentence
+from common import cli, files, messages, table_files  # first: cli turns a missing package into a sentence
 
 # isort: split
 from backbones.preprocess import POOLINGS, RESIZE_MODES
@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--max_pixels", type=cli.whole(1), default=200_000_000, metavar="N", help="skip larger images")
     add("--strict", action="store_true", help="fail when an image is skipped")
+    table_files.add_option(parser, "the list of skipped images")
     add("--overwrite", action="store_true", help="replace sets made with other options, model or input")
     return parser
 

@@ -77,7 +77,7 @@ def query(args: argparse.Namespace) -> None:
         labels = true_labels(references, sound, args.true_label)
     if not any(results) and where:
         messages.warn(f"no row passes the filters {' '.join(f'--{name} {value}' for name, value in where.items())}")
-    print(tables.RESULT_FORMATS[args.format](names, results))
+    print(tables.results_text(args.format, names, results, spreadsheet_safe=args.spreadsheet_safe))
     if args.plot:
         from plots import picture_sheets
 

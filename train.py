@@ -22,7 +22,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages
+from common import cli, files, messages, table_files
 from training import objectives, output_folder
 from training.objectives import Settings
 
@@ -98,12 +98,12 @@ def train(
     from training.network import Network, features, start
 
     triplet, vary = settings.objective == "triplet", not settings.freeze_backbone
+    data_name = reader.manifest.root.resolve().name
     divided, train_images, val_images = data.prepare(reader, vary=vary, seed=settings.seed)
     pretrained = settings.model != "siamese" and settings.weights != "random"
     top, outputs = ("projection", settings.embedding_dim) if triplet else ("head", len(divided.classes))
     network = Network(spec, backbone, top, outputs, pretrained=pretrained, seed=settings.seed).to(device)
-    state_file = output_folder.state_file(output)
-    rows = learn(network, divided, train_images, val_images, reader, settings, state_file)
+    rows = learn(network, divided, train_images, val_images, reader, settings, output_folder.state_file(output))
     del train_images  # what follows reads other images
     if triplet:
         before = None
@@ -112,8 +112,7 @@ def train(
         metrics = scores.judge_embedding(network, before, divided, val_images, reader)
     else:
         metrics = scores.judge_classifier(network, divided, val_images, reader)
-    files.write_table(output / output_folder.CURVE, pd.DataFrame(rows))
-    data_name = reader.manifest.root.resolve().name
+    table_files.write(output / output_folder.CURVE, pd.DataFrame(rows))
     title = f"{settings.objective}, {settings.model}, {data_name}"
     maps.training_curve(output / "training.png", rows, "Recall@1" if triplet else "Accuracy", title)
     checkpoint.save(
@@ -160,6 +159,7 @@ def build_parser() -> argparse.ArgumentParser:
     machine("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     machine("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     machine("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
+    table_files.add_option(parser, output_folder.SKIPPED)
     machine("--overwrite", action="store_true", help="replace a model trained with other options or data")
     return parser
 
@@ -186,8 +186,8 @@ def run(args: argparse.Namespace) -> None:
         if output_folder.begin(args.output, record, overwrite=args.overwrite):
             messages.note(f"{args.output}: complete already")
         else:
-            skipped = args.output / output_folder.SKIPPED
-            reader = ImageReader(manifest, backbone.preprocess, workers=args.workers, skipped=skipped)
+            skipped, safe = args.output / output_folder.SKIPPED, args.spreadsheet_safe
+            reader = ImageReader(manifest, backbone.preprocess, workers=args.workers, skipped=skipped, safe=safe)
             train(reader, spec, backbone, settings, args.output, device)
     print(scores.describe(checkpoint.describe(args.output)), f"\nwrote {args.output}", sep="\n")
 

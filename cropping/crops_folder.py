@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from annotations.records import Object, Skipped
-from common import files, run_record
+from common import files, run_record, table_files
 from common.messages import UserError, warn
 from cropping.padding import Padding, Region, number_text
 from imaging.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
@@ -51,6 +50,7 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
         raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
     with files.locked(root / LOCK):
         listed = _listed(root) if known else list(paths)
+        changed = changes(root)
         complete = partial(_is_complete, root)
         finished = run_record.claim(
             root / RECORD,
@@ -61,8 +61,8 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
             clear=partial(_clear, root, listed),
             advice="name another --output_root, or give all annotation files of one folder to one command",
         )
-        for sentence in changes(root) if finished else ():
-            warn(sentence)
+        for sentence in () if overwrite else changed:
+            warn(sentence if finished else f"{sentence}; it is written anew")
         if not finished:
             files.sweep(root)
             files.write_text(root / PLAN, "\0".join(paths))
@@ -96,8 +96,11 @@ def _clear(root: Path, paths: Sequence[str]) -> None:
             (root / folder).rmdir()
 
 
-def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
-    """Write crops.csv and skipped.csv, each whole or not at all; crops.csv comes last: where it stands, the folder is complete."""
+def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped], *, spreadsheet_safe: bool = False) -> None:
+    """Write crops.csv and skipped.csv, each whole or not at all; crops.csv comes last: where it stands, the folder is complete.
+
+    `spreadsheet_safe` holds for skipped.csv; crops.csv names files and labels for other scripts, which take them as they are.
+    """
     rows = list(rows)
     levels = max((len(row.item.classes) for row in rows), default=1)
     classes = [f"class_{level}" for level in range(levels)]
@@ -106,7 +109,7 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     skipped = list(skipped)
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
     with files.whole(root / MANIFEST) as manifest, files.whole(root / SKIPPED) as no_crops:
-        _write_csv(no_crops, [field.name for field in fields(Skipped)], lines)
+        _write_csv(no_crops, [field.name for field in fields(Skipped)], lines, spreadsheet_safe)
         _write_csv(manifest, header, (row.fields(levels) for row in rows))
         written = {
             MANIFEST: {"rows": len(rows), "crc32": run_record.checksum(manifest)},
@@ -118,16 +121,12 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
 def read_skipped(root: Path) -> list[Skipped]:
     """Return the lines of skipped.csv, none where it is missing."""
     try:
-        with open(root / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) in (3, 5)]
+        rows = table_files.read_csv(root / SKIPPED, "repair it, or run crop.py with --overwrite")[1]
     except FileNotFoundError:
         return []
-    except csv.Error as error:
-        raise UserError(f"{root / SKIPPED}: {error}; repair it, or run crop.py with --overwrite") from None
+    return [Skipped(*row) for row in rows if len(row) in (3, 5)]
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], safe: bool = False) -> None:
+    text = table_files.csv_text(header, rows, spreadsheet_safe=safe)
+    path.write_text(text, "utf-8", "backslashreplace", newline="")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import files, knn, messages
+from common import files, knn, messages, table_files
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
@@ -66,6 +64,7 @@ class Options:
     max_pixels: int
     strict: bool
     overwrite: bool
+    spreadsheet_safe: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,11 +157,8 @@ def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> No
             total = [int(old.get("images", 0)) + n_images, float(old.get("seconds", 0)) + seconds]
             values = (*key, getattr(model, "n_weights", ""), total[0], f"{total[1]:.3f}")
             rows[key] = dict(zip(names, map(str, values), strict=True))
-            text = io.StringIO()
-            writer = csv.DictWriter(text, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows.values())
-            files.write_text(path, text.getvalue())
+            text = table_files.csv_text(names, ([row[name] for name in names] for row in rows.values()))
+            files.write_text(path, text)
     # The set itself is written; its speed is not worth a failure.
     except (messages.UserError, OSError, ValueError) as error:
         messages.warn(f"the speed of this run is not noted in {path}: {messages.shorten(error)}")
@@ -171,8 +167,8 @@ def _note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> No
 def _read_speeds(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if set(names) <= row.keys()]
+    header, rows = table_files.read_csv(path, "repair or remove it")
+    return [dict(zip(header, row, strict=True)) for row in rows] if set(names) <= {*header} else []
 
 
 def _embed(
@@ -206,7 +202,7 @@ def _embed(
     skipped = messages.tally(reason for _, reason in rows.skipped)
     if not rows.rows:
         raise messages.UserError(f"{manifest.root}: no image of split {record['split']} gave a vector ({skipped})")
-    output.write(manifest, rows, record)
+    output.write(manifest, rows, record, spreadsheet_safe=options.spreadsheet_safe)
     _note_speed(options.output_root, model, len(paths) - first, pace.wall)
     messages.note(
         f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"

@@ -7,20 +7,32 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from common.messages import count, one_line, table
+from common.messages import count, table
+from common.table_files import tsv_line
 from evaluation.metrics import RECALL_AT
 from retrieval.items import Hit, Item
 from retrieval.scores import Measured, by_image, gain
 from uncertainty.intervals import accuracy_interval
 
+FORMATS = ("tsv", "json")
 
-def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> str:
+
+def results_text(
+    form: str, names: Sequence[str], results: Sequence[Sequence[Hit]], *, spreadsheet_safe: bool = False
+) -> str:
+    """Return the results of queries in one of FORMATS; `spreadsheet_safe` is for the TSV, see common.table_files."""
+    if form == "json":
+        return results_as_json(names, results)
+    return results_as_tsv(names, results, spreadsheet_safe=spreadsheet_safe)
+
+
+def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]], *, spreadsheet_safe: bool = False) -> str:
     """Return a line for each result of each query, below a header."""
     lines = ["query\trank\tscore\tpath\tlabel"]
     for name, hits in zip(names, results, strict=True):
         for rank, hit in enumerate(hits, 1):
             cells = (name, rank, f"{hit.score:.4f}", hit.item.path, hit.item.label)
-            lines.append("\t".join(map(one_line, cells)))
+            lines.append(tsv_line(cells, spreadsheet_safe=spreadsheet_safe))
     return "\n".join(lines)
 
 
@@ -36,9 +48,6 @@ def results_as_json(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> s
         for name, hits in zip(names, results, strict=True)
     ]
     return json.dumps(queries, indent=1, ensure_ascii=False)
-
-
-RESULT_FORMATS = {"tsv": results_as_tsv, "json": results_as_json}
 
 
 def results_to_draw(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from classifiers.recipes import AUTO, KINDS
-from common import cli
+from common import cli, table_files
 from common.cli import number, whole
 
 
@@ -107,13 +107,14 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
 
 
 def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
-    """Add how a run enters --results."""
+    """Add how a run enters --results, and how cells of tables are written."""
     group.add_argument(
         "--results_mode",
         choices=("append", "replace"),
         default="append",
         help="append to --results, or replace what earlier runs wrote there",
     )
+    table_files.add_option(group, "every CSV")
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
