@@ -39,8 +39,11 @@ def classified(
         raise UsageError(
             "--classifier and --reject leave no neighbours out: go without --exclude_self, --exclude_same_sample"
         )
-    if reject is not None and evaluator.rule.fusion == "vote":
-        raise UsageError("--reject scores one vector a decision; use --fusion stack, mean or concat")
+    combinations = list(combinations)
+    if reject is not None and evaluator.rule.fusion == "vote" and any(len(c.query_ids) > 1 for c in combinations):
+        raise UsageError(
+            "--reject scores one vector a decision; name one query set, or use --fusion stack, mean or concat"
+        )
     validation = None
     if val_npz:
         queries = read_sides([("--val_npz", val_npz, "val")], label_level=label_level)[0]

@@ -72,7 +72,7 @@ def test_rejection_says_what_the_data_cannot_support(sets, capsys):
 
 def test_options_that_exclude_each_other(sets, capsys):
     for options in (
-        ["--reject", 0.1, "--fusion", "vote"],
+        ["--reject", 0.1, "--query_ids", "0", "10"],
         ["--classifier", "lda", "--exclude_self"],
         ["--val_npz", "x.npz"],
     ):
