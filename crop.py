@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 
 from common import cli, messages, table_files  # first: cli turns a missing package into a sentence
@@ -126,6 +127,8 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_cluster(parser)
     add("--strict", action="store_true", help="exit with an error when an object is skipped")
     table_files.add_option(parser, crops.SKIPPED)
+    text = "fail where images have other contents than those that were cut, also of equal name, size and time"
+    add("--verify", action="store_true", help=text)
     text = "start anew: remove the crops that an earlier run wrote there"
     add("--overwrite", action="store_true", help=text)
     return parser
@@ -148,13 +151,15 @@ def run(args: argparse.Namespace) -> None:
     record = {**asdict(style), **cutter.fingerprints(planned, folder)}
     if style.background == "white":
         del record["background"]  # folders made before there was the option go on
+    contents = cache(lambda: images.contents(folder, cutter.files_of(planned), args.workers))
     skipped: dict[Path, list[Skipped]] = {}
     written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:
         todo = {}
         for root, around in roots.items():
             own_record = {**record, "padding": str(around)}
-            if stack.enter_context(crops_folder.writing(root, own_record, paths, overwrite=args.overwrite)):
+            how = {"overwrite": args.overwrite, "verify": args.verify}
+            if stack.enter_context(crops_folder.writing(root, own_record, paths, contents, **how)):
                 skipped[root] = crops_folder.read_skipped(root)
             else:
                 todo[root] = around

@@ -64,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--normalize", action="store_true", help="scale every vector to length 1")
     add("--max_pixels", type=cli.whole(1), default=200_000_000, metavar="N", help="skip larger images")
     add("--strict", action="store_true", help="fail when an image is skipped")
+    text = "fail where images have other contents than those that were embedded, also of equal name, size and time"
+    add("--verify", action="store_true", help=text)
     table_files.add_option(parser, "the list of skipped images")
     add("--overwrite", action="store_true", help="replace sets made with other options, model or input")
     return parser

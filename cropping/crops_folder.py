@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -39,11 +39,20 @@ class Row:
 
 
 @contextlib.contextmanager
-def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwrite: bool) -> Iterator[bool]:
+def writing(
+    root: Path,
+    record: dict[str, Any],
+    paths: Sequence[str],
+    contents: Callable[[], str],
+    *,
+    overwrite: bool,
+    verify: bool = False,
+) -> Iterator[bool]:
     """Hold the crops folder `root` for one run that will write `paths`; yields True when an earlier run has done it all.
 
     `record` names the options and the input. Raises UserError when the folder is in use, holds files that are not of
     crop.py, or has crops of another record, unless `overwrite`, which first removes what earlier runs wrote, and only that.
+    `contents` returns a hash of the images' bytes; with `verify` one that is not that of the earlier run is a UserError too.
     """
     known = (root / RECORD).is_file()
     if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
@@ -59,8 +68,11 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
             finished=complete,
             begun=lambda: any((root / path).exists() for path in listed),
             clear=partial(_clear, root, listed),
+            noted=lambda: {"contents": contents()},
             advice="name another --output_root, or give all annotation files of one folder to one command",
         )
+        if verify:
+            _verify(root, contents())
         for sentence in () if overwrite else changed:
             warn(sentence if finished else f"{sentence}; it is written anew")
         if not finished:
@@ -68,6 +80,14 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
             files.write_text(root / PLAN, "\0".join(paths))
         yield finished
         (root / PLAN).unlink(missing_ok=True)
+
+
+def _verify(root: Path, contents: str) -> None:
+    before = run_record.read_json(root / RECORD).get("written", {}).get("contents")
+    if before is None:
+        raise UserError(f"{root}: an older version wrote it, which noted no contents; cut anew with --overwrite")
+    if before != contents:
+        raise UserError(f"{root}: images have other contents than those that were cut; cut anew with --overwrite")
 
 
 def _is_complete(root: Path) -> bool:

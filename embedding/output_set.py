@@ -77,6 +77,17 @@ class OutputSet:
         """Return whether the finished set was made from the input of this digest."""
         return bool(self.found()) and self._meta(self.found()[0]).get("input") == digest
 
+    def verify(self, contents: str) -> None:
+        """Raise UserError where the finished set was made from images of other contents; see imaging.images.contents."""
+        path = self.found()[0]
+        before = self._meta(path).get("contents")
+        if before is None:
+            raise UserError(
+                f"{path}: an older version wrote it, which noted no contents; extract anew with --overwrite"
+            )
+        if before != contents:
+            raise UserError(f"{path}: images have other contents than those embedded; extract anew with --overwrite")
+
     def finished(self) -> tuple[dict[str, Any], set[str]] | None:
         """Return the meta of a complete set and the paths of its images, skipped ones too; None where it is not there."""
         if not self.is_complete():

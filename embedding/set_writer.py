@@ -64,6 +64,7 @@ class Options:
     max_pixels: int
     strict: bool
     overwrite: bool
+    verify: bool = False
     spreadsheet_safe: bool = False
 
 
@@ -107,13 +108,16 @@ def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> l
         anew = options.overwrite or (extended is not None and not output.has(wanted["input"]))
         record = output.earlier(wanted, overwrite=anew)
         if record and output.is_complete() and not anew:
+            if options.verify:
+                output.verify(images.contents(manifest.root, manifest.paths, options.workers))
             messages.note(f"{output.stem}: complete already")
             return _checked(output, options)
         if extended is not None:
             messages.note(f"{output.stem}: embedded anew with further folders, {len(manifest):,} images")
         paths = [manifest.root / path for path in manifest.paths]
         _choose_arithmetic(model, record, output, wanted, paths, options, n_images)
-        record = {**wanted, "precision": model.precision, "compiled": model.compiled}
+        contents = images.contents(manifest.root, manifest.paths, options.workers)  # before they are embedded
+        record = {**wanted, "precision": model.precision, "compiled": model.compiled, "contents": contents}
         _embed(model, output, record, manifest, paths, options)
     return _checked(output, options)
 
