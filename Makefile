@@ -2,14 +2,16 @@
 # make test   the tests (sets everything up by itself)        make check   lint, types, import rules
 # make bench  measure against peers and limits                make test-cluster  a Ray cluster of several nodes, and what kills them
 #                                                             make test-milvus  the tests of indexes on a real Milvus server
+#                                                             make coverage  branches that tests reach, and how many mutants they kill
 #                                                             make test-all  all of it, with the long simulations and kill tests
 VENV ?= .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
 ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 DEMO ?= demo
+MUTANTS ?= 30
 
-.PHONY: demo test test-cluster test-milvus test-all check bench clean
+.PHONY: demo coverage test test-cluster test-milvus test-all check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -27,6 +29,13 @@ test-milvus: $(VENV)/.installed-dev
 
 test-all: $(VENV)/.installed-dev
 	$(PY) -m pytest
+
+coverage: $(VENV)/.installed-dev
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -m "not slow and not cluster and not server"
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+	$(PY) tests/mutants.py --n $(MUTANTS)
 
 check: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
@@ -52,4 +61,4 @@ $(VENV)/.installed-dev: requirements.txt requirements-extra.txt requirements-dev
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
