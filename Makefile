@@ -1,8 +1,9 @@
 # make demo   draw annotated shelf photos and run the whole padding study on them (sets everything up by itself)
 # make test   the tests (sets everything up by itself)        make check   lint, types, import rules
-# make bench  measure against peers and limits                make test-cluster  a Ray cluster of several nodes, and what kills them
-#                                                             make test-milvus  the tests of indexes on a real Milvus server
-#                                                             make coverage  branches that tests reach, and how many mutants they kill
+# make bench  measure against peers and limits                make test-study    whole studies: the README's commands, the demo's sweep, real photographs
+#                                                             make test-cluster  a Ray cluster of several nodes, and what kills them
+#                                                             make test-milvus   the tests of indexes on a real Milvus server
+#                                                             make coverage      branches that tests reach, and how many mutants they kill
 #                                                             make test-all  all of it, with the long simulations and kill tests
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,7 +12,7 @@ ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 DEMO ?= demo
 MUTANTS ?= 30
 
-.PHONY: demo coverage test test-cluster test-milvus test-all check bench clean
+.PHONY: demo coverage test test-study test-cluster test-milvus test-all check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -19,7 +20,10 @@ demo: $(VENV)/.installed
 	PYTHON=$(abspath $(PY)) bash examples/padding_sweep.sh $(DEMO)/shelf $(DEMO)
 
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest -m "not slow and not cluster and not server"
+	$(PY) -m pytest -m "not slow and not study and not cluster and not server"
+
+test-study: $(VENV)/.installed-dev
+	$(PY) -m pytest -m study
 
 test-cluster: $(VENV)/.installed-dev
 	$(PY) -m pytest -m cluster -n 0

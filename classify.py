@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, knn, messages, table_files
+from common import cli, messages, table_files
 from terminal.options import add_reference_options
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ def votes(gallery: ExactSearch, vectors: np.ndarray, k: int) -> list[list[tuple[
     """Return the labels of each row's nearest neighbours; the confidence is a label's share of their weighted votes."""
     import numpy as np
 
+    from common import knn
+
     hits = gallery.search(vectors, k)
     similarities = np.array([[hit.score for hit in near] for near in hits])
     names, codes = np.unique([[hit.item.label for hit in near] for near in hits], return_inverse=True)
@@ -134,7 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_reference_options(parser)
     add("--top_k", type=cli.whole(1, 1000), default=1, metavar="N", help="labels for each image")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
-    table_files.add_option(parser, "the TSV")
+    cli.add_spreadsheet_safe(parser, "the TSV")
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw the images with their labels (the first 60)")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")

@@ -19,25 +19,28 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common import cli, messages, table_files  # first: cli turns a missing package into a sentence
-
-# isort: split
-from annotations import formats
 from annotations.fields import BOX_FORMATS, BOX_UNITS
-from annotations.formats import Source
-from annotations.records import Skipped
-from cropping import box_check, crops_folder, cutter, image_folder, padding, photo_splits, resizing
-from cropping.cutouts import CUTOUTS
-from cropping.cutter import Crop, Style
-from cropping.image_folder import ImageFolder
-from imaging import crops, images
+from annotations.options import FORMATS
+from common import cli, messages
+from cropping import photo_splits, resizing
 
-Outcomes = Generator[tuple[cutter.Image, cutter.Size | str, Counter[Path]], None, None]
+if TYPE_CHECKING:
+    from annotations.formats import Source
+    from annotations.records import Skipped
+    from cropping import box_check, cutter
+    from cropping.cutter import Crop, Style
+
+    Outcomes = Generator[tuple[cutter.Image, cutter.Size | str, Counter[Path]], None, None]
 
 
 def plan(sources: Sequence[Source], folder: Path, style: Style, choice: box_check.Choice) -> list[Crop | Skipped]:
     """Return what becomes of every object, with boxes in pixels that were judged file by file."""
+    from cropping import box_check, cutter
+    from cropping.cutter import Crop
+    from cropping.image_folder import ImageFolder
+
     items = [item for source in sources for item in source.items]
     planned = cutter.plan(items, ImageFolder(folder), style.image_format)
     headers = box_check.read_headers(planned, folder)
@@ -75,6 +78,8 @@ def cut(results: Outcomes, total: int) -> tuple[dict[cutter.Image, cutter.Size |
 
 def report(root: Path, n_written: int, n_there: int, skipped: Sequence[Skipped]) -> str:
     """Return one line that says what became of the objects of one output folder."""
+    from imaging import crops
+
     text = f"{messages.count(n_written, 'crop')} written" if n_written or not n_there else "nothing to do"
     text += f" ({n_there - n_written:,} there already)" if n_there > n_written else ""
     text += f", {len(skipped):,} skipped"
@@ -91,19 +96,18 @@ def build_parser() -> argparse.ArgumentParser:
     text = "where the images are (default: the folder that holds the annotations)"
     add("--image_folder", metavar="DIR", type=Path, help=text)
     text = "format of the annotations (default: recognised by content)"
-    add("--annotation_format", choices=formats.NAMES, help=text)
+    add("--annotation_format", choices=FORMATS, help=text)
     text = "meaning of a box's four bare numbers (default: as the format says)"
     add("--box_format", choices=BOX_FORMATS, help=text)
     add("--box_units", choices=BOX_UNITS, help="units of the boxes (default: as the format says)")
-    text = "scale boxes from the declared size to the size of the photo"
-    add("--rescale", action="store_true", help=text)
+    add("--rescale", action="store_true", help="scale boxes from the declared size to the size of the photo")
     add("--output_root", metavar="DIR", required=True, help="crops folder to write; {padding} becomes the padding")
     text = "percent of the box added on each side (default: 0, the box itself)"
     add("--padding_percent", metavar="P", type=cli.number(0, 1000), nargs="+", help=text)
     add("--w_pad", metavar="PX", type=cli.whole(0, 16384), default=0, help="pixels added left and right instead")
     add("--h_pad", metavar="PX", type=cli.whole(0, 16384), default=0, help="pixels added above and below instead")
     text = "cut the whole box, or fill what is outside the object's polygon or mask with --fill"
-    add("--cutout", choices=CUTOUTS, default="box", help=text)
+    add("--cutout", choices=("box", "mask"), default="box", help=text)
     text = "squash the crop, letterbox it, or leave it as large as it is"
     add("--post_padding_method", choices=resizing.RESIZERS, default="resize", help=text)
     add("--target_w", metavar="PX", type=px, default=224, help="width of a crop")
@@ -114,36 +118,37 @@ def build_parser() -> argparse.ArgumentParser:
     text = "where the padding leaves the image, clip it or fill the rest"
     add("--border", choices=resizing.BORDERS, default="clip", help=text)
     text = "turn images as EXIF says; auto: where that fits the declared size and the boxes"
-    add("--exif", choices=images.EXIF_MODES, default="auto", help=text)
+    add("--exif", choices=("auto", "apply", "ignore"), default="auto", help=text)
     text = "split of objects that name none (default: from the file's name or folder, else all)"
     add("--split", metavar="NAME", help=text)
     add("--split_names", metavar="OLD=NEW", nargs="+", default=[], help="rename splits, as in 1=train 2=test")
     photo_splits.add_options(parser)
     add("--image_format", choices=("jpg", "png"), default="jpg", help="file format of the crops")
     add("--jpeg_quality", metavar="Q", type=cli.whole(1, 100), default=95, help="quality of jpg crops")
-    text = "skip images with more pixels, undecoded"
-    add("--max_pixels", metavar="N", type=cli.whole(1), default=images.MAX_PIXELS, help=text)
+    cli.add_max_pixels(parser)
     add("--workers", metavar="N", type=cli.whole(1, 1024), default=cli.cores(), help="threads")
     cli.add_cluster(parser)
     add("--strict", action="store_true", help="exit with an error when an object is skipped")
-    table_files.add_option(parser, crops.SKIPPED)
-    text = "fail where images have other contents than those that were cut, also of equal name, size and time"
-    add("--verify", action="store_true", help=text)
-    text = "start anew: remove the crops that an earlier run wrote there"
-    add("--overwrite", action="store_true", help=text)
+    cli.add_spreadsheet_safe(parser, "skipped.csv")
+    cli.add_verify(parser, "cut")
+    add("--overwrite", action="store_true", help="start anew: remove the crops that an earlier run wrote there")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    from annotations import formats
+    from cropping import box_check, crops_folder, cutter, image_folder, padding
+    from cropping.cutter import Crop, Style
+    from imaging import crops, images
+
     roots = padding.choose(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
     outlines = args.cutout == "mask"
     options = formats.reading_options(args.split, args.split_names, args.box_format, args.box_units, outlines=outlines)
     sources = formats.read_all(args.json_path, options, args.annotation_format)
     if args.split_by_photo:
-        sources = photo_splits.split_objects(
-            sources, photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed)
-        )
+        drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed)
+        sources = photo_splits.split_objects(sources, drawing)
     folder = image_folder.choose(args.image_folder, args.json_path)
     confirmed = args.exif != "auto" or args.rescale or bool(args.box_format or args.box_units)
     planned = plan(sources, folder, style, box_check.Choice(args.exif, args.rescale, confirmed))
@@ -184,9 +189,7 @@ def run(args: argparse.Namespace) -> None:
     if all(len(rows) == len(planned) for rows in skipped.values()):
         raise messages.UserError(f"{args.output_root}: no object could be cropped; {crops.SKIPPED} there says why")
     if args.strict and any(skipped.values()):
-        raise messages.UserError(
-            f"{args.output_root}: --strict forbids skipped objects; {crops.SKIPPED} there names them"
-        )
+        raise messages.UserError(f"{args.output_root}: --strict forbids skipped objects; see {crops.SKIPPED} there")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

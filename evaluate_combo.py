@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, files, messages, table_files
-from plots.projection import METHODS
+from plots.methods import METHODS
 from terminal.options import add_classifier_options, add_evaluation_options, add_matrix_options
 
 if TYPE_CHECKING:

@@ -17,19 +17,14 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages, table_files  # first: cli turns a missing package into a sentence
-
-# isort: split
-from backbones.preprocess import POOLINGS, RESIZE_MODES
+from common import cli, files, messages
 from cropping import photo_splits
-from embedding.set_writer import COMPILE_FROM, Options, Part, write_set
 
 if TYPE_CHECKING:
-    from embedding.set_writer import Model
+    from embedding.set_writer import Model, Part
     from imaging.crops import Manifest
 
 
@@ -50,23 +45,23 @@ def build_parser() -> argparse.ArgumentParser:
     text = "which network of the file, where it holds several, such as teacher (default: the one that is clearly meant)"
     add("--weights_key", metavar="KEY", help=text)
     add("--layer", metavar="NAME", help="take the output of this inner layer (default: the last before the classifier)")
-    add("--pooling", choices=POOLINGS, help="from cells or tokens to one vector (default: the model's own)")
-    add("--resize_mode", choices=RESIZE_MODES, default="squash", help="how a crop fits the input")
+    poolings = ("cls", "mean", "gem", "max", "mean+max")
+    add("--pooling", choices=poolings, help="from cells or tokens to one vector (default: the model's own)")
+    add("--resize_mode", choices=("squash", "letterbox", "model"), default="squash", help="how a crop fits the input")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     text = "auto: that of existing sets of this model; else the fastest that stays within cosine 0.9995 of fp32"
     add("--precision", choices=("auto", "fp32", "mixed", "bf16", "fp16"), default="auto", help=text)
-    text = f"torch.compile; auto: from {COMPILE_FROM:,} images on a CPU"
+    text = "torch.compile; auto: from 20,000 images on a CPU"
     add("--compile", choices=("auto", "on", "off"), default="auto", help=text)
     cli.add_cluster(parser)
     add("--num_gpus", type=cli.number(0), metavar="G", help="with --cluster: GPUs of each model replica (default: 1)")
     add("--normalize", action="store_true", help="scale every vector to length 1")
-    add("--max_pixels", type=cli.whole(1), default=200_000_000, metavar="N", help="skip larger images")
+    cli.add_max_pixels(parser)
     add("--strict", action="store_true", help="fail when an image is skipped")
-    text = "fail where images have other contents than those that were embedded, also of equal name, size and time"
-    add("--verify", action="store_true", help=text)
-    table_files.add_option(parser, "the list of skipped images")
+    cli.add_verify(parser, "embedded")
+    cli.add_spreadsheet_safe(parser, "the list of skipped images")
     add("--overwrite", action="store_true", help="replace sets made with other options, model or input")
     return parser
 
@@ -82,6 +77,8 @@ def name_sets(
 
     chosen: for each data root the images to embed, and all there are. identity: the sets' ID, which may hold {padding} and {model}.
     """
+    from embedding.set_writer import Part
+
     model_name = Path(model).stem if Path(model).exists() else model
     parts: list[Part] = []
     roots: dict[tuple[str, ...], Path] = {}
@@ -141,6 +138,10 @@ def data_roots(roots: Sequence[Path] | None, folders: Sequence[str] | None) -> t
 
 
 def run(args: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from embedding.set_writer import Options, write_set
+
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})

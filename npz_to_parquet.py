@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import cli, messages, table_files
-from plots import projection
+from common import cli, messages
+from plots.methods import METHODS
 
 if TYPE_CHECKING:
     from common.embeddings import EmbeddingSet
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--root", nargs="+", default=["embeddings"], metavar="PATH", help="npz files, folders, globs; each `[id=]path`")
     text = ".parquet or .csv"
     add("--out", "--output", type=cli.Output(), default=Path("embeddings.parquet"), metavar="FILE", help=text)
-    add("--projection", choices=projection.METHODS, help="add a map of the rows")
+    add("--projection", choices=METHODS, help="add a map of the rows")
     add("--dimensions", type=int, choices=(2, 3), default=2, help="of the map")
     add("--neighbors", type=cli.whole(1), metavar="K", help="add each row's K nearest rows by cosine")
     add("--thumbnails", type=cli.whole(8, 1024), metavar="PX", help="add the pictures, at most PX pixels a side")
@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data_root", type=Path, metavar="DIR", help="where the pictures are (default: where they were extracted)")
     add("--key", metavar="NAME", help="the array, or the dict inside, of npz files of other tools")
     cli.add_arrays(parser)
-    table_files.add_option(parser, "a .csv")
+    cli.add_spreadsheet_safe(parser, "a .csv")
     add("--drop_invalid", action="store_true", help="leave zero and non-finite rows out instead of stopping")
     cli.add_seed(parser)
     return parser
@@ -137,6 +137,7 @@ def mapped(
     import pyarrow as pa
 
     from common.blocks import Blocks
+    from plots import projection
 
     columns: dict[str, Any] = {}
     blocks = [block for embedding_set in sets for block in embedding_set.blocks]

@@ -23,7 +23,6 @@ from typing import Any
 
 from common import cli, messages
 from indexes.index_types import INDEX_TYPES, add_build_options, add_info_options, parse_params, plan_table
-from retrieval import tables
 from retrieval.options import add_evaluate_options, add_query_options
 
 URI = "index file index.faiss, Milvus Lite file index.db, or Milvus server http://host:19530"
@@ -58,6 +57,7 @@ def query(args: argparse.Namespace) -> None:
     """Print the nearest rows of each query image."""
     from embedding import query_images
     from indexes.opening import open_references
+    from retrieval import tables
     from retrieval.items import Queries
     from retrieval.retrieve import retrieve, true_labels
 
@@ -77,7 +77,7 @@ def query(args: argparse.Namespace) -> None:
         labels = true_labels(references, sound, args.true_label)
     if not any(results) and where:
         messages.warn(f"no row passes the filters {' '.join(f'--{name} {value}' for name, value in where.items())}")
-    print(tables.results_text(args.format, names, results, spreadsheet_safe=args.spreadsheet_safe))
+    print(tables.RESULT_FORMATS[args.format](names, results, spreadsheet_safe=args.spreadsheet_safe))
     if args.plot:
         from plots import picture_sheets
 
@@ -96,7 +96,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from common.embedding_sets import read_sets, require_one_model
     from common.labels import warn_strangers
     from indexes.opening import open_references
-    from retrieval import scores
+    from retrieval import scores, tables
     from retrieval.exact import ExactSearch
     from retrieval.retrieve import labelled, retrieve
 

@@ -16,74 +16,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, files, messages, table_files
-from training import objectives, output_folder
-from training.objectives import Settings
 
 if TYPE_CHECKING:
     import torch
 
     from backbones.backbone import Backbone
-    from training.data import TrainingData
-    from training.images import ImageReader, TrainingImages
-    from training.network import Network
-
-
-def learn(
-    network: Network,
-    data: TrainingData,
-    train_images: TrainingImages,
-    val_images: TrainingImages,
-    reader: ImageReader,
-    settings: Settings,
-    state_file: Path,
-) -> list[dict[str, float]]:
-    """Train the network, or its top layer alone on features computed once, and return the rows of training.csv."""
-    import torch
-
-    from training.images import Views
-    from training.loop import Plan, fit
-    from training.network import predict
-
-    frozen = settings.freeze_backbone
-    if frozen:
-        train_features, val_features = (predict(network.features, images) for images in (train_images, val_images))
-        if settings.objective == "classifier":
-            return network.regress(train_features, data.labels("train"), val_features, data.labels("val"))
-    objective = objectives.make(data, settings)
-    references = None
-    if objective.needs_references:
-        references = train_features if frozen else reader(data.train, "reference")[1]
-    plan = Plan(
-        epochs=settings.epochs,
-        lr=settings.lr,
-        steps=sum(1 for _ in objective.batches(0)),
-        patience=settings.patience,
-        seed=settings.seed,
-        precision=settings.precision,
-        resolution=0.5 / len(data.val) ** 0.5,  # the score's standard error, at most: smaller differences tell nothing
-    )
-
-    def validate(module: torch.nn.Module) -> tuple[float, float]:
-        outputs = predict(module, val_features if frozen else val_images)
-        return objective.validate(outputs, None if references is None else predict(module, references))
-
-    with ThreadPoolExecutor(reader.workers, "view") as pool:
-        views = Views(train_images, network.preprocess, seed=settings.seed, pool=pool)
-
-        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            for number, rows in enumerate(objective.batches(epoch)):
-                inputs = train_features[rows] if frozen else views(epoch, number, rows)
-                inputs, targets = objective.targets(epoch, number, inputs, rows)
-                yield torch.from_numpy(inputs), torch.from_numpy(targets)
-
-        return fit(network.top if frozen else network, batches, objective.loss, validate, plan, state_file=state_file)
+    from training.images import ImageReader
+    from training.objectives import Settings
 
 
 def train(
@@ -94,7 +38,8 @@ def train(
 
     from backbones import checkpoint
     from plots import maps
-    from training import data, scores
+    from training import data, output_folder, scores
+    from training.loop import learn
     from training.network import Network, features, start
 
     triplet, vary = settings.objective == "triplet", not settings.freeze_backbone
@@ -123,7 +68,7 @@ def train(
         state=network.state(),
         classes=divided.classes,
         temperature=metrics.pop("temperature", None),
-        training=asdict(settings) | {"data_root": data_name},
+        training=vars(settings) | {"data_root": data_name},
         metrics=metrics,
     )
     output_folder.forget_state(output)
@@ -151,26 +96,30 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_seed(parser)
     metric = parser.add_argument_group("triplet only").add_argument
     metric("--embedding_dim", type=cli.whole(2, 65536), default=128, metavar="N", help="numbers in an embedding")
-    metric("--loss", choices=objectives.LOSSES, default="multi_similarity", help="what is minimised")
-    metric("--miner", choices=objectives.MINERS, default="multi_similarity", help="which pairs count")
+    losses, miners = ("triplet", "multi_similarity", "supcon"), ("none", "semihard", "hard", "multi_similarity")
+    metric("--loss", choices=losses, default="multi_similarity", help="what is minimised")
+    metric("--miner", choices=miners, default="multi_similarity", help="which pairs count")
     metric("--margin", type=cli.number(0, 2), default=0.2, metavar="X", help="of the triplet loss and the miners")
     metric("--per_class", type=cli.whole(2, 65536), default=4, metavar="N", help="images of one class in a batch")
     machine = parser.add_argument_group("machine").add_argument
     machine("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     machine("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     machine("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
-    table_files.add_option(parser, output_folder.SKIPPED)
+    cli.add_spreadsheet_safe(parser, "skipped.csv")
     machine("--overwrite", action="store_true", help="replace a model trained with other options or data")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    from dataclasses import fields
+
     from backbones import checkpoint, weights
     from backbones.backbone import fingerprint, pick_device
     from embedding.output_set import digest
-    from training import data, scores
+    from training import data, output_folder, scores
     from training.images import ImageReader
     from training.network import start
+    from training.objectives import Settings
 
     device = pick_device(args.device)
     options = {field.name: getattr(args, field.name) for field in fields(Settings)}
@@ -181,7 +130,7 @@ def run(args: argparse.Namespace) -> None:
     splits = {part: options[f"{part}_split"] for part in data.SPLITS}
     manifest = data.read(args.data_root, splits=splits, label_level=args.label_level)
     spec, backbone = start(args.model, settings.weights, args.image_size, args.seed)
-    record = {**asdict(settings), "input": digest(manifest), "fingerprint": fingerprint(backbone)}
+    record = {**vars(settings), "input": digest(manifest), "fingerprint": fingerprint(backbone)}
     with files.locked(args.output / output_folder.LOCK):
         if output_folder.begin(args.output, record, overwrite=args.overwrite):
             messages.note(f"{args.output}: complete already")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages, table_files
+from common import cli, messages
 
 if TYPE_CHECKING:
     from retrieval.items import References
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SPEC",
         help="model for the pictures that are searched (default: the one that the file names)",
     )
-    table_files.add_option(parser, "selection.csv")
+    cli.add_spreadsheet_safe(parser, "selection.csv")
     return parser
 
 

@@ -14,24 +14,10 @@ from typing import Any
 
 from annotations import coco, createml, cvat, datumaro, label_studio, labelme, sku, tables, via, voc, yolo
 from annotations.contents import decoded, parse_json, parse_xml, unpacked
-from annotations.options import Options
+from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
 from common.messages import UsageError, UserError, count, note
 
-NAMES = {
-    "coco": "COCO JSON",
-    "sku": "SKU JSON",
-    "yolo": "YOLO",
-    "voc": "Pascal VOC",
-    "labelme": "LabelMe",
-    "label_studio": "Label Studio",
-    "cvat": "CVAT for images",
-    "via": "VIA",
-    "open_images": "Open Images",
-    "tensorflow": "TensorFlow CSV",
-    "createml": "CreateML",
-    "datumaro": "Datumaro JSON",
-}
 _JSON = {
     "coco": coco,
     "datumaro": datumaro,
@@ -128,7 +114,9 @@ def _from_json(
 
 def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised:
     if forced:
-        return Unrecognised(f"{source} is no {NAMES[forced]}; leave --annotation_format out to recognise it by content")
+        return Unrecognised(
+            f"{source} is no {FORMATS[forced]}; leave --annotation_format out to recognise it by content"
+        )
     holds = "its first line is no known one"
     if isinstance(content, dict):
         holds = f"its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
@@ -170,7 +158,7 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
             f"{root} holds no annotation file of a known format; see docs/inputs.md, or name the file itself"
         )
     if len(found) > 1:
-        listed = ", ".join(f"{NAMES[name]} ({len(some)})" for name, some in found.items())
+        listed = ", ".join(f"{FORMATS[name]} ({len(some)})" for name, some in found.items())
         raise UserError(f"{root} holds several formats: {listed}; choose one with --annotation_format")
     ((name, parts),) = found.items()
     if name in ONE_IMAGE:
@@ -214,7 +202,7 @@ def summary(sources: Sequence[Source], options: Options) -> list[str]:
         if reasons or source.format not in ("coco", "sku"):
             shown = ", ".join(f"{n:,} in split {split}" for split, n in splits.items()) or "no usable object"
             told = f" (by {' and '.join(sorted(reasons))})" if reasons else ""
-            lines.append(f"{source.path}: {NAMES[source.format]}, {shown}{told}")
+            lines.append(f"{source.path}: {FORMATS[source.format]}, {shown}{told}")
     return lines
 
 

@@ -8,6 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+FORMATS = {
+    "coco": "COCO JSON",
+    "sku": "SKU JSON",
+    "yolo": "YOLO",
+    "voc": "Pascal VOC",
+    "labelme": "LabelMe",
+    "label_studio": "Label Studio",
+    "cvat": "CVAT for images",
+    "via": "VIA",
+    "open_images": "Open Images",
+    "tensorflow": "TensorFlow CSV",
+    "createml": "CreateML",
+    "datumaro": "Datumaro JSON",
+}
 _SPLIT = r"train|training|validation|valid|val|testing|test|dev"
 
 

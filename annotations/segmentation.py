@@ -7,8 +7,6 @@ import math
 from array import array
 from typing import Any
 
-import numpy as np
-
 from annotations.fields import bad, enclosing, number, numbers, shown
 from annotations.fields import box as box_of
 from annotations.records import Box, Outline
@@ -70,6 +68,8 @@ def box(outline: Outline) -> Box:
             raise Unusable("empty box")
         edges = (min(b.left for b in boxes), min(b.top for b in boxes))
         return box_of((*edges, max(b.right for b in boxes), max(b.bottom for b in boxes)), "xyxy")
+    import numpy as np
+
     ends = np.cumsum(np.array(outline.runs, np.int64))
     starts, stops = ends[: len(ends) // 2 * 2 : 2], ends[1::2]
     starts, stops = starts[stops > starts], stops[stops > starts]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from common.messages import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 RESIZE_MODES = ("squash", "letterbox", "model")
 POOLINGS = ("cls", "mean", "gem", "max", "mean+max")  # from cells or tokens to one vector, see backbone.pool()
@@ -46,7 +48,7 @@ class Preprocess:
             sound = (
                 len(made.mean) == len(made.std) == 3
                 and min(made.std) > 0
-                and bool(np.isfinite(made.mean + made.std).all())
+                and all(map(math.isfinite, made.mean + made.std))
             )
             sound = sound and all(type(size) is int and 1 <= size <= 8192 for size in sizes)
         except (TypeError, ValueError, OverflowError):
@@ -80,6 +82,8 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
     """
     if image.shape[:2] == (height, width):
         return image
+    import numpy as np
+
     if interpolation in ("bilinear", "bicubic"):
         import torch
 
@@ -93,6 +97,8 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
 
 def _centred(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the centre of `image`, cut or filled with white to height x width."""
+    import numpy as np
+
     canvas = np.full((height, width, 3), 255, np.uint8)
     high, wide = min(height, image.shape[0]), min(width, image.shape[1])
     top, left = (image.shape[0] - high) // 2, (image.shape[1] - wide) // 2

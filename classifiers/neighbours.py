@@ -1,4 +1,4 @@
-"""Classifiers that keep every reference: the nearest one, and the k nearest with weighted votes."""
+"""Classifiers by the nearest: reference, k references with weighted votes, or centre of a class."""
 
 from __future__ import annotations
 
@@ -33,6 +33,31 @@ class Neighbours:
         """Return the scores (n, n_class) of queries (n, dim); a row adds up to 1."""
         similarities, rows = knn.search(queries, self._vectors, self._k)
         return vote_shares(similarities, self._labels[rows], self.n_class, self._temperature)
+
+
+class Prototypes:
+    """The score of a class is the cosine of its nearest centre; -inf for a class without references."""
+
+    def __init__(self, vectors: np.ndarray, labels: np.ndarray, n_class: int, centres: int = 1) -> None:
+        units = knn.unit(vectors)
+        parts = [(label, sub_centres(units[labels == label], centres)) for label in np.unique(labels)]
+        self._labels = np.repeat([label for label, _ in parts], [len(found) for _, found in parts])
+        self._centres = knn.unit(np.concatenate([found for _, found in parts]))
+        self.rows, self.n_class = len(self._centres), n_class
+
+    def scores(self, queries: np.ndarray) -> NDArray[np.float32]:
+        """Return the scores (n, n_class) of queries (n, dim)."""
+        return class_cosines(knn.unit(queries), self._centres, self._labels, self.n_class)
+
+
+def sub_centres(units: np.ndarray, centres: int) -> np.ndarray:
+    """Return at most `centres` centres of one class's unit rows: their mean, or those of k-means (scikit-learn's, seeded)."""
+    n_centres = min(centres, len(np.unique(units, axis=0))) if centres > 1 else 1
+    if n_centres == 1:
+        return units.mean(axis=0, keepdims=True)
+    from sklearn.cluster import KMeans
+
+    return KMeans(n_centres, n_init=4, random_state=0).fit(units).cluster_centers_
 
 
 def vote_shares(similarities: np.ndarray, labels: np.ndarray, n_class: int, temperature: float) -> NDArray[np.float64]:

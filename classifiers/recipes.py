@@ -10,13 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
+from classifiers.kinds import AUTO, KINDS
 from classifiers.linear import discriminant, logistic
-from classifiers.neighbours import Nearest, Neighbours
-from classifiers.prototypes import Prototypes
+from classifiers.neighbours import Nearest, Neighbours, Prototypes
 from common.knn import VOTE_TEMPERATURE
-
-KINDS = ("nearest", "knn", "prototype", "lda", "linear")
-AUTO = "auto"
 
 
 class Classifier(Protocol):

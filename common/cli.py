@@ -22,6 +22,7 @@ from common.messages import UsageError, UserError, os_error, set_quiet, set_verb
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST_SEED = 2**32 - 1  # numpy's
+MAX_PIXELS = 200_000_000  # of an image that is decoded: 600 MB as RGB
 # What libraries say where memory is short: torch, the loader of shared objects, OpenCV, C++, threads, OpenBLAS.
 _MEMORY = (
     *("allocate memory", "out of memory", "failed to map segment", "insufficient memory", "bad_alloc"),
@@ -81,6 +82,12 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole(0, LARGEST_SEED), default=0, metavar="N", help="seed of everything random")
 
 
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """Add --max_pixels, above which an image is not decoded."""
+    text = "skip images with more pixels, undecoded"
+    parser.add_argument("--max_pixels", metavar="N", type=whole(1), default=MAX_PIXELS, help=text)
+
+
 def add_arrays(parser: argparse._ActionsContainer) -> None:
     """Add the options that name the arrays in files of other tools; see `reading`."""
     add = parser.add_argument
@@ -105,6 +112,18 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster", metavar="ADDRESS", help="work on a Ray cluster: auto, host:port, or local (default: without Ray)"
     )
+
+
+def add_spreadsheet_safe(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add --spreadsheet_safe, which holds for the tables `what`; see common.table_files."""
+    text = f"apostrophe before texts that begin with = + - @ in {what}, so that no spreadsheet runs them"
+    parser.add_argument("--spreadsheet_safe", action="store_true", help=text)
+
+
+def add_verify(parser: argparse._ActionsContainer, done: str) -> None:
+    """Add --verify; `done` says what was done with the images."""
+    text = f"fail where images have other contents than those that were {done}, also of equal name, size and time"
+    parser.add_argument("--verify", action="store_true", help=text)
 
 
 def cores() -> int:

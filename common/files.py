@@ -6,14 +6,11 @@ import contextlib
 import errno
 import fcntl
 import functools
-import hashlib
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +134,8 @@ def whole(path: Path | str, *, sync: bool = True) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _through(direct: str | int) -> Iterator[Path]:
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder, "output")
         yield temporary
@@ -148,10 +147,12 @@ def _through(direct: str | int) -> Iterator[Path]:
 @contextlib.contextmanager
 def _beside(target: Path, sync: bool) -> Iterator[Path]:
     """Yield a temporary path in the folder of `target`, locked where `sync`, so that no other run takes it for a dead run's."""
+    import hashlib
+
     mark = hashlib.sha1(os.fsencode(target.name)).hexdigest()[:8]  # the name itself may be as long as names get
     if sync:
         _sweep_dead(target.parent, mark)
-    temporary = target.with_name(f".{mark}-{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".{mark}-{os.urandom(8).hex()}.tmp")
     descriptor = None
     try:
         if sync:

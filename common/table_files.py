@@ -6,7 +6,6 @@ With `spreadsheet_safe` an apostrophe stands before such a text; numbers stay as
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import re
@@ -25,12 +24,6 @@ CHECK = "row_crc32"  # the last column of a table that another script reads back
 _FORMULA = re.compile(r"[\s\"]*[=+\-@＝＋－＠]|[\t\r\n]")  # a quote or a blank before it may fall away on import
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _ENDS = "\x1f"  # between the cells of a row, for its checksum
-
-
-def add_option(parser: argparse._ActionsContainer, what: str) -> None:
-    """Add --spreadsheet_safe, which holds for the tables `what`."""
-    text = f"apostrophe before texts that begin with = + - @ in {what}, so that no spreadsheet runs them"
-    parser.add_argument("--spreadsheet_safe", action="store_true", help=text)
 
 
 def safe(text: str) -> str:

@@ -12,8 +12,6 @@ from cropping.padding import Region
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CUTOUTS = ("box", "mask")
-
 
 def fill_outside(crop: np.ndarray, region: Region, outline: Outline, color: Sequence[int]) -> np.ndarray:
     """Return a copy of the crop, RGB uint8 (height, width, 3) of the `region`, filled with `color` outside the outline."""

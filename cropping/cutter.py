@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from annotations.records import Object, Skipped
-from common import files
+from common import cli, files
 from common.messages import Unusable, UserError
 from cropping import crops_folder, cutouts, resizing
 from cropping.image_folder import RULES, Found, ImageFolder, is_plain
@@ -38,7 +38,7 @@ class Style:
     background: str = "white"
     image_format: str = "jpg"
     jpeg_quality: int = 95
-    max_pixels: int = images.MAX_PIXELS
+    max_pixels: int = cli.MAX_PIXELS
 
 
 @dataclass(frozen=True)

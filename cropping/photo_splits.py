@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from annotations.formats import Source
-from annotations.records import Object, Skipped
 from common import cli
-from common.labels import label_paths
 from common.messages import UsageError, UserError, count, note
-from imaging.crops import Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from annotations.formats import Source
+    from annotations.records import Object, Skipped
+    from imaging.crops import Manifest
 
 NAMES = {2: ("train", "test"), 3: ("train", "val", "test")}  # by how many shares are given
 
@@ -45,8 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     cli.add_seed(parser)
 
 
-@dataclass(frozen=True)
-class Drawing:
+class Drawing(NamedTuple):
     """How splits are drawn: shares in percent, what keeps photos together (an expression or a CSV file), and the seed."""
 
     shares: tuple[float, ...]
@@ -58,6 +57,8 @@ class Drawing:
 
         The order of the crops changes nothing. Raises UserError when a photo has no group, or a split would stay empty.
         """
+        import numpy as np
+
         photos = sorted(set(samples))
         names = NAMES[len(self.shares)]
         group_of = dict(zip(photos, groups(photos, self.group_by), strict=True))
@@ -81,6 +82,10 @@ class Drawing:
 
 def split_objects(sources: Sequence[Source], drawing: Drawing) -> list[Source]:
     """Return the annotations with every object in the split that is drawn for its photo."""
+    from dataclasses import replace
+
+    from annotations.records import Object
+
     objects = [item for source in sources for item in source.items if isinstance(item, Object)]
     _tell_of({item.split for item in objects})
     split_of = drawing.draw([item.sample_id for item in objects], ["/".join(item.classes) for item in objects])
@@ -96,6 +101,12 @@ def split_manifests(manifests: Sequence[Manifest], drawing: Drawing, kept: Seque
 
     kept: splits to keep (default: all).
     """
+    from dataclasses import replace
+
+    import numpy as np
+
+    from common.labels import label_paths
+
     _tell_of({split for manifest in manifests for split in manifest.splits})
     samples = [sample for manifest in manifests for sample in manifest.sample_ids]
     labels = [label_paths(manifest.labels, source=str(manifest.root)) for manifest in manifests]
@@ -123,6 +134,8 @@ def stratified(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
     at random. Each goes to the split that has got least of its classes, measured by the split's share: the squared fill of each
     class, weighted by the group's rows of it. scikit-learn's StratifiedGroupKFold makes parts of equal size only.
     """
+    import numpy as np
+
     total = counts.sum(axis=0)
     goal = shares[:, None] * total
     rarest = np.where(counts > 0, total, counts.sum() + 1).min(axis=1)
@@ -162,6 +175,8 @@ def _listed(photos: Sequence[str], group_of: Mapping[str, str], complaint: str) 
 
 
 def _read(path: Path) -> dict[str, str]:
+    import csv
+
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows: Iterable[dict[str, str]] = csv.DictReader(file)

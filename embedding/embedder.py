@@ -17,10 +17,10 @@ from backbones import checkpoint
 from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
 from backbones.models import build
 from backbones.weights import DEFAULT, EMBEDDED, RANDOM, named_in
+from common import cli
 from common.messages import UsageError, UserError, shorten, warn
 from embedding import extraction
 from embedding.precision import DTYPES, MIN_COSINE, cosines, fastest_close, folded, lowered, multiplies_bf16
-from imaging import images
 
 
 class Embedder:
@@ -106,7 +106,7 @@ class Embedder:
         workers: int,
         first_batch: int = 0,
         filled_to: int | None = None,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int = cli.MAX_PIXELS,
         pace: extraction.Pace | None = None,
     ) -> Iterator[extraction.Batch]:
         """Yield the vectors of the images, batch by batch, from batch `first_batch` on; see extraction.embed.

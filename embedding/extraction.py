@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
+from common import cli
 from imaging import images
 
 
@@ -116,7 +117,7 @@ def stack(loaded: Sequence[np.ndarray | str], preprocess: Preprocess, batch_size
 
 
 def sample(
-    paths: Sequence[Path], preprocess: Preprocess, *, n: int = 16, max_pixels: int = images.MAX_PIXELS
+    paths: Sequence[Path], preprocess: Preprocess, *, n: int = 16, max_pixels: int = cli.MAX_PIXELS
 ) -> np.ndarray:
     """Return up to n readable images, evenly spaced in `paths`, as (n, height, width, 3) uint8."""
     chosen = [paths[row] for row in np.unique(np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int))]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import files, knn, messages, table_files
+from common import cli, files, knn, messages, table_files
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
@@ -46,7 +46,7 @@ class Model(Protocol):
         workers: int,
         first_batch: int = 0,
         filled_to: int | None = None,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int = cli.MAX_PIXELS,
         pace: extraction.Pace | None = None,
     ) -> Iterator[extraction.Batch]: ...
 

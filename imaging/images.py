@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from common import files
-from common.cli import cores
+from common.cli import MAX_PIXELS, cores
 from common.messages import ImageError, warn_once
 from imaging.pixels import (
     BY_PILLOW,
@@ -51,9 +51,7 @@ EXTENSIONS = (
     ),
     *(".heic", ".heif"),
 )
-MAX_PIXELS = 200_000_000  # 600 MB as RGB
 MOST_BYTES = 1 << 30  # of an encoded image
-EXIF_MODES = ("auto", "apply", "ignore")
 NO_HEIC = "HEIC image; pip install pillow-heif"
 
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_ORIENTATION, _TIFF_SAMPLES = 256, 257, 258, 274, 277

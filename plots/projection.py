@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from common import knn
+from plots.methods import METHODS
 
-METHODS = ("pca", "tsne", "umap")
 N_NEIGHBORS = 15  # of each point in UMAP's graph, itself among them, as umap-learn has it
 WIDE = 4096  # numbers a row; above it, and above the number of rows, no covariance matrix is made
 _CHUNK = 1 << 24  # numbers taken into memory at a time

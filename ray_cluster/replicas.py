@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from common import cli
 from common.messages import UserError, count, note
 from embedding.extraction import Batch, Pace, filled_size
-from imaging import images
 from ray_cluster.connection import ATTEMPTS, Cluster, cause, why
 
 
@@ -115,7 +115,7 @@ class Replicas:
         workers: int,
         first_batch: int = 0,
         filled_to: int | None = None,
-        max_pixels: int = images.MAX_PIXELS,
+        max_pixels: int = cli.MAX_PIXELS,
         pace: Pace | None = None,
     ) -> Iterator[Batch]:
         """Yield the same batches as Embedder.embed, in the same order."""

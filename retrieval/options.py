@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from common import cli, table_files
-from retrieval.retrieve import RERANKINGS
-from retrieval.tables import FORMATS
+from common import cli
+
+RERANKINGS = ("none", "query_expansion", "k_reciprocal", "geometric")  # of retrieval/retrieve.py
 
 
 def add_set_options(parser: ArgumentParser, *, required: bool = False) -> None:
@@ -43,8 +43,8 @@ def add_query_options(parser: ArgumentParser) -> None:
     add("--model", metavar="SPEC", help="where the model is now (default: as recorded with the vectors)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
-    add("--format", choices=FORMATS, default="tsv", help="form of the results on stdout")
-    table_files.add_option(parser, "the TSV")
+    add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
+    cli.add_spreadsheet_safe(parser, "the TSV")
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw queries and results, right and wrong marked")
     add("--true_label", nargs="+", metavar="LABEL", help="labels of the queries (default: known by their folder)")
 

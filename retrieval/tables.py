@@ -14,17 +14,6 @@ from retrieval.items import Hit, Item
 from retrieval.scores import Measured, by_image, gain
 from uncertainty.intervals import accuracy_interval
 
-FORMATS = ("tsv", "json")
-
-
-def results_text(
-    form: str, names: Sequence[str], results: Sequence[Sequence[Hit]], *, spreadsheet_safe: bool = False
-) -> str:
-    """Return the results of queries in one of FORMATS; `spreadsheet_safe` is for the TSV, see common.table_files."""
-    if form == "json":
-        return results_as_json(names, results)
-    return results_as_tsv(names, results, spreadsheet_safe=spreadsheet_safe)
-
 
 def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]], *, spreadsheet_safe: bool = False) -> str:
     """Return a line for each result of each query, below a header."""
@@ -36,8 +25,8 @@ def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]], *, sp
     return "\n".join(lines)
 
 
-def results_as_json(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> str:
-    """Return a list of {query, results}, each result with its rank, score and item."""
+def results_as_json(names: Sequence[str], results: Sequence[Sequence[Hit]], *, spreadsheet_safe: bool = False) -> str:
+    """Return a list of {query, results}, each result with its rank, score and item; no spreadsheet reads JSON."""
     queries = [
         {
             "query": name,
@@ -48,6 +37,9 @@ def results_as_json(names: Sequence[str], results: Sequence[Sequence[Hit]]) -> s
         for name, hits in zip(names, results, strict=True)
     ]
     return json.dumps(queries, indent=1, ensure_ascii=False)
+
+
+RESULT_FORMATS = {"tsv": results_as_tsv, "json": results_as_json}
 
 
 def results_to_draw(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from classifiers.recipes import AUTO, KINDS
-from common import cli, table_files
+from classifiers.kinds import AUTO, KINDS
+from common import cli
 from common.cli import number, whole
 
 
@@ -114,7 +114,7 @@ def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -
         default="append",
         help="append to --results, or replace what earlier runs wrote there",
     )
-    table_files.add_option(group, "every CSV")
+    cli.add_spreadsheet_safe(group, "every CSV")
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# A shell starts what runs in its background with Ctrl-C ignored, and the scripts that the tests interrupt would inherit that.
+# A shell starts what runs in its background with Ctrl-C ignored, and nohup ignores SIGHUP: the scripts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

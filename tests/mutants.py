@@ -26,8 +26,8 @@ TESTS = {  # module: the tests that are to find its faults
     "common/knn.py": ["tests/common/test_knn.py"],
     "uncertainty/intervals.py": ["tests/uncertainty"],
     "uncertainty/comparisons.py": ["tests/uncertainty"],
-    "evaluation/metrics.py": ["tests/evaluation"],
-    "evaluation/fusion.py": ["tests/evaluation"],
+    "evaluation/metrics.py": ["tests/evaluation/test_metrics.py"],
+    "evaluation/fusion.py": ["tests/evaluation/test_fusion.py"],
     "annotations/coco.py": ["tests/annotations"],
     "common/files.py": ["tests/safety/test_safe_outputs.py", "tests/safety/test_safe_tables.py"],
 }

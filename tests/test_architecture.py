@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import copy
 import graphlib
@@ -38,7 +39,7 @@ PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
     *("evaluation/per_query.py", "evaluation/records.py", "training/calibration.py"),
-    *("classifiers/choice.py", "classifiers/linear.py", "classifiers/neighbours.py", "classifiers/prototypes.py"),
+    *("classifiers/choice.py", "classifiers/linear.py", "classifiers/neighbours.py"),
     *("classifiers/recipes.py", "classifiers/unknowns.py", "classifiers/threshold.py", "classifiers/open_set.py"),
     *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
     *("uncertainty/scores.py", "uncertainty/datasets.py", "uncertainty/power.py", "uncertainty/sign_flips.py"),
@@ -259,11 +260,45 @@ def test_every_option_has_help_and_the_docstring_has_commands(root):
             assert action.help, f"{path.name} {action.option_strings} has no help"
 
 
-def test_help_works_from_any_folder(root, script, tmp_path):
+@pytest.mark.parametrize("words", [["--help"], ["--no_such_option"]])
+def test_help_and_usage_errors_load_no_numpy_from_any_folder(root, tmp_path, words):
     for path in scripts(root):
-        done = script(path.name, "--help", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert path.name in done.stdout
+        code = (
+            f"import sys; sys.path.insert(0, {str(root)!r}); import {path.stem} as script; code = script.main({words!r})\n"
+            f"print(*sorted({{'numpy', *{HEAVY!r}}} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == (0 if words == ["--help"] else 2), done.stderr
+        assert path.name in done.stdout + done.stderr
+        assert done.stderr.splitlines()[-1] == "", path.name
+
+
+def offered(parser, option: str) -> set[str]:
+    """The choices of an option; those of a sub-command where only that has it."""
+    subs = [
+        sub
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for sub in action.choices.values()
+    ]
+    actions = [action for each in (parser, *subs) for action in each._actions if option in action.option_strings]
+    return set(actions[0].choices)
+
+
+def test_parsers_offer_what_there_is():
+    """Choices that a parser writes out, because the module that has them is heavy."""
+    import extract_embedding
+    import search
+    from backbones import preprocess
+    from embedding.set_writer import COMPILE_FROM
+    from retrieval import retrieve, tables
+
+    extract = extract_embedding.build_parser()
+    assert offered(extract, "--pooling") == set(preprocess.POOLINGS)
+    assert offered(extract, "--resize_mode") == set(preprocess.RESIZE_MODES)
+    assert f"from {COMPILE_FROM:,} images" in extract.format_help()
+    assert offered(search.build_parser(), "--rerank") == retrieve.RERANKINGS.keys()
+    assert offered(search.build_parser(), "--format") == tables.RESULT_FORMATS.keys()
 
 
 def test_nothing_unpickles_or_evaluates(root):

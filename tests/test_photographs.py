@@ -19,6 +19,8 @@ from combinations.search import enumerate_combinations
 from common import embeddings
 from evaluation.records import Combination
 
+pytestmark = pytest.mark.study
+
 IDS = ("0", "10", "20", "30")
 PHOTOS = {"cards": {"train": 40, "val": 16, "test": 24}, "bccd": {"train": 5, "val": 2, "test": 4}}
 

@@ -60,6 +60,7 @@ def test_the_commands_after_the_five_scripts_run_in_order(root, place):
     assert (place / "trained" / "model.safetensors").is_file()
 
 
+@pytest.mark.study
 @pytest.mark.timeout(900)
 def test_the_readmes_commands_run_in_order(root, place):
     lines = commands(root)[:5]
@@ -77,6 +78,7 @@ def test_the_readmes_commands_run_in_order(root, place):
     assert (place / "results.txt").read_text().count("Accuracy@1:") == 49
 
 
+@pytest.mark.study
 def test_the_older_scripts_commands_run_as_they_stand(root, place):
     """The five lines of the README that this suite's users have typed for years."""
     folder = place / "old"

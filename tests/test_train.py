@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
+import torch
 
 import extract_embedding
 import train
@@ -252,7 +254,10 @@ KILLED = textwrap.dedent(
 
 def test_a_killed_run_goes_on_to_the_same_weights(siamese, photographs, tmp_path, root, capsys):
     argv = ["--data_root", str(photographs), "--output", str(tmp_path / "t"), *SIAMESE]
-    done = subprocess.run([sys.executable, "-c", KILLED, *argv], cwd=root, capture_output=True, text=True, timeout=120)
+    # Sums depend on the number of threads: the killed process has as many as this one, whatever ran here before.
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", KILLED, *argv]
+    done = subprocess.run(command, cwd=root, env=threads, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "t" / "model.json").exists()
     assert train.main(argv) == 0

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,10 @@ from training.output_folder import read_state, write_state
 if TYPE_CHECKING:
     import torch
 
-    from training.objectives import Loss
+    from training.data import TrainingData
+    from training.images import ImageReader, TrainingImages
+    from training.network import Network
+    from training.objectives import Loss, Settings
 
 Batches = Callable[[int], "Iterator[tuple[torch.Tensor, torch.Tensor]]"]  # epoch -> inputs and labels
 Validate = Callable[["torch.nn.Module"], tuple[float, float]]  # network -> score and tie-breaker
@@ -201,3 +205,54 @@ def _groups(network: torch.nn.Module, plan: Plan) -> list[dict[str, Any]]:
     parameters = list(network.parameters())
     matrices, others = ([p for p in parameters if (p.ndim > 1) is wanted] for wanted in (True, False))
     return [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def learn(
+    network: Network,
+    data: TrainingData,
+    train_images: TrainingImages,
+    val_images: TrainingImages,
+    reader: ImageReader,
+    settings: Settings,
+    state_file: Path,
+) -> list[dict[str, float]]:
+    """Train the network, or its top layer alone on features computed once, and return the rows of training.csv."""
+    import torch
+
+    from training import objectives
+    from training.images import Views
+    from training.network import predict
+
+    frozen = settings.freeze_backbone
+    if frozen:
+        train_features, val_features = (predict(network.features, images) for images in (train_images, val_images))
+        if settings.objective == "classifier":
+            return network.regress(train_features, data.labels("train"), val_features, data.labels("val"))
+    objective = objectives.make(data, settings)
+    references = None
+    if objective.needs_references:
+        references = train_features if frozen else reader(data.train, "reference")[1]
+    plan = Plan(
+        epochs=settings.epochs,
+        lr=settings.lr,
+        steps=sum(1 for _ in objective.batches(0)),
+        patience=settings.patience,
+        seed=settings.seed,
+        precision=settings.precision,
+        resolution=0.5 / len(data.val) ** 0.5,  # the score's standard error, at most: smaller differences tell nothing
+    )
+
+    def validate(module: torch.nn.Module) -> tuple[float, float]:
+        outputs = predict(module, val_features if frozen else val_images)
+        return objective.validate(outputs, None if references is None else predict(module, references))
+
+    with ThreadPoolExecutor(reader.workers, "view") as pool:
+        views = Views(train_images, network.preprocess, seed=settings.seed, pool=pool)
+
+        def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for number, rows in enumerate(objective.batches(epoch)):
+                inputs = train_features[rows] if frozen else views(epoch, number, rows)
+                inputs, targets = objective.targets(epoch, number, inputs, rows)
+                yield torch.from_numpy(inputs), torch.from_numpy(targets)
+
+        return fit(network.top if frozen else network, batches, objective.loss, validate, plan, state_file=state_file)

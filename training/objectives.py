@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from training.data import TrainingData
 
-LOSSES = ("triplet", "multi_similarity", "supcon")
-MINERS = ("none", "semihard", "hard", "multi_similarity")
 LABEL_SMOOTHING = 0.1  # Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7
 
 Loss = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]

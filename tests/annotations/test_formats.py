@@ -16,7 +16,7 @@ import pytest
 
 import crop
 from annotations import formats
-from annotations.options import Options
+from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
 from common.messages import UserError
 
@@ -249,7 +249,7 @@ def run(subset: Path, annotations: Path, out: Path, *options: str) -> int:
 def test_a_format_gives_the_crops_of_coco(subset, expected, tmp_path, name, capsys):
     written = WRITERS[name](subset, tmp_path)
     assert run(subset, written, tmp_path / "crops") == 0
-    assert f"{formats.NAMES[name.split(',')[0]]}, " in capsys.readouterr().err or name == "sku"
+    assert f"{FORMATS[name.split(',')[0]]}, " in capsys.readouterr().err or name == "sku"
     found = crops(tmp_path / "crops")
     assert found.keys() == expected.keys()
     assert all(np.array_equal(found[key], expected[key]) for key in expected)
@@ -258,7 +258,7 @@ def test_a_format_gives_the_crops_of_coco(subset, expected, tmp_path, name, caps
 
 
 def test_every_format_has_a_conversion():
-    assert {name.split(",")[0] for name in WRITERS} | {"coco"} == formats.NAMES.keys()
+    assert {name.split(",")[0] for name in WRITERS} | {"coco"} == FORMATS.keys()
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from classifiers.choice import choose, per_photo, photo_folds
-from classifiers.recipes import KINDS, Recipe, Rows, candidates
+from classifiers.kinds import KINDS
+from classifiers.recipes import Recipe, Rows, candidates
 
 N_CLASS = 5
 

@@ -172,6 +172,7 @@ def test_too_few_shelves_for_all_classes(tmp_path, capsys):
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.study
 def test_padding_sweep_runs_the_whole_study(tmp_path):
     data, out = tmp_path / "photos", tmp_path / "study"
     assert make(data, "--shelves", 8, "--photos_per_shelf", 1) == 0

@@ -7,8 +7,7 @@ import pytest
 
 from common.blocks import Blocks
 from plots import projection
-
-METHODS = projection.METHODS
+from plots.methods import METHODS
 
 
 def clusters(n: int = 120, dim: int = 40, n_class: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -115,7 +115,7 @@ def arm(at: int, how: str, below: str) -> Callable[[], int]:
     return lambda: n
 
 
-def child(main: Callable[[list[str]], int], words: list[str], prepare: Callable[[], None], seconds: float = 60) -> int:
+def child(main: Callable[[list[str]], int], words: list[str], prepare: Callable[[], None], seconds: float = 240) -> int:
     """Run main() in a forked child and return its exit code, -9 where it was killed, or 99 for a traceback."""
     sys.stdout.flush()
     sys.stderr.flush()
