@@ -221,7 +221,8 @@ def below(root: Path | str, name: str) -> str:
         return ""
     path = os.path.join(root, name)
     folder, last = os.path.split(path)
-    top, inside = _resolved(str(root) or "."), _resolved(folder or ".")
+    here = os.getcwd()  # of the name that is kept, as the working folder may change
+    top, inside = _resolved(os.path.join(here, root)), _resolved(os.path.join(here, folder))
     if last in ("", ".", "..") or os.path.islink(as_stored(path) if "\\x" in name else path):
         inside = os.path.dirname(os.path.realpath(path))
     return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
