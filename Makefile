@@ -4,14 +4,16 @@
 #                                                             make test-cluster  a Ray cluster of several nodes, and what kills them
 #                                                             make test-milvus   the tests of indexes on a real Milvus server
 #                                                             make test-processors  numeric tests as on an older processor, one thread
+#                                                             make coverage      branches that tests reach, and how many mutants they kill
 #                                                             make test-all  all of it, with the long simulations and kill tests
 VENV ?= .venv
 PYTHON ?= python3
 PY = $(VENV)/bin/python
 ROOMS = $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 DEMO ?= demo
+MUTANTS ?= 30
 
-.PHONY: demo test test-study test-processors test-cluster test-milvus test-all check bench clean
+.PHONY: demo coverage test test-study test-processors test-cluster test-milvus test-all check bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -38,6 +40,13 @@ test-milvus: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(PY) -m pytest
 
+coverage: $(VENV)/.installed-dev
+	$(PY) -m coverage erase
+	$(PY) -m coverage run -m pytest -m "not slow and not cluster and not server"
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+	$(PY) tests/mutants.py --n $(MUTANTS)
+
 check: $(VENV)/.installed-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -62,4 +71,4 @@ $(VENV)/.installed-dev: requirements.txt requirements-extra.txt requirements-dev
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis

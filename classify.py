@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, messages
+from common import cli, messages, table_files
 from terminal.options import add_reference_options
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_reference_options(parser)
     add("--top_k", type=cli.whole(1, 1000), default=1, metavar="N", help="labels for each image")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
+    cli.add_spreadsheet_safe(parser, "the TSV")
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw the images with their labels (the first 60)")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
@@ -161,7 +162,8 @@ def run(args: argparse.Namespace) -> None:
         print("image\trank\tlabel\tconfidence")
         for path, labels in labelled:
             for rank, (name, confidence) in enumerate(labels, 1):
-                print(messages.one_line(path), rank, messages.one_line(name), f"{confidence:.4f}", sep="\t")
+                cells = path, rank, name, f"{confidence:.4f}"
+                print(table_files.tsv_line(cells, spreadsheet_safe=args.spreadsheet_safe))
     if args.plot:
         from plots import picture_sheets
 

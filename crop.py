@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,15 +63,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", metavar="N", type=cli.whole(1, 1024), default=cli.cores(), help="threads")
     cli.add_cluster(parser)
     add("--strict", action="store_true", help="exit with an error when an object is skipped")
-    text = "start anew: remove the crops that an earlier run wrote there"
-    add("--overwrite", action="store_true", help=text)
+    cli.add_spreadsheet_safe(parser, "skipped.csv")
+    cli.add_verify(parser, "cut")
+    add("--overwrite", action="store_true", help="start anew: remove the crops that an earlier run wrote there")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     from cropping import crops_folder, cutter, padding, planning
     from cropping.cutter import Crop, Style
-    from imaging import crops
+    from imaging import crops, images
 
     roots = padding.choose(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
     style = Style(**{field.name: getattr(args, field.name) for field in fields(Style)})
@@ -80,13 +82,15 @@ def run(args: argparse.Namespace) -> None:
     planned, folder = plan.objects, plan.folder
     paths = [crop.path for crop in planned if isinstance(crop, Crop)]
     record = {**style.record(), **cutter.fingerprints(planned, folder)}
+    contents = cache(lambda: images.contents(folder, cutter.files_of(planned), args.workers))
     skipped: dict[Path, list[Skipped]] = {}
     written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:
         todo = {}
         for root, around in roots.items():
             own_record = {**record, "padding": str(around)}
-            if stack.enter_context(crops_folder.writing(root, own_record, paths, overwrite=args.overwrite)):
+            how = {"overwrite": args.overwrite, "verify": args.verify}
+            if stack.enter_context(crops_folder.writing(root, own_record, paths, contents, **how)):
                 skipped[root] = crops_folder.read_skipped(root)
             else:
                 todo[root] = around
@@ -102,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
             outcomes, written = cut(results, total=len(cutter.by_image(planned)))
         for root, around in todo.items():
             rows, skipped[root] = cutter.settle(planned, outcomes, around, style)
-            crops_folder.write(root, rows, skipped[root])
+            crops_folder.write(root, rows, skipped[root], spreadsheet_safe=args.spreadsheet_safe)
     if rules := cutter.how_found(planned):
         print(rules)
     for root in roots:
@@ -112,9 +116,7 @@ def run(args: argparse.Namespace) -> None:
     if all(len(rows) == len(planned) for rows in skipped.values()):
         raise messages.UserError(f"{args.output_root}: no object could be cropped; {crops.SKIPPED} there says why")
     if args.strict and any(skipped.values()):
-        raise messages.UserError(
-            f"{args.output_root}: --strict forbids skipped objects; {crops.SKIPPED} there names them"
-        )
+        raise messages.UserError(f"{args.output_root}: --strict forbids skipped objects; see {crops.SKIPPED} there")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

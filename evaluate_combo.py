@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages
+from common import cli, files, messages, table_files
 from plots.methods import METHODS
 from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options, check_rejection
 
@@ -76,8 +76,9 @@ def keep(
     decided: dict[Combination, Decisions],
     draw_maps: Callable[[Combination, Decisions], None] | None,
     predictions: Path | None,
+    safe: bool,
 ) -> None:
-    """Draw the maps of the combinations and write every decision as one table; each where it was asked for."""
+    """Draw the maps of the combinations, and write every decision as one table, `safe` for spreadsheets."""
     from evaluation import per_query
 
     if not decided:
@@ -86,7 +87,7 @@ def keep(
         draw_maps(combination, decisions)
     if predictions:
         table = per_query.prediction_table(evaluator, decided)
-        files.write_table(predictions, table)
+        table_files.write(predictions, table, spreadsheet_safe=safe, checked=True)
         print(f"wrote {predictions}: {messages.count(len(table), 'prediction')}")
 
 
@@ -167,12 +168,13 @@ def run(args: argparse.Namespace, command: str) -> None:
         if args.similarity:
             show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if args.plot or args.predictions:
-            keep(evaluator, decided, partial(draw_maps, methods=args.plot) if args.plot else None, args.predictions)
+            draw_all = partial(draw_maps, methods=args.plot) if args.plot else None
+            keep(evaluator, decided, draw_all, args.predictions, args.spreadsheet_safe)
         if args.results or args.format == "json":
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             tell(rule, findings)
-        if args.results and findings:
-            output.add_to_results(args.results, args.results_mode, coded, rule, findings, command)
+            how = {"replace": args.results_mode == "replace", "spreadsheet_safe": args.spreadsheet_safe}
+            output.add_to_results(args.results, coded, rule, findings, command, **how)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

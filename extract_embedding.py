@@ -67,6 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--normalize", action="store_true", help="scale every vector to length 1")
     cli.add_max_pixels(parser)
     add("--strict", action="store_true", help="fail when an image is skipped")
+    cli.add_verify(parser, "embedded")
+    cli.add_spreadsheet_safe(parser, "the list of skipped images")
     add("--overwrite", action="store_true", help="replace sets made with other options, model or input")
     return parser
 
@@ -100,7 +102,7 @@ def embed_cuts(cuts: photos.Cuts, parts: Sequence[Part], model: Model, options: 
         path = options.output_root / f"{stem}_{crops.SKIPPED}"
         lists[path] = cuts.skipped(padding, lost)
         if lists[path] or path.exists():
-            crops_folder.write_skipped(path, lists[path])
+            crops_folder.write_skipped(path, lists[path], spreadsheet_safe=options.spreadsheet_safe)
         n_rows = sum(len(part.manifest) for part, _ in own) - len(lost)
         print(f"{stem}: {crops_folder.report('embedded', n_rows, n_rows, lists[path], path)}", file=sys.stderr)
         print(*(path for _, done in own for path in done.files), sep="\n", flush=True)
@@ -132,6 +134,8 @@ def run(args: argparse.Namespace) -> None:
             raise messages.UsageError(
                 "--json_path goes without --data_root, --folders and --cluster; crop.py writes crops"
             )
+        if args.verify:
+            raise messages.UsageError("--verify goes with --data_root; photos are known by size and time")
         cuts = plan_cuts(vars(args), drawing)
         manifests = [(manifest, manifest) for manifest in cuts.manifests(args.splits)]
         parts = name_sets(manifests, None, args.model, args.id, args.company_name)

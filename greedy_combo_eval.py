@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages
+from common import cli, files, messages, table_files
 from terminal.options import add_evaluation_options, add_search_options
 
 if TYPE_CHECKING:
@@ -140,14 +140,14 @@ def run(args: argparse.Namespace, command: str) -> None:
         try:
             decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
             if args.flips:
-                write_flips(
-                    test, decided, findings.final, args.flips, if_independent=args.if_independent, seed=args.seed
-                )
+                how = {"if_independent": args.if_independent, "seed": args.seed, "safe": args.spreadsheet_safe}
+                write_flips(test, decided, findings.final, args.flips, **how)
             if args.report:
                 page.write(args.report, test, decided, findings, seed=args.seed)
                 print(f"wrote {args.report}")
             # Last: where this run stands in results.txt, the other files are those of this run.
-            output.add_to_results(args.results, args.results_mode, test.coded, rule, findings, command)
+            how = {"replace": args.results_mode == "replace", "spreadsheet_safe": args.spreadsheet_safe}
+            output.add_to_results(args.results, test.coded, rule, findings, command, **how)
         finally:  # what was searched is shown even where a file cannot be written
             print(tables.summary(findings, args.top))
             tell(rule, findings)
@@ -168,6 +168,7 @@ def write_flips(
     *,
     if_independent: bool,
     seed: int,
+    safe: bool,
 ) -> None:
     """Write the table of flips and print how many crops each of the first combinations rescues and breaks."""
     from combinations import comparison, flips
@@ -177,7 +178,7 @@ def write_flips(
     alone = {name: decided[pair] for name, pair in comparison.same_id_pairs(evaluator).items()}
     table = flips.table(coded, alone, {name: decided[name] for name in dict.fromkeys([baseline, *reported])})
     for table_path in (path.with_suffix(".parquet"), path.with_suffix(".csv")):
-        files.write_table(table_path, table)
+        table_files.write(table_path, table, spreadsheet_safe=safe, checked=True)
     for combination in reported:
         if combination != baseline:
             change = flips.compare(coded, decided[baseline], decided[combination], seed=seed)

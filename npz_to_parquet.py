@@ -61,9 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--thumbnails", type=cli.whole(8, 1024), metavar="PX", help="add the pictures, at most PX pixels a side")
     add("--predictions", type=Path, metavar="FILE", help="add predicted, correct, margin from evaluate_combo.py")
     add("--flips", type=Path, metavar="FILE", help="add the flips from greedy_combo_eval.py")
+    add(
+        "--strict", action="store_true", help="fail where --predictions or --flips were changed since they were written"
+    )
     add("--data_root", type=Path, metavar="DIR", help="where the pictures are (default: where they were extracted)")
     add("--key", metavar="NAME", help="the array, or the dict inside, of npz files of other tools")
     cli.add_arrays(parser)
+    cli.add_spreadsheet_safe(parser, "a .csv")
     add("--drop_invalid", action="store_true", help="leave zero and non-finite rows out instead of stopping")
     cli.add_seed(parser)
     return parser
@@ -90,10 +94,10 @@ def run(args: argparse.Namespace) -> None:
         if (args.neighbors or 0) >= n:
             rows = messages.count(n, "row")
             raise messages.UserError(f"--neighbors {args.neighbors}: there are {rows} in all; ask for fewer")
-        more = joined(sets, {"predictions": args.predictions, "flips": args.flips})
+        more = joined(sets, {"predictions": args.predictions, "flips": args.flips}, args.strict)
         more |= mapped(sets, args.neighbors, args.projection, args.dimensions, args.seed)
         path = Path(str(args.out).replace("{model}", model))
-        columns = write(sets, path, more, args.thumbnails, args.data_root)
+        columns = write(sets, path, more, args.thumbnails, args.data_root, args.spreadsheet_safe)
         print(f"{path}: {messages.count(n, 'row')} of {dim:,} dimensions from {messages.count(len(sets), 'file')}")
         if not is_csv:
             flags = "".join(flag for column, flag in ATLAS.items() if column in columns)
@@ -115,14 +119,14 @@ def tell_doubts(sets: Sequence[EmbeddingSet]) -> None:
             )
 
 
-def joined(sets: Sequence[EmbeddingSet], tables: dict[str, Path | None]) -> dict[str, Any]:
+def joined(sets: Sequence[EmbeddingSet], tables: dict[str, Path | None], strict: bool) -> dict[str, Any]:
     """Return the columns that the files of other scripts give, by name; `tables` as in JOINS."""
     from export import join_columns
 
     columns: dict[str, Any] = {}
     for option, path in tables.items():
         if path is not None:
-            columns |= join_columns.join(sets, path, JOINS[option])
+            columns |= join_columns.join(sets, path, JOINS[option], strict=strict)
     return columns
 
 
@@ -152,7 +156,7 @@ def mapped(
 
 
 def write(
-    sets: Sequence[EmbeddingSet], path: Path, more: dict[str, Any], side: int | None, data_root: Path | None
+    sets: Sequence[EmbeddingSet], path: Path, more: dict[str, Any], side: int | None, data_root: Path | None, safe: bool
 ) -> list[str]:
     """Write the sets of one model with `more` columns, and thumbnails of `side` pixels; return the names of all columns."""
     from common.embeddings import RUN_ONLY
@@ -167,7 +171,9 @@ def write(
         meta = {name: value for name, value in embedding_set.meta.items() if name not in RUN_ONLY}
         facts.append({"rows": len(embedding_set), **meta})
     with messages.progress(total=n, desc=path.name, unit="row") as bar:
-        columns = parquet_table.write(path, groups, {"sets": json.dumps(facts, ensure_ascii=False)}, bar)
+        columns = parquet_table.write(
+            path, groups, {"sets": json.dumps(facts, ensure_ascii=False)}, bar, spreadsheet_safe=safe
+        )
     if thumbnails:
         thumbnails.report(n)
     return columns

@@ -82,7 +82,8 @@ def query(args: argparse.Namespace) -> None:
     if args.threshold:
         refused = products.refused(args.npz, cli.reading(args), vectors, args.threshold)
         shown = tables.with_unknown(results, refused, products.UNKNOWN)
-    print(tables.RESULT_FORMATS[args.format](names, shown, score_name(args.rerank, references.metric)))
+    score, form = score_name(args.rerank, references.metric), tables.RESULT_FORMATS[args.format]
+    print(form(names, shown, score, spreadsheet_safe=args.spreadsheet_safe))
     if args.plot:
         from plots import picture_sheets
 

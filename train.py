@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages
+from common import cli, files, messages, table_files
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ def train(reader: Reader, started: Start, settings: Settings, output: Path, devi
     from training.network import Network, before_training
 
     triplet, vary = settings.objective == "triplet", not settings.freeze_backbone
+    data_name = reader.manifest.root.resolve().name
     divided, train_images, val_images = data.prepare(reader, vary=vary, seed=settings.seed)
     pretrained = settings.model != "siamese" and settings.weights != "random"
     top, outputs = ("projection", settings.embedding_dim) if triplet else ("head", len(divided.classes))
@@ -59,8 +60,7 @@ def train(reader: Reader, started: Start, settings: Settings, output: Path, devi
         metrics = scores.judge_embedding(network, before, divided, val_images, reader)
     else:
         metrics = scores.judge_classifier(network, divided, val_images, reader)
-    files.write_table(output / output_folder.CURVE, pd.DataFrame(rows))
-    data_name = reader.manifest.root.resolve().name
+    table_files.write(output / output_folder.CURVE, pd.DataFrame(rows))
     title = f"{settings.objective}, {settings.model}, {data_name}"
     maps.training_curve(output / "training.png", rows, "Recall@1" if triplet else "Accuracy", title)
     checkpoint.save(
@@ -109,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     machine("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     machine("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     machine("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: bf16 on a GPU, fp32 on a CPU")
+    cli.add_spreadsheet_safe(parser, "skipped.csv")
     machine("--overwrite", action="store_true", help="replace a model trained with other options or data")
     return parser
 
@@ -145,7 +146,9 @@ def run(args: argparse.Namespace) -> None:
         manifest = data.read(args.data_root, splits=splits, label_level=args.label_level)
         started = network.start(options["model"], options["weights"], args.image_size, args.seed)
         made_from = digest(manifest)
-        reader = ImageReader(manifest, started.backbone.preprocess, args.workers, args.output / output_folder.SKIPPED)
+        skipped, safe = args.output / output_folder.SKIPPED, args.spreadsheet_safe
+        preprocess = started.backbone.preprocess
+        reader = ImageReader(manifest, preprocess, workers=args.workers, skipped=skipped, safe=safe)
     settings = Settings(**options)
     record = {**vars(settings), "input": made_from, "fingerprint": fingerprint(started.backbone)}
     with files.locked(args.output / output_folder.LOCK):

@@ -33,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("files", nargs="+", type=Path, metavar="FILE.parquet", help=files)
     add("--host", default="127.0.0.1", help="address to answer at; any other address exposes the page to the network")
     add("--port", type=cli.whole(0, 65535), default=8050, help="port to answer at; 0 takes a free one")
+    text = "read pictures that the files name below these folders only (default: the working folder and the files' own)"
+    add("--data_root", type=Path, nargs="+", metavar="DIR", help=text)
     index = "index of search.py to search pictures in: index.faiss, index.db, or http://host:19530"
     add("--index", metavar="URI", help=index)
     add("--collection", metavar="NAME", help="the index's name there (default: the only one)")
@@ -41,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SPEC",
         help="model for the pictures that are searched (default: the one that the file names)",
     )
+    cli.add_spreadsheet_safe(parser, "selection.csv")
     return parser
 
 
@@ -66,10 +69,12 @@ def run(args: argparse.Namespace) -> None:
 
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(local_server.bind(args.host, args.port))
-        files = [ParquetRows(path) for path in args.files]
+        files = [ParquetRows(path, args.data_root or ()) for path in args.files]
         index = stack.enter_context(opened_index(args.index, args.collection, files[0])) if args.index else None
         data = ViewerData(files)
-        app = make_app(data, PictureSearch(data, model=args.model, index=index), args.host)
+        app = make_app(
+            data, PictureSearch(data, model=args.model, index=index), args.host, spreadsheet_safe=args.spreadsheet_safe
+        )
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
         messages.note(f"{messages.count(sum(file.n for file in files), 'row')}; Ctrl-C ends")

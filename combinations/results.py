@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import math
 import re
@@ -16,7 +14,7 @@ from pathlib import Path
 
 from combinations.comparison import Result
 from combinations.verdict import Findings
-from common import files
+from common import files, table_files
 from common.messages import UserError, count
 from evaluation.codes import CodedSets
 from evaluation.fusion import DECISION, NAME
@@ -190,12 +188,13 @@ def write(
     version: str,
     models: str = "",
     replace: bool = False,
+    spreadsheet_safe: bool = False,
 ) -> None:
     """Add the run of a command, by a version of the suite, to the text file and to the .csv beside it, each in one replacement.
 
     A second run meanwhile waits for its turn. The verdict and the table of `models`, where there are some, stand in the run's
     header, the verdict also at its end; the text says last that the run has ended. What a killed run of the same command and inputs
-    left in either file is replaced, what others wrote is kept; `replace` keeps nothing.
+    left in either file is replaced, what others wrote is kept; `replace` keeps nothing. `spreadsheet_safe`: see common.table_files.
     """
     run = describe(coded, command=command, version=version, dataset=findings.title)
     table_path = path.with_suffix(".csv")
@@ -206,7 +205,7 @@ def write(
         finished = set(ended[:-1] if killed and ended and _is_of(run, ended[-1]) else ended)
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
         new = [{**row, "run": run.identity} for row in table(rule, findings)]
-        files.write_text(table_path, _csv([*kept, *new]))
+        files.write_text(table_path, _csv([*kept, *new], spreadsheet_safe))
         text = _text(run, findings, models, blocks(coded, rule, findings))
         try:
             files.write_text(path, _without_unfinished(old, run, finished) + text)
@@ -269,14 +268,11 @@ def _text(run: Run, findings: Findings, models: str, parts: Sequence[str]) -> st
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return [{name: value or "" for name, value in row.items() if name} for row in csv.DictReader(file)]
+    header, rows = table_files.read_csv(path, "repair it, or start anew with --results_mode replace")
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def _csv(rows: Sequence[Mapping[str, str]]) -> str:
+def _csv(rows: Sequence[Mapping[str, str]], spreadsheet_safe: bool) -> str:
     names = list(dict.fromkeys([*FIRST, *(name for row in rows for name in row)]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    cells = ([row.get(name, "") for name in names] for row in rows)
+    return table_files.csv_text(names, cells, spreadsheet_safe=spreadsheet_safe)

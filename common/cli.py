@@ -117,6 +117,18 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_spreadsheet_safe(parser: argparse._ActionsContainer, what: str) -> None:
+    """Add --spreadsheet_safe, which holds for the tables `what`; see common.table_files."""
+    text = f"apostrophe before texts that begin with = + - @ in {what}, so that no spreadsheet runs them"
+    parser.add_argument("--spreadsheet_safe", action="store_true", help=text)
+
+
+def add_verify(parser: argparse._ActionsContainer, done: str) -> None:
+    """Add --verify; `done` says what was done with the images."""
+    text = f"fail where images have other contents than those that were {done}, also of equal name, size and time"
+    parser.add_argument("--verify", action="store_true", help=text)
+
+
 def cores() -> int:
     """Return how many processor cores this process may use; in a container these may be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,7 +29,7 @@ PREPROCESSING_VERSION = (
 )
 META = {  # the fields that this suite reads, see docs/formats.md
     **dict.fromkeys(("id", "split", "dataset_name", "padding"), optional(NAME)),
-    **dict.fromkeys(("model", "fingerprint", "data_root", "precision", "input"), optional(TEXT)),
+    **dict.fromkeys(("model", "fingerprint", "data_root", "precision", "input", "contents"), optional(TEXT)),
     **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
     **dict.fromkeys(("skipped", "batch_size", "preprocessing_version"), optional(WHOLE)),
     **dict.fromkeys(("normalized", "compiled"), optional(FLAG)),

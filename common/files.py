@@ -14,12 +14,9 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.messages import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LOCK = ".lock"  # in a folder that a run holds
 HEAD = 512  # bytes by which the kind of a file is known
@@ -309,22 +306,6 @@ def _read_seal(file: Any) -> tuple[int | None, int]:
         while (left := stop - start) > 0 and (n := file.readinto(part[: min(left, len(part))])):
             total, start = zlib.crc32(part[:n], total), start + n
     return found, total
-
-
-def write_table(path: Path | str, frame: pd.DataFrame) -> None:
-    """Write `frame` without its index, whole or not at all: as Parquet where the name ends in .parquet, else as CSV."""
-    path = Path(path)
-    with whole(path) as temporary:
-        if path.suffix.lower() != ".parquet":
-            frame.to_csv(temporary, index=False)
-            return
-        import pyarrow as pa
-        import pyarrow.parquet
-
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), "checksum": SEAL})
-        pyarrow.parquet.write_table(table, temporary, write_page_checksum=True)
-        seal(temporary)
 
 
 @contextlib.contextmanager

@@ -78,6 +78,7 @@ def claim(
     begun: Callable[[], bool],
     clear: Callable[[], None],
     advice: str = "name another output",
+    noted: Callable[[], dict[str, Any]] = dict,
 ) -> bool:
     """Make the output whose record file is `path` this run's, and return whether an earlier run has finished it.
 
@@ -85,7 +86,8 @@ def claim(
     itself, see finish(), is not compared. An output of the same record is gone on with;
     `overwrite` removes a finished one, and one of another record. Without it, another record is a UserError that names what
     differs, unless nothing was `begun`. `clear` removes what earlier runs wrote, but `path` itself; the record says so
-    meanwhile, so that a run that is killed while it removes leaves nothing that a later one would go on with.
+    meanwhile, so that a run that is killed while it removes leaves nothing that a later one would go on with. What `noted` returns
+    is put under `written` where a run begins.
     """
     record = json.loads(json.dumps(record))
     try:
@@ -109,13 +111,15 @@ def claim(
     if old is not None or overwrite:
         write_json(path, _REMOVED)
         clear()
-    write_json(path, record)
+    first = noted()
+    write_json(path, record | ({"written": first} if first else {}))
     return False
 
 
 def finish(path: Path, written: dict[str, Any]) -> None:
     """Add to the record file `path` what the run has written, such as a table's number of rows and its CRC-32."""
-    write_json(path, read_json(path) | {"written": written})
+    record = read_json(path)
+    write_json(path, record | {"written": record.get("written", {}) | written})
 
 
 def checksum(path: Path) -> str:

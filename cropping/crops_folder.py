@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from annotations.records import Object, Skipped
-from common import files, run_record
+from common import files, run_record, table_files
 from common.messages import UserError, count, tally, warn
 from cropping.padding import Padding, Region, number_text
 from imaging.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
@@ -40,17 +39,27 @@ class Row:
 
 
 @contextlib.contextmanager
-def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwrite: bool) -> Iterator[bool]:
+def writing(
+    root: Path,
+    record: dict[str, Any],
+    paths: Sequence[str],
+    contents: Callable[[], str],
+    *,
+    overwrite: bool,
+    verify: bool = False,
+) -> Iterator[bool]:
     """Hold the crops folder `root` for one run that will write `paths`; yields True when an earlier run has done it all.
 
     `record` names the options and the input. Raises UserError when the folder is in use, holds files that are not of
     crop.py, or has crops of another record, unless `overwrite`, which first removes what earlier runs wrote, and only that.
+    `contents` returns a hash of the images' bytes; with `verify` one that is not that of the earlier run is a UserError too.
     """
     known = (root / RECORD).is_file()
     if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
         raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
     with files.locked(root / LOCK):
         listed = _listed(root) if known else list(paths)
+        changed = changes(root)
         complete = partial(_is_complete, root)
         finished = run_record.claim(
             root / RECORD,
@@ -59,15 +68,26 @@ def writing(root: Path, record: dict[str, Any], paths: Sequence[str], *, overwri
             finished=complete,
             begun=lambda: any((root / path).exists() for path in listed),
             clear=partial(_clear, root, listed),
+            noted=lambda: {"contents": contents()},
             advice="name another --output_root, or give all annotation files of one folder to one command",
         )
-        for sentence in changes(root) if finished else ():
-            warn(sentence)
+        if verify:
+            _verify(root, contents())
+        for sentence in () if overwrite else changed:
+            warn(sentence if finished else f"{sentence}; it is written anew")
         if not finished:
             files.sweep(root)
             files.write_text(root / PLAN, "\0".join(paths))
         yield finished
         (root / PLAN).unlink(missing_ok=True)
+
+
+def _verify(root: Path, contents: str) -> None:
+    before = run_record.read_json(root / RECORD).get("written", {}).get("contents")
+    if before is None:
+        raise UserError(f"{root}: an older version wrote it, which noted no contents; cut anew with --overwrite")
+    if before != contents:
+        raise UserError(f"{root}: images have other contents than those that were cut; cut anew with --overwrite")
 
 
 def _is_complete(root: Path) -> bool:
@@ -96,8 +116,11 @@ def _clear(root: Path, paths: Sequence[str]) -> None:
             (root / folder).rmdir()
 
 
-def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
-    """Write crops.csv and skipped.csv, each whole or not at all; crops.csv comes last: where it stands, the folder is complete."""
+def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped], *, spreadsheet_safe: bool = False) -> None:
+    """Write crops.csv and skipped.csv, each whole or not at all; crops.csv comes last: where it stands, the folder is complete.
+
+    `spreadsheet_safe` holds for skipped.csv; crops.csv names files and labels for other scripts, which take them as they are.
+    """
     rows = list(rows)
     levels = max((len(row.item.classes) for row in rows), default=1)
     classes = [f"class_{level}" for level in range(levels)]
@@ -106,7 +129,7 @@ def write(root: Path, rows: Iterable[Row], skipped: Iterable[Skipped]) -> None:
     skipped = list(skipped)
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
     with files.whole(root / MANIFEST) as manifest, files.whole(root / SKIPPED) as no_crops:
-        _write_csv(no_crops, [field.name for field in fields(Skipped)], lines)
+        _write_csv(no_crops, [field.name for field in fields(Skipped)], lines, spreadsheet_safe)
         _write_csv(manifest, header, (row.fields(levels) for row in rows))
         written = {
             MANIFEST: {"rows": len(rows), "crc32": run_record.checksum(manifest)},
@@ -124,26 +147,22 @@ def report(done: str, n_done: int, n_there: int, skipped: Sequence[Skipped], pat
     return text + (f" ({kinds}), see {path}" if skipped else "")
 
 
-def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
+def write_skipped(path: Path, skipped: Iterable[Skipped], *, spreadsheet_safe: bool = False) -> None:
     """Write a list of skipped objects alone, whole or not at all."""
     lines = ([text.translate(_ESCAPED) for text in astuple(item)] for item in skipped)
     with files.whole(path) as temporary:
-        _write_csv(temporary, [field.name for field in fields(Skipped)], lines)
+        _write_csv(temporary, [field.name for field in fields(Skipped)], lines, spreadsheet_safe)
 
 
 def read_skipped(root: Path) -> list[Skipped]:
     """Return the lines of skipped.csv, none where it is missing."""
     try:
-        with open(root / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return [Skipped(*row) for row in list(csv.reader(file))[1:] if len(row) in (3, 5)]
+        rows = table_files.read_csv(root / SKIPPED, "repair it, or run crop.py with --overwrite")[1]
     except FileNotFoundError:
         return []
-    except csv.Error as error:
-        raise UserError(f"{root / SKIPPED}: {error}; repair it, or run crop.py with --overwrite") from None
+    return [Skipped(*row) for row in rows if len(row) in (3, 5)]
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]], safe: bool = False) -> None:
+    text = table_files.csv_text(header, rows, spreadsheet_safe=safe)
+    path.write_text(text, "utf-8", "backslashreplace", newline="")

@@ -162,10 +162,15 @@ def fingerprints(planned: Sequence[Crop | Skipped], folder: Path) -> dict[str, s
     for crop in planned:
         item = replace(crop.item, source="") if isinstance(crop, Crop) else crop
         objects.update(repr((item, crop.path if isinstance(crop, Crop) else "")).encode("utf-8", "backslashreplace"))
-    for name in sorted({crop.file for crop in planned if isinstance(crop, Crop)}):
+    for name in files_of(planned):
         status = os.stat(folder / name)
         stats.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return {"annotations": objects.hexdigest(), "images": stats.hexdigest()}
+
+
+def files_of(planned: Sequence[Crop | Skipped]) -> list[str]:
+    """Return the image files that are cut, sorted."""
+    return sorted({crop.file for crop in planned if isinstance(crop, Crop)})
 
 
 def safe_name(text: str, kind: str, ending: str = "") -> str:

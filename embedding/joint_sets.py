@@ -87,13 +87,14 @@ class _OpenSet:
             self.done = batch.rows.stop
         return self.done - before
 
-    def finish(self) -> str:
+    def finish(self, spreadsheet_safe: bool) -> str:
         """Write the set; returns why it cannot be written, else ""."""
         skipped = messages.tally(reason for _, reason in self.rows.skipped)
         if not self.rows.rows:
             return f"{self.manifest.root}: no image of split {self.record['split']} gave a vector ({skipped})"
         in_order = bool((np.diff(self.order) > 0).all())
-        self.output.write(self.manifest, self.rows, self.record, None if in_order else self.order)
+        order = None if in_order else self.order
+        self.output.write(self.manifest, self.rows, self.record, order=order, spreadsheet_safe=spreadsheet_safe)
         told = f" ({skipped}), see {self.output.skipped_csv}" if skipped else ""
         rows = messages.count(self.rows.rows, "row")
         messages.note(f"{self.output.stem}: {rows} of {self.rows.dim} numbers, {len(self.rows.skipped)} skipped{told}")
@@ -172,9 +173,11 @@ def _embed(sets: dict[int, _OpenSet], layout: _Layout, photos: Sequence[Photo], 
         messages.note(f"{sum(opened.done for opened in sets.values()):,} of {total:,} images done")
         raise
     pace.wall = time.perf_counter() - started
-    complaints = [text for text in [opened.finish() for opened in sets.values()] if text]
+    complaints = [text for text in [opened.finish(options.spreadsheet_safe) for opened in sets.values()] if text]
     set_writer.note_speed(options.output_root, model, total - first, pace.wall)
-    messages.note(extraction.describe(pace, total - first))
+    n_new = messages.count(total - first, "image")
+    messages.note(f"{n_new} embedded, {(total - first) / max(pace.wall, 1e-9):,.1f} images/s")
+    messages.detail(extraction.describe(pace))
     if complaints:
         raise messages.UserError(complaints[0])
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import os
 import re
@@ -17,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from common import embeddings, files, npz, run_record
+from common import embeddings, files, npz, run_record, table_files
 from common.messages import UserError
 from imaging.crops import Manifest
 
@@ -81,6 +79,17 @@ class OutputSet:
         """Return whether the finished set was made from the input of this digest."""
         return bool(self.found()) and self._meta(self.found()[0]).get("input") == digest
 
+    def verify(self, contents: str) -> None:
+        """Raise UserError where the finished set was made from images of other contents; see imaging.images.contents."""
+        path = self.found()[0]
+        before = self._meta(path).get("contents")
+        if before is None:
+            raise UserError(
+                f"{path}: an older version wrote it, which noted no contents; extract anew with --overwrite"
+            )
+        if before != contents:
+            raise UserError(f"{path}: images have other contents than those embedded; extract anew with --overwrite")
+
     def finished(self) -> tuple[dict[str, Any], set[str]] | None:
         """Return the meta of a complete set and the paths of its images, skipped ones too; None where it is not there."""
         if not self.is_complete():
@@ -92,8 +101,8 @@ class OutputSet:
 
     def lost(self) -> dict[str, str]:
         """Return the images of a complete set that gave no vector, by path, with the reason."""
-        with contextlib.suppress(FileNotFoundError), open(self.skipped_csv, encoding="utf-8", newline="") as file:
-            return {row[0]: row[1] for row in list(csv.reader(file))[1:]}
+        with contextlib.suppress(FileNotFoundError):
+            return {table_files.plain(row[0]): row[1] for row in table_files.read_csv(self.skipped_csv)[1]}
         return {}
 
     def precision_of_others(self, record: dict[str, Any]) -> str | None:
@@ -110,10 +119,18 @@ class OutputSet:
         """Return the rows so far of the run with this record, empty unless it is the unfinished run's."""
         if self._unfinished_record() != json.loads(json.dumps(record)):
             shutil.rmtree(self._partial, ignore_errors=True)
-            files.write_text(self._partial / "record.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+            run_record.write_json(self._partial / "record.json", record)
         return RowFile(self._partial, dim)
 
-    def write(self, manifest: Manifest, rows: RowFile, record: dict[str, Any], order: np.ndarray | None = None) -> None:
+    def write(
+        self,
+        manifest: Manifest,
+        rows: RowFile,
+        record: dict[str, Any],
+        *,
+        order: np.ndarray | None = None,
+        spreadsheet_safe: bool = False,
+    ) -> None:
         """Write the finished set, and the list of skipped images where there are any.
 
         order: (n,) the place of each row of the manifest in the finished set, where the set was made in another order.
@@ -130,9 +147,9 @@ class OutputSet:
         for path in {*self.found(), self.skipped_csv} - {*paths}:
             path.unlink(missing_ok=True)
         if bad:
-            text = io.StringIO(newline="")
-            csv.writer(text).writerows([("path", "reason"), *((manifest.paths[row], bad[row]) for row in sorted(bad))])
-            files.write_text(self.skipped_csv, text.getvalue())
+            lines = ((manifest.paths[row], bad[row]) for row in sorted(bad))
+            text = table_files.csv_text(("path", "reason"), lines, spreadsheet_safe=spreadsheet_safe)
+            files.write_text(self.skipped_csv, text)
         for at, path in enumerate(paths):
             part = slice(at * SHARD_ROWS, (at + 1) * SHARD_ROWS)
             shard = whole.take(part if places is None else places[part])  # type: ignore[arg-type]
@@ -143,10 +160,9 @@ class OutputSet:
 
     def _unfinished_record(self) -> dict[str, Any] | None:
         try:
-            record = json.loads((self._partial / "record.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            return run_record.read_json(self._partial / "record.json")
+        except (FileNotFoundError, UserError):  # a damaged one: the run starts anew
             return None
-        return record if isinstance(record, dict) else None
 
     @staticmethod
     def _meta(path: Path) -> dict[str, Any]:
@@ -176,7 +192,8 @@ class RowFile:
     """The rows of `folder`, in the order of their batches; opening it drops what a killed run left half written.
 
     Attributes: batches (how many are complete), rows (how many vectors they gave), skipped (row number in the input, reason).
-    A batch counts once its log line is whole and its rows have that line's CRC-32: no kill or power cut leaves a wrong row.
+    A batch counts once its log line is whole and has the CRC-32 of its rows and of itself: no kill, power cut or flipped bit leaves
+    a wrong row.
     """
 
     def __init__(self, folder: Path, dim: int) -> None:
@@ -191,11 +208,11 @@ class RowFile:
             for line in log:
                 try:
                     entry = json.loads(line)
-                    rows, crc, skipped = entry["rows"], entry["crc"], entry["skipped"]
+                    rows, skipped = entry["rows"], entry["skipped"]
                     part = data.read(4 * dim * rows)
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, OverflowError, MemoryError):
                     break
-                if not line.endswith(b"\n") or len(part) != 4 * dim * rows or zlib.crc32(part) != crc:
+                if len(part) != 4 * dim * rows or line != _line(part, rows, skipped):
                     break
                 kept += len(line)
                 self._count(rows, skipped)
@@ -209,8 +226,7 @@ class RowFile:
     def append(self, vectors: np.ndarray, skipped: Sequence[tuple[int, str]]) -> None:
         """Add the (k, dim) float32 vectors of the next batch, and (row, reason) of those of its images that gave none."""
         data = np.ascontiguousarray(vectors, np.float32).tobytes()
-        entry = {"rows": len(vectors), "crc": zlib.crc32(data), "skipped": list(skipped)}
-        for path, content in ((self._data, data), (self._log, (json.dumps(entry) + "\n").encode())):
+        for path, content in ((self._data, data), (self._log, _line(data, len(vectors), skipped))):
             try:
                 with open(path, "ab") as file:
                     file.write(content)
@@ -225,6 +241,13 @@ class RowFile:
         if not self.rows:
             return np.empty((0, self.dim), np.float32)
         return np.memmap(self._data, np.float32, "r", shape=(self.rows, self.dim))
+
+
+def _line(data: bytes, rows: int, skipped: Sequence[Sequence]) -> bytes:
+    """Return the log line of a batch: how many rows its bytes hold, which images gave none, and the CRC-32 of both."""
+    entry = {"rows": rows, "skipped": [list(row) for row in skipped]}
+    crc = zlib.crc32(json.dumps(entry).encode(), zlib.crc32(data))
+    return (json.dumps({**entry, "crc": crc}) + "\n").encode()
 
 
 def _truncate(path: Path, size: int) -> None:

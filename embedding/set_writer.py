@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import cli, files, knn, messages
+from common import cli, files, knn, messages, table_files
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
 from embedding import extraction
 from embedding.output_set import OutputSet, digest
@@ -69,6 +67,8 @@ class Options:
     max_pixels: int
     strict: bool
     overwrite: bool
+    verify: bool = False
+    spreadsheet_safe: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,8 @@ def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> l
         anew = options.overwrite or (extended is not None and not output.has(wanted["input"]))
         record = output.earlier(wanted, overwrite=anew)
         if record and output.is_complete() and not anew:
+            if options.verify:
+                output.verify(images.contents(manifest.root, manifest.paths, options.workers))
             messages.note(f"{output.stem}: complete already")
             return checked(output, options)
         if extended is not None:
@@ -170,7 +172,8 @@ def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> l
             return images.decode(paths[row], max_pixels=options.max_pixels, background=COLORS[options.background])
 
         choose_arithmetic(model, record, output, wanted, load, options, n_images, len(paths))
-        record = {**wanted, "precision": model.precision, "compiled": model.compiled}
+        contents = images.contents(manifest.root, manifest.paths, options.workers)  # before they are embedded
+        record = {**wanted, "precision": model.precision, "compiled": model.compiled, "contents": contents}
         _embed(model, output, record, manifest, paths, options)
     return checked(output, options)
 
@@ -214,11 +217,8 @@ def note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> Non
             total = [int(old.get("images", 0)) + n_images, float(old.get("seconds", 0)) + seconds]
             values = (*key, getattr(model, "n_weights", ""), total[0], f"{total[1]:.3f}")
             rows[key] = dict(zip(names, map(str, values), strict=True))
-            text = io.StringIO()
-            writer = csv.DictWriter(text, names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows.values())
-            files.write_text(path, text.getvalue())
+            text = table_files.csv_text(names, ([row[name] for name in names] for row in rows.values()))
+            files.write_text(path, text)
     # The set itself is written; its speed is not worth a failure.
     except (messages.UserError, OSError, ValueError) as error:
         messages.warn(f"the speed of this run is not noted in {path}: {messages.shorten(error)}")
@@ -227,8 +227,8 @@ def note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> Non
 def _read_speeds(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if set(names) <= row.keys()]
+    header, rows = table_files.read_csv(path, "repair or remove it")
+    return [dict(zip(header, row, strict=True)) for row in rows] if set(names) <= {*header} else []
 
 
 def _embed(
@@ -264,7 +264,7 @@ def _embed(
     if not rows.rows:
         raise messages.UserError(f"{manifest.root}: no image of split {record['split']} gave a vector ({skipped})")
     n_new = len(paths) - first
-    output.write(manifest, rows, record)
+    output.write(manifest, rows, record, spreadsheet_safe=options.spreadsheet_safe)
     note_speed(options.output_root, model, n_new, pace.wall)
     messages.note(
         f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import blocks, messages
+from common import blocks, messages, table_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,19 +19,21 @@ KEYS = ("dataset_name", "split", "crop_id", "id")
 _BATCH = 25_000  # rows whose keys are held at a time
 
 
-def join(sets: Sequence[EmbeddingSet], path: Path, kinds: dict[str, str]) -> dict[str, pa.Array]:
+def join(
+    sets: Sequence[EmbeddingSet], path: Path, kinds: dict[str, str], *, strict: bool = False
+) -> dict[str, pa.Array]:
     """Return columns of a CSV or Parquet file, by name, for all rows of the sets in order; null where the file says nothing.
 
     kinds: name and Arrow type of each column. Rows belong together by dataset, split, crop_id and, where the file has it, id.
-    Raises UserError when the file is no table, lacks a column, has two rows for one crop, or none for these sets.
+    Rows that were changed since the file was written are told, or with `strict` are an error. Raises UserError when the file is no
+    table, is damaged, lacks a column, has two rows for one crop, or none for these sets.
     """
     import numpy as np
     import pandas as pd
     import pyarrow as pa
 
     try:
-        is_parquet = path.suffix.lower() == ".parquet"
-        table = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype=str, keep_default_na=False)
+        table, changed = table_files.read(path)
         table = table.rename(columns={"dataset": "dataset_name"}).astype("string").fillna("")
         if missing := [name for name in (*KEYS[:3], *kinds) if name not in table]:
             raise messages.UserError(f"{path} has no column {', '.join(missing)}; it has: {', '.join(table.columns)}")
@@ -42,6 +44,10 @@ def join(sets: Sequence[EmbeddingSet], path: Path, kinds: dict[str, str]) -> dic
         columns = pa.table({name: texts[name].cast(kind) for name, kind in kinds.items()})
     except ValueError as error:  # of pandas and of pyarrow
         raise messages.UserError(f"{path} cannot be read: {' '.join(str(error).split())}; make it anew") from None
+    if changed:
+        if strict:
+            raise messages.UserError(f"{changed}, and --strict is given; make it anew, or leave --strict away")
+        messages.warn(changed)
     index = pd.MultiIndex.from_frame(table[keys].astype(object))
     if (twice := index.duplicated()).any():
         raise messages.UserError(f"{path} has two rows for {' '.join(index[twice.argmax()])}; keep one of them")
@@ -53,6 +59,8 @@ def join(sets: Sequence[EmbeddingSet], path: Path, kinds: dict[str, str]) -> dic
         )
     if unused:
         messages.warn(f"{path}: {unused:,} of its {len(index):,} rows name no crop of these embeddings")
+    if without := int((rows < 0).sum()):
+        messages.note(f"{path} says nothing of {without:,} of {len(rows):,} rows; these stay empty")
     taken = columns.take(pa.array(rows, mask=rows < 0))
     return {name: taken[name].combine_chunks() for name in kinds}
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import blocks, files, messages
+from common import blocks, files, messages, table_files
 from common.blocks import release
 from common.embeddings import TEXTS
 from imaging import images
@@ -123,10 +123,12 @@ def _text(values: Any) -> pa.Array:
         return pa.array([text and text.encode("utf-8", "replace").decode() for text in texts], pa.string())
 
 
-def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any) -> list[str]:
+def write(
+    path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any, *, spreadsheet_safe: bool = False
+) -> list[str]:
     """Write the row groups to a .parquet file, or their plain columns to a .csv file, whole or not at all.
 
-    Returns the names of the columns.
+    `spreadsheet_safe` holds for the .csv, see common.table_files. Returns the names of the columns.
     """
     import pyarrow.csv
     import pyarrow.parquet
@@ -148,13 +150,25 @@ def write(path: Path, groups: Iterator[pa.Table], meta: dict[str, str], bar: Any
     first = first.select(columns).replace_schema_metadata(meta)
     with files.whole(path) as temporary, make(str(temporary), first.schema, **options) as writer:
         for group in itertools.chain([first], groups):
-            writer.write_table(group.select(columns).replace_schema_metadata(meta))
+            kept = group.select(columns).replace_schema_metadata(meta)
+            writer.write_table(_safe(kept) if spreadsheet_safe and make is pyarrow.csv.CSVWriter else kept)
             bar.update(len(group))
         if make is pyarrow.parquet.ParquetWriter:
             writer.add_key_value_metadata({"checksum": files.SEAL})
             writer.close()
             files.seal(temporary)
     return columns
+
+
+def _safe(table: pa.Table) -> pa.Table:
+    """Return the table with an apostrophe before every text that a spreadsheet would take for a formula."""
+    import pyarrow as pa
+
+    for at, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            texts = [text and table_files.safe(text) for text in table[field.name].to_pylist()]
+            table = table.set_column(at, field, pa.array(texts, pa.string()))
+    return table
 
 
 def ahead(groups: Iterator[pa.Table]) -> Iterator[pa.Table]:

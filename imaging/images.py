@@ -5,6 +5,7 @@ A file is known by its content, whatever its name ends in.
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -241,6 +242,23 @@ def read_bytes(path: Path | str) -> bytes:
         raise ImageError(f"image unreadable: {error.strerror}") from None
     except MemoryError:
         raise ImageError("image unreadable: not enough memory") from None
+
+
+def contents(root: Path, names: Iterable[str], workers: int) -> str:
+    """Return the sha256 of the names below `root` and their files' bytes, in this order; a file that cannot be read has none."""
+
+    def digest(name: str) -> bytes:
+        try:
+            return hashlib.sha256(read_bytes(root / name)).digest()
+        except ImageError:
+            return b""
+
+    total = hashlib.sha256()
+    names = list(names)
+    with ThreadPoolExecutor(workers, "hash") as pool:
+        for name, one in zip(names, pool.map(digest, names), strict=True):
+            total.update(name.encode("utf-8", "surrogateescape") + b"\0" + one)
+    return total.hexdigest()
 
 
 def load(

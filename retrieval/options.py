@@ -45,6 +45,7 @@ def add_query_options(parser: ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
+    cli.add_spreadsheet_safe(parser, "the TSV")
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw queries and results, right and wrong marked")
     text = "answer UNKNOWN first where this threshold of evaluate_combo.py or classify.py --reject says so; with --npz"
     add("--threshold", type=Path, metavar="FILE.json", help=text)

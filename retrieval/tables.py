@@ -7,25 +7,30 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from common.messages import count, one_line, table
+from common.messages import count, table
+from common.table_files import tsv_line
 from evaluation.metrics import RECALL_AT
 from retrieval.items import Hit, Item
 from retrieval.scores import TOP, Measured, by_image, gain
 from uncertainty.intervals import accuracy_interval
 
 
-def results_as_tsv(names: Sequence[str], results: Sequence[Sequence[Hit]], score: str = "score") -> str:
+def results_as_tsv(
+    names: Sequence[str], results: Sequence[Sequence[Hit]], score: str = "score", *, spreadsheet_safe: bool = False
+) -> str:
     """Return a line for each result of each query, below a header; `score`: the name of that column."""
     lines = [f"query\trank\t{score}\tpath\tlabel"]
     for name, hits in zip(names, results, strict=True):
         for rank, hit in enumerate(hits, 1):
             cells = (name, rank, f"{hit.score:.4f}", hit.item.path, hit.item.label)
-            lines.append("\t".join(map(one_line, cells)))
+            lines.append(tsv_line(cells, spreadsheet_safe=spreadsheet_safe))
     return "\n".join(lines)
 
 
-def results_as_json(names: Sequence[str], results: Sequence[Sequence[Hit]], score: str = "score") -> str:
-    """Return a list of {query, results}, each result with its rank, score (under the name `score`) and item."""
+def results_as_json(
+    names: Sequence[str], results: Sequence[Sequence[Hit]], score: str = "score", *, spreadsheet_safe: bool = False
+) -> str:
+    """Return a list of {query, results}, each result with rank, score (by that name) and item; no spreadsheet reads JSON."""
     queries = [
         {
             "query": name,

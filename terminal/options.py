@@ -137,7 +137,7 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
 
 
 def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
-    """Add how a run enters --results, and in which form it is printed."""
+    """Add how a run enters --results, and in which form it is printed, and how cells of tables are written."""
     text = "json: stdout holds one object with the verdict and every combination, the text goes to stderr"
     group.add_argument("--format", choices=("text", "json"), default="text", help=text)
     group.add_argument(
@@ -146,6 +146,7 @@ def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -
         default="append",
         help="append to --results, or replace what earlier runs wrote there",
     )
+    cli.add_spreadsheet_safe(group, "every CSV")
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:

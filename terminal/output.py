@@ -19,10 +19,14 @@ from evaluation.records import Rule
 from terminal import tables
 
 
-def add_to_results(path: Path, mode: str, coded: CodedSets, rule: Rule, findings: Findings, command: str) -> None:
-    """Add the run to results.txt and results.csv; `mode`: append or replace."""
-    how = {"models": tables.models(findings.models), "replace": mode == "replace"}
-    results.write(path, coded, rule, findings, command=command, version=cli.version(), **how)
+def add_to_results(
+    path: Path | None, coded: CodedSets, rule: Rule, findings: Findings, command: str, **how: bool
+) -> None:
+    """Add the run to results.txt and results.csv, where there is a path; `how`: replace and spreadsheet_safe of results.write."""
+    if path is None:
+        return
+    models = tables.models(findings.models)
+    results.write(path, coded, rule, findings, command=command, version=cli.version(), models=models, **how)
 
 
 @contextlib.contextmanager

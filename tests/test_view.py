@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hostile import check
 
 import view
 from common.messages import UserError
@@ -286,6 +287,43 @@ def test_a_source_that_is_no_picture_is_not_served(tmp_path):
     for row in range(6):
         assert client.get(f"/picture/0/{row}").status_code == 404
         assert client.get(f"/picture/0/{row}/large").status_code == 404
+
+
+def test_a_file_names_pictures_below_the_folders_of_the_command_line_only(tmp_path, monkeypatch):
+    """Absolute names, `..`, and links that lead out of the Parquet's, the working and the named folders show nothing."""
+    home, data, elsewhere = (tmp_path / name for name in ("home", "data", "work"))
+    for folder in (home, data, elsewhere):
+        folder.mkdir()
+    monkeypatch.chdir(elsewhere)
+    cv2.imwrite(str(home / "private.png"), np.zeros((9, 9, 3), np.uint8))
+    cv2.imwrite(str(data / "mine.png"), np.zeros((9, 9, 3), np.uint8))
+    (data / "link.png").symlink_to(home / "private.png")
+    (data / "folder").symlink_to(home)
+    out = [
+        str(home / "private.png"),
+        "../home/private.png",
+        str(data / "link.png"),
+        str(data / "folder" / "private.png"),
+    ]
+    out += [str(data / ".." / "home" / "private.png"), "link.png", "folder/private.png"]
+    inside = [str(data / "mine.png"), "mine.png", str(data / "folder" / ".." / "data" / "mine.png")]
+    names = [*out, *inside] * N
+    make(data / "s.parquet", pictures=False, source_file=names[:N])
+    client = client_of(data / "s.parquet")
+    cases = list(enumerate(names[: len(out) + len(inside)]))
+    check(
+        "pictures that a Parquet names outside",
+        cases,
+        lambda case: (
+            None if (client.get(f"/picture/0/{case[0]}").status_code == 200) == (case[1] in inside) else "wrong"
+        ),
+    )
+    rows = ParquetRows(data / "s.parquet")
+    assert "name theirs with view.py --data_root" in rows.pictures.lost()
+    named = ParquetRows(data / "s.parquet", [home])
+    assert named.pictures.lost() is None
+    assert named.pictures.read(0, 64) is not None
+    assert named.pictures.read(len(out), 64) is None  # its own folder is not named now
 
 
 def test_bytes_that_are_no_picture_are_not_served(tmp_path):

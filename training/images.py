@@ -5,8 +5,6 @@ or embeddings in their place.
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -16,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from backbones.preprocess import Preprocess
-from common import files
+from common import files, table_files
 from common.messages import UserError, count, note, progress, tally, warn
 from imaging import images
 from imaging.crops import Manifest
@@ -104,11 +102,14 @@ Inputs = TrainingImages | Vectors
 class ImageReader:
     """reader(rows, desc) -> the rows whose images can be read, and their images.
 
-    The others are named on stderr and listed in `skipped`, a CSV.
+    The others are named on stderr and listed in `skipped`, a CSV, `safe` for spreadsheets.
     """
 
-    def __init__(self, manifest: Manifest, preprocess: Preprocess, workers: int, skipped: Path) -> None:
-        self.manifest, self.preprocess, self.workers, self._skipped = manifest, preprocess, workers, skipped
+    def __init__(
+        self, manifest: Manifest, preprocess: Preprocess, *, workers: int, skipped: Path, safe: bool = False
+    ) -> None:
+        self.manifest, self.preprocess, self.workers = manifest, preprocess, workers
+        self._skipped, self._safe = skipped, safe
 
     def __call__(self, rows: np.ndarray, desc: str, factor: float = 1.0) -> tuple[np.ndarray, TrainingImages]:
         """`factor` enlarges the images, so that random views can be cut from them."""
@@ -122,11 +123,12 @@ class ImageReader:
         return rows[readable], read.take(readable)
 
     def _report(self, bad: list[tuple[str, str]]) -> None:
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(bad)
-        before = self._skipped.read_text("utf-8", "surrogateescape") if self._skipped.is_file() else "path,reason\r\n"
-        if text.getvalue() not in before:  # a run that goes on finds them again
-            files.write_text(self._skipped, before + text.getvalue())
+        before = table_files.read_csv(self._skipped)[1] if self._skipped.is_file() else []
+        lines = [
+            *before,
+            *(list(line) for line in bad if list(line) not in before),
+        ]  # a run that goes on finds them again
+        files.write_text(self._skipped, table_files.csv_text(("path", "reason"), lines, spreadsheet_safe=self._safe))
         reasons = tally(reason for _, reason in bad)
         warn(f"{count(len(bad), 'image')} left out ({reasons}), such as {bad[0][0]}; see {self._skipped}")
 

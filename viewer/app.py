@@ -22,7 +22,7 @@ LARGE, SMALL = 640, 128  # pixels a side of pictures made from their source file
 ONLY = {"wrong": "correct", "flips": "flip"}  # filters that need a column
 
 
-def make_app(data: ViewerData, search: PictureSearch, host: str) -> Dash:
+def make_app(data: ViewerData, search: PictureSearch, host: str, *, spreadsheet_safe: bool = False) -> Dash:
     """Return the Dash application; it answers pictures by file and row number and knows no paths."""
     app = Dash("view", assets_folder=str(ROOT / "assets"), serve_locally=True, title="Embeddings", update_title="")
     style = '<link rel="stylesheet" href="page.css">{%css%}'
@@ -33,7 +33,7 @@ def make_app(data: ViewerData, search: PictureSearch, host: str) -> Dash:
     app.layout = page.layout(title, facts, _notes(data), *controls(data, search.references()))
     panels.connect_map(app, data)
     panels.connect_detail(app, data)
-    panels.connect_tiles(app, data)
+    panels.connect_tiles(app, data, spreadsheet_safe=spreadsheet_safe)
     panels.connect_upload(app, data, search)
     _check_callbacks(app)
     return app
@@ -133,9 +133,4 @@ def _title(data: ViewerData) -> tuple[str, str]:
 def _notes(data: ViewerData) -> list[str]:
     """Return what must be said about the files as a whole."""
     notes = [text for file in data.files if not file.has_map and (text := file.map(2)[1])]
-    return notes + [
-        f"{file.name} shows pictures from where they were, and the first is not there ({lost}). Make it anew with --data_root, "
-        "or with --thumbnails, which keeps them in the file."
-        for file in data.files
-        if (lost := file.pictures.lost())
-    ]
+    return notes + [f"{file.name} shows {lost}." for file in data.files if (lost := file.pictures.lost())]

@@ -14,6 +14,7 @@ import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, no_update
 from flask import abort
 
+from common import table_files
 from common.messages import UserError, count
 from imaging import images
 from imaging.images import kind_of
@@ -111,8 +112,8 @@ def connect_detail(app: Dash, data: ViewerData) -> None:
         return False, sentence, _neighbour_tiles(data, file, neighbours, label), marks
 
 
-def connect_tiles(app: Dash, data: ViewerData) -> None:
-    """List the points that pass the filters, or those of the lasso, and export them."""
+def connect_tiles(app: Dash, data: ViewerData, *, spreadsheet_safe: bool) -> None:
+    """List the points that pass the filters, or those of the lasso, and export them; see common.table_files."""
 
     def listed(selection: Any, source: Any, filters: Sequence[Any]) -> tuple[int, np.ndarray, bool]:
         """Return (file, rows, selected): the lasso's rows, else those that pass the filters."""
@@ -153,7 +154,7 @@ def connect_tiles(app: Dash, data: ViewerData) -> None:
         file, rows, _selected = listed(selection, source, filters)
         frame = data.files[file].frame(rows)
         frame.insert(0, "row", rows)
-        return dcc.send_string(frame.to_csv(index=False), "selection.csv")
+        return dcc.send_string(table_files.frame_text(frame, spreadsheet_safe=spreadsheet_safe), "selection.csv")
 
 
 def connect_upload(app: Dash, data: ViewerData, search: PictureSearch) -> None:

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common import files
 from common.messages import UserError
 from imaging import images
 from imaging.images import kind_of
@@ -159,20 +159,33 @@ class _Part:
 class PictureColumn:
     """The pictures of the rows: the column `image` where there is one, and the files that `source_file` names."""
 
-    def __init__(self, groups: RowGroups, *, stored: bool, paths: Any | None) -> None:
-        """stored: whether the file has `image`. paths: the column `source_file`, None without one."""
-        self._groups, self.stored, self._paths = groups, stored, paths
+    def __init__(self, groups: RowGroups, *, stored: bool, paths: Any | None, roots: Sequence[Path]) -> None:
+        """stored: whether the file has `image`. paths: the column `source_file`, None without one. roots: folders of pictures."""
+        self._groups, self.stored, self._paths, self._roots = groups, stored, paths, roots
 
     def has(self, row: int) -> bool:
         """Return whether the file holds a row's picture, or says where it is."""
         return self.stored or (self._paths is not None and self._paths[row].is_valid)
 
     def lost(self) -> str | None:
-        """Return where the first picture should be and is not; None where it is, or where the file holds pictures itself."""
-        if self.stored or self._paths is None:
+        """Return why the first picture that the file names is not shown, and what helps; None where it is, or is in the file."""
+        first = [] if self.stored or self._paths is None else self._paths.drop_null()[:1].to_pylist()
+        if not first or self._source(str(first[0])):
             return None
-        first = self._paths.drop_null()[:1].to_pylist()
-        return first[0] if first and not os.path.isfile(str(first[0])) else None
+        if os.path.isfile(str(first[0])):
+            return f"pictures from outside its own and the working folder ({first[0]}); name theirs with view.py --data_root"
+        return (
+            f"pictures from where they were, and the first is not there ({first[0]}). Make it anew with --data_root, or with "
+            "--thumbnails, which keeps them in the file"
+        )
+
+    def _source(self, name: str) -> str | None:
+        """Return the regular file that a row names, below one of the folders of pictures; None where it is none."""
+        for root in self._roots:
+            path = files.below(root, name)
+            if path and os.path.isfile(path):
+                return path
+        return None
 
     def read(self, row: int, size: int, *, prefer_source: bool = False) -> bytes | None:
         """Return a row's picture as JPEG, PNG or WebP: its `image`, or its source file made small; None where there is none."""
@@ -190,10 +203,8 @@ class PictureColumn:
     def _read_source(self, row: int, size: int) -> bytes | None:
         path = None if self._paths is None else self._paths[row].as_py()
         try:
-            if not isinstance(path, str):
-                return None
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES:
+            path = self._source(path) if isinstance(path, str) else None
+            if path is None or os.stat(path).st_size > FILE_BYTES:
                 return None
             with _DECODING:
                 return images.encode(images.thumbnail(path, size), "jpg", 85)

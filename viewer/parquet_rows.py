@@ -6,6 +6,7 @@ Any Parquet with vectors or a map will do; docs/formats.md names the columns.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,15 @@ MAP_COLUMNS = ("projection_x", "projection_y", "projection_z")
 
 
 class ParquetRows:
-    """The rows of a Parquet file.
+    """The rows of a Parquet file. Pictures that it names are read below `data_roots` only (the working folder and its own).
 
     Attributes: path, n, dim (0 without vectors), columns (names of plain columns), model (MODEL_FIELDS of the first set that
     names one), levels (number of label levels), groups, vectors, pictures, has_neighbours.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, data_roots: Sequence[Path] = ()) -> None:
         self.path = Path(path)
+        roots = data_roots or (Path.cwd(), self.path.absolute().parent)
         if not self.path.is_file():
             what = "is a folder; name a file in it," if self.path.is_dir() else "no such file;"
             raise UserError(f"{self.path}: {what} made with npz_to_parquet.py")
@@ -53,7 +55,7 @@ class ParquetRows:
         self.groups, self.has_neighbours = RowGroups(str(self.path), file), "neighbors" in names
         self.vectors = VectorColumn(self.groups, self.dim)
         paths = self._table["source_file"] if "source_file" in self.columns else None
-        self.pictures = PictureColumn(self.groups, stored="image" in names, paths=paths)
+        self.pictures = PictureColumn(self.groups, stored="image" in names, paths=paths, roots=roots)
         self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
         self._maps: dict[int, np.ndarray] = {}
 

@@ -337,3 +337,39 @@ def test_another_version_of_the_preprocessing_is_told_and_never_complete(
     code, _, err = call(evaluate_combo.main, *sets)
     assert code == 0, err
     assert "different versions of the preprocessing" in err
+
+
+def test_verify_finds_an_image_of_the_same_size_and_time(tmp_path: Path) -> None:
+    """Without --verify such an image is not seen (documented); with it, it is named; a touched, equal image is no change."""
+    options = [*shelf(tmp_path), "--output_root", tmp_path / "crops"]
+    for number in range(3):
+        picture(tmp_path / "photos" / "x" / f"{number}.png", number)
+    extract = ["--data_root", tmp_path / "photos", "--output_root", tmp_path / "o", *SIAMESE]
+
+    def flip(path: Path) -> None:
+        status = os.stat(path)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert os.stat(path).st_size == status.st_size
+
+    cases = {
+        "crop": (crop.main, options, tmp_path / "images" / "p1.jpg"),
+        "extract": (extract_embedding.main, extract, tmp_path / "photos" / "x" / "1.png"),
+    }
+
+    def fault(name: str) -> str | None:
+        main, words, image = cases[name]
+        for more in ([], [], ["--verify"]):
+            code, _, err = call(main, *words, *more)
+            if code:
+                return err
+        flip(image)
+        unseen, seen = call(main, *words), call(main, *words, "--verify")
+        anew = call(main, *words, "--verify", "--overwrite"), call(main, *words, "--verify")
+        told = "have other contents" in seen[2] and sentence(seen[0], seen[2]) is None
+        codes = unseen[0], seen[0], anew[0][0], anew[1][0]
+        return None if told and codes == (0, 1, 0, 0) else f"{codes} {seen[2]}"
+
+    check("changed images of the same size and time, with --verify", cases, fault)

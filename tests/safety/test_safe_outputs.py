@@ -17,7 +17,7 @@ from hostile import call, check, picture, sentence, study
 import evaluate_combo
 import greedy_combo_eval
 import npz_to_parquet
-from common import files, run_record
+from common import files, run_record, table_files
 from common.messages import UserError
 
 
@@ -137,7 +137,7 @@ def test_a_seal_tells_every_flipped_bit(tmp_path: Path) -> None:
     """JSON records and Parquet files: each flip is refused, or changes nothing that is read."""
     run_record.write_json(tmp_path / "record.json", {"seed": 1, "model": "näme"})
     frame = pd.DataFrame({"query": [f"crop {n}" for n in range(50)], "margin": np.linspace(0, 1, 50)})
-    files.write_table(tmp_path / "table.parquet", frame)
+    table_files.write(tmp_path / "table.parquet", frame)
     assert pd.read_parquet(tmp_path / "table.parquet").equals(frame)
     files.check_seal(tmp_path / "table.parquet")
     random = np.random.default_rng(0)
