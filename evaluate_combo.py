@@ -83,8 +83,9 @@ def keep(
 
     if not decided:
         raise messages.UsageError("no reference and query set share an ID; add --reference_ids and --query_ids")
-    for combination, decisions in decided.items() if draw_maps else ():
-        draw_maps(combination, decisions)
+    if draw_maps:
+        for combination, decisions in decided.items():
+            draw_maps(combination, decisions)
     if predictions:
         table = per_query.prediction_table(evaluator, decided)
         table_files.write(predictions, table, spreadsheet_safe=safe, checked=True)
@@ -173,8 +174,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         if args.results or args.format == "json":
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             tell(rule, findings)
-            how = {"replace": args.results_mode == "replace", "spreadsheet_safe": args.spreadsheet_safe}
-            output.add_to_results(args.results, coded, rule, findings, command, **how)
+            where = args.results, args.results_mode, args.spreadsheet_safe
+            output.add_to_results(*where, coded, rule, findings, command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

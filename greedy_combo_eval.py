@@ -106,8 +106,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
-    references, *queries = read_sides(sides, label_level=args.label_level, **cli.reading(args))
-    references, *queries = (moved(side, args.data_root) for side in (references, *queries))
+    read = read_sides(sides, label_level=args.label_level, **cli.reading(args))
+    references, *queries = (moved(side, args.data_root) for side in read)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     evaluators = [Evaluator(code_sets(references, side, args.label_level), rule) for side in queries]
     test, chooser = evaluators[0], evaluators[-1]
@@ -135,8 +135,7 @@ def run(args: argparse.Namespace, command: str) -> None:
             classifiers=classifier_rows(test, start, recipes, seed=args.seed),
             choices=choices,
         )
-        if args.blocks:
-            sys.stdout.write("".join(results.blocks(test.coded, rule, findings)))
+        print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:
             decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
             if args.flips:
@@ -146,8 +145,8 @@ def run(args: argparse.Namespace, command: str) -> None:
                 page.write(args.report, test, decided, findings, seed=args.seed)
                 print(f"wrote {args.report}")
             # Last: where this run stands in results.txt, the other files are those of this run.
-            how = {"replace": args.results_mode == "replace", "spreadsheet_safe": args.spreadsheet_safe}
-            output.add_to_results(args.results, test.coded, rule, findings, command, **how)
+            where = args.results, args.results_mode, args.spreadsheet_safe
+            output.add_to_results(*where, test.coded, rule, findings, command)
         finally:  # what was searched is shown even where a file cannot be written
             print(tables.summary(findings, args.top))
             tell(rule, findings)

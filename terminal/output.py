@@ -20,13 +20,13 @@ from terminal import tables
 
 
 def add_to_results(
-    path: Path | None, coded: CodedSets, rule: Rule, findings: Findings, command: str, **how: bool
+    path: Path | None, mode: str, safe: bool, coded: CodedSets, rule: Rule, findings: Findings, command: str
 ) -> None:
-    """Add the run to results.txt and results.csv, where there is a path; `how`: replace and spreadsheet_safe of results.write."""
+    """Add the run to results.txt and results.csv, where there is a path; `mode`: append or replace, `safe` for spreadsheets."""
     if path is None:
         return
-    models = tables.models(findings.models)
-    results.write(path, coded, rule, findings, command=command, version=cli.version(), models=models, **how)
+    how = {"models": tables.models(findings.models), "replace": mode == "replace", "spreadsheet_safe": safe}
+    results.write(path, coded, rule, findings, command=command, version=cli.version(), **how)
 
 
 @contextlib.contextmanager
