@@ -138,15 +138,16 @@ def run(args: argparse.Namespace, command: str) -> None:
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:
             decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
+            how = {"if_independent": args.if_independent, "seed": args.seed, "safe": args.spreadsheet_safe}
             if args.flips:
-                how = {"if_independent": args.if_independent, "seed": args.seed, "safe": args.spreadsheet_safe}
                 write_flips(test, decided, findings.final, args.flips, **how)
             if args.report:
                 page.write(args.report, test, decided, findings, seed=args.seed)
                 print(f"wrote {args.report}")
-            # Last: where this run stands in results.txt, the other files are those of this run.
             where = args.results, args.results_mode, args.spreadsheet_safe
-            output.add_to_results(*where, test.coded, rule, findings, command)
+            output.add_to_results(
+                *where, test.coded, rule, findings, command
+            )  # last: then the other files are this run's
         finally:  # what was searched is shown even where a file cannot be written
             print(tables.summary(findings, args.top))
             tell(rule, findings)

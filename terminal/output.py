@@ -25,8 +25,17 @@ def add_to_results(
     """Add the run to results.txt and results.csv, where there is a path; `mode`: append or replace, `safe` for spreadsheets."""
     if path is None:
         return
-    how = {"models": tables.models(findings.models), "replace": mode == "replace", "spreadsheet_safe": safe}
-    results.write(path, coded, rule, findings, command=command, version=cli.version(), **how)
+    results.write(
+        path,
+        coded,
+        rule,
+        findings,
+        command=command,
+        version=cli.version(),
+        models=tables.models(findings.models),
+        replace=mode == "replace",
+        spreadsheet_safe=safe,
+    )
 
 
 @contextlib.contextmanager
