@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from combinations.comparison import Comparison
     from common.embeddings import EmbeddingSet
     from evaluation.evaluator import Evaluator
-    from evaluation.records import Combination, Decisions, Tally
+    from evaluation.records import Combination, Decisions, Rule, Tally
 
 
 def exhaustive(
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from combinations.paddings import are_paddings, classifier_rows, starting_pair
     from combinations.verdict import Findings, verdict
     from common.embedding_sets import read_sides
-    from evaluation.codes import code_sets, remarks
+    from evaluation.codes import code_sets
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
@@ -111,8 +111,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     evaluators = [Evaluator(code_sets(references, side, args.label_level), rule) for side in queries]
     test, chooser = evaluators[0], evaluators[-1]
-    for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator.coded, rule)):
-        messages.warn(remark)
+    warn_of(evaluators, rule)
     start = starting_pair(chooser, args.baseline)
     recipes, choices = choose_recipes(args.classifier, chooser, start, on_queries=bool(args.val_npz))
     with output.told_as(args.format) as tell:
@@ -138,19 +137,26 @@ def run(args: argparse.Namespace, command: str) -> None:
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:
             decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
-            how = {"if_independent": args.if_independent, "seed": args.seed, "safe": args.spreadsheet_safe}
             if args.flips:
-                write_flips(test, decided, findings.final, args.flips, **how)
+                how = args.if_independent, args.seed, args.spreadsheet_safe
+                write_flips(test, decided, findings.final, args.flips, *how)
             if args.report:
                 page.write(args.report, test, decided, findings, seed=args.seed)
                 print(f"wrote {args.report}")
-            where = args.results, args.results_mode, args.spreadsheet_safe
-            output.add_to_results(
-                *where, test.coded, rule, findings, command
-            )  # last: then the other files are this run's
+            # Last: where this run stands in results.txt, the other files are those of this run.
+            to = args.results, args.results_mode, args.spreadsheet_safe
+            output.add_to_results(*to, test.coded, rule, findings, command)
         finally:  # what was searched is shown even where a file cannot be written
             print(tables.summary(findings, args.top))
             tell(rule, findings)
+
+
+def warn_of(evaluators: Sequence[Evaluator], rule: Rule) -> None:
+    """Tell what is remarkable of the sets, once each."""
+    from evaluation.codes import remarks
+
+    for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator.coded, rule)):
+        messages.warn(remark)
 
 
 def moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:
@@ -165,7 +171,6 @@ def write_flips(
     decided: Mapping[Combination, Decisions],
     final: Comparison,
     path: Path,
-    *,
     if_independent: bool,
     seed: int,
     safe: bool,

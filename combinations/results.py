@@ -137,7 +137,7 @@ def rows(rule: Rule, findings: Findings) -> list[dict[str, object]]:
             "rank": rank,
             "matched": result.combination.matched,
             "fusion": rule.fusion,
-            "classifier": result.combination.classifier,
+            "classifier": str(result.combination.classifier),
             "k": rule.k,
             "dataset": findings.title,
             "baseline": str(comparison.baseline.combination),

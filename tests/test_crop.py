@@ -296,7 +296,7 @@ def test_the_older_readme_command_works_as_it_stands(shelf, script):
         (["--split_names", "train"], "OLD=NEW"),
         (["--target_w", "0"], "0 is not"),
         (["--border", "green"], "invalid choice"),
-        (["--pad", "3"], "unrecognized arguments"),
+        (["--pad", "3"], "there is no option --pad; did you mean --w_pad?"),
     ],
 )
 def test_contradicting_options_are_usage_errors(shelf, options, message, capsys):

@@ -114,7 +114,7 @@ def test_the_sets_are_those_of_png_crops_bit_for_bit(work, options):
             for name in TAKEN:
                 assert np.array_equal(expected[name], found[name]), (one, name)
             metas = [json.loads(str(archive["meta"])) for archive in (expected, found)]
-        own = {"input", "data_root", "crop", "skipped"}  # of the crops folder there, of the photos here
+        own = {"input", "data_root", "crop", "skipped", "contents"}  # of the crops folder there, of the photos here
         assert {k: v for k, v in metas[0].items() if k not in own} == {
             k: v for k, v in metas[1].items() if k not in own | {"background"}
         }
