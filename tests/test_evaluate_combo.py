@@ -316,7 +316,14 @@ def talk(folder, *, typed: list[tuple[bytes, bytes]]) -> tuple[str, int]:
         os.write(terminal, line)
         until(text)
     with contextlib.suppress(OSError):  # the script has closed its end
-        while data := os.read(terminal, 4096):
+        while True:
+            if not select.select([terminal], [], [], 10)[
+                0
+            ]:  # a Ctrl-C in the moment before readline waits is seen at the next key
+                os.write(terminal, typed[-1][0])
+                continue
+            if not (data := os.read(terminal, 4096)):
+                break
             shown += data
     return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
