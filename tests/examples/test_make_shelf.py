@@ -182,7 +182,9 @@ def test_padding_sweep_runs_the_whole_study(tmp_path):
     assert done.returncode == 0, done.stderr
     crops = (out / "crops" / "pad_20" / "crops.csv").read_text().splitlines()
     assert len(crops) - 1 == len(read(data, "annotations_sku.json"))
-    accuracies = dict(line.split(" => acc: ") for line in done.stdout.splitlines() if " => acc: " in line)
+    lines = (out / "accuracies.txt").read_text().splitlines()
+    accuracies = dict(line.split(" => acc: ") for line in lines if " => acc: " in line)
+    assert len(done.stdout.splitlines()) <= 100  # two screens
     assert set(accuracies) == {f"Ref [{r}] Query {q}" for r in (0, 20) for q in (0, 20)}
     assert float(accuracies["Ref [0] Query 0"]) > 3 / 24  # far from guessing
     assert (out / "results.txt").read_text().startswith("Run: ")
