@@ -217,7 +217,7 @@ def summary(findings: Findings, top: int) -> str:
     parts += [models(findings.models)] if findings.models else []
     parts.append(
         f"{counted}{f' on {chosen_on}' if chosen_on else ''}; difference from {kind} "
-        f"{ranked.baseline.combination}, p corrected over the {ranked.n_compared} others"
+        f"{ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}"
     )
     if findings.classifiers:
         parts.insert(-1, classifiers(findings.classifiers))
