@@ -103,7 +103,7 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
     if combination != baseline:
         rows[f"Difference from {baseline}"] = f"{_signed(result.difference)} over {comparison.n_matched} common crops"
         rows["Difference 95% interval"] = f"{_signed(result.difference_low)} to {_signed(result.difference_high)}"
-        rows[f"p corrected over {comparison.n_compared} combinations"] = _share(result.p)
+        rows[f"p corrected over the {count(comparison.n_compared, 'other')}"] = _share(result.p)
     else:
         rows["Difference"] = "this is the baseline"
     return _lines(rows) + "\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from classifiers.recipes import Recipe
+from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, compare, compare_all
 from combinations.evidence import Answer
 from combinations.models import ModelRow, model_rows
@@ -70,9 +70,7 @@ def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) 
 def _which(ranked: Comparison, name: str, on: str) -> str:
     answer = ranked.evidence.pairs
     if answer is None:
-        learnt = ranked.evidence.classifiers
-        only = ranked.baseline.combination if learnt is None else learnt.best if learnt.is_better else learnt.rival
-        return f"Use {only}, the only pair of sets."
+        return f"Use {replace(ranked.baseline.combination, classifier=NEAREST)}, the only pair of sets."
     rival, best = f"{answer.rival}, {name}", answer.best
     if answer.is_better:
         return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
