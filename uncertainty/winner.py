@@ -72,17 +72,29 @@ def rank_intervals(
 
     Rows that are equal share the better rank; a first place that is shared counts in equal parts.
     """
-    from scipy.stats import rankdata
-
     totals, sizes = checked_totals(correct, size)
     ranks, best = [], np.zeros(len(totals))
     for drawn in _draws(totals.shape[1], resamples, len(totals), seed):
-        rank = rankdata(-_accuracies(totals, sizes, drawn).round(9), method="min", axis=1).astype(np.int32)
+        rank = _falling_ranks(_accuracies(totals, sizes, drawn).round(9))
         first = rank == 1
         best += (first / first.sum(axis=1, keepdims=True)).sum(axis=0)
         ranks.append(rank)
     low, high = np.quantile(np.concatenate(ranks), [(1 - level) / 2, (1 + level) / 2], axis=0, method="nearest")
     return Ranks(low.astype(np.int64), high.astype(np.int64), best / resamples)
+
+
+def _falling_ranks(values: Floats) -> NDArray[np.int32]:
+    """Return the rank of each value in its row, 1 the largest, equal values the better rank.
+
+    scipy.stats.rankdata(-values, "min", axis=1), without the second that importing scipy.stats takes.
+    """
+    order = np.argsort(-values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    places = np.broadcast_to(np.arange(values.shape[1], dtype=np.int32), values.shape).copy()
+    places[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = 0
+    ranks = np.empty_like(places)
+    np.put_along_axis(ranks, order, np.maximum.accumulate(places, axis=1) + 1, axis=1)
+    return ranks
 
 
 def _best(totals: Floats, sizes: Floats) -> int:
