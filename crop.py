@@ -80,18 +80,19 @@ def run(args: argparse.Namespace) -> None:
     drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed) if args.split_by_photo else None
     plan = planning.read(asked, style, drawing)
     planned, folder = plan.objects, plan.folder
-    paths = [crop.path for crop in planned if isinstance(crop, Crop)]
+    wanted = {crop.path: crop.item for crop in planned if isinstance(crop, Crop)}
     record = {**style.record(), **cutter.fingerprints(planned, folder)}
     contents = cache(lambda: images.contents(folder, cutter.files_of(planned), args.workers))
     skipped: dict[Path, list[Skipped]] = {}
     written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:
-        todo = {}
+        todo, held = {}, {}
         for root, around in roots.items():
             own_record = {**record, "padding": str(around)}
             how = {"overwrite": args.overwrite, "verify": args.verify}
-            if stack.enter_context(crops_folder.writing(root, own_record, paths, contents, **how)):
-                skipped[root] = crops_folder.read_skipped(root)
+            held[root] = stack.enter_context(crops_folder.writing(root, own_record, wanted, contents, **how))
+            if held[root].finished:
+                skipped[root] = held[root].skipped()
             else:
                 todo[root] = around
         if todo:
@@ -106,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
             outcomes, written = cut(results, total=len(cutter.by_image(planned)))
         for root, around in todo.items():
             rows, skipped[root] = cutter.settle(planned, outcomes, around, style)
-            crops_folder.write(root, rows, skipped[root], spreadsheet_safe=args.spreadsheet_safe)
+            held[root].write(rows, skipped[root], spreadsheet_safe=args.spreadsheet_safe)
     if rules := cutter.how_found(planned):
         print(rules)
     for root in roots:
