@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from common import cli, messages
 from cropping import options, photo_splits
+from imaging.colors import add_background
 
 if TYPE_CHECKING:
     from annotations.records import Skipped
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
     options.add_options(parser, required=True)
-    options.add_background(parser)
+    add_background(parser)
     add("--output_root", metavar="DIR", required=True, help="crops folder to write; {padding} becomes the padding")
     photo_splits.add_options(parser)
     add("--image_format", choices=("jpg", "png"), default="jpg", help="file format of the crops")

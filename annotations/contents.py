@@ -39,6 +39,10 @@ _OTHER_KINDS = (
 )
 
 
+class Lines(list):
+    """The values of JSON lines."""
+
+
 class Repeated(dict):
     """A JSON object with a key given twice; a plain dict would quietly lose the first value."""
 
@@ -159,7 +163,7 @@ def parse_json(text: str, path: Path | str, compact: Compact | None = None) -> A
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":
                 raise
-            return list(_lines(text, decoder, error))
+            return Lines(_lines(text, decoder, error))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); export it again"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from annotations import coco, createml, cvat, datumaro, label_studio, labelme, sku, tables, via, voc, yolo
-from annotations.contents import decoded, parse_json, parse_xml, unpacked
+from annotations.contents import Lines, decoded, parse_json, parse_xml, unpacked
 from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
 from common.messages import UsageError, UserError, count, note
@@ -122,7 +122,7 @@ def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised
         holds = f"its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
     elif isinstance(content, list):
         first = content[0] if content else None
-        holds = f"a list of {len(content):,}"
+        holds = f"JSON lines, {len(content):,} of them" if isinstance(content, Lines) else f"a list of {len(content):,}"
         holds += f" with the keys {', '.join(map(str, list(first)[:6]))}" if isinstance(first, dict) else ""
     return Unrecognised(
         f"{source} is of no known annotation format ({holds}): neither SKU JSON, COCO JSON nor one of "

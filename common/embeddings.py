@@ -22,14 +22,24 @@ from common.run_record import FLAG, NAME, OBJECT, TEXT, WHOLE, check_fields, opt
 
 # The fields of meta that say which model made the vectors.
 MODELS_CSV = "models.csv"  # beside the sets of a folder: how large and how fast the models are that made them
-MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "preprocessing_version", "normalized")
+MODEL_FIELDS = (
+    "model",
+    "model_options",
+    "fingerprint",
+    "preprocess",
+    "preprocessing_version",
+    "normalized",
+    "background",
+)
 FORMAT_VERSION = 1
 PREPROCESSING_VERSION = (
     1  # higher wherever the same image and options give other pixels: another decoder, another resize
 )
 META = {  # the fields that this suite reads, see docs/formats.md
     **dict.fromkeys(("id", "split", "dataset_name", "padding"), optional(NAME)),
-    **dict.fromkeys(("model", "fingerprint", "data_root", "precision", "input", "contents"), optional(TEXT)),
+    **dict.fromkeys(
+        ("model", "fingerprint", "data_root", "precision", "input", "contents", "background"), optional(TEXT)
+    ),
     **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
     **dict.fromkeys(("skipped", "batch_size", "preprocessing_version"), optional(WHOLE)),
     **dict.fromkeys(("normalized", "compiled"), optional(FLAG)),

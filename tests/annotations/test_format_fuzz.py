@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -248,3 +250,13 @@ def test_every_line_is_a_record(name, data):
     found = read("\n".join([*([head] if head else []), *lines]).encode(), file, name)
     assert len(found) == RECORDS
     assert sum(isinstance(item, Skipped) for item in found) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_reader_with_many_examples(root):
+    """The tests of this file again, with 1,000 examples for each reader that are not those of the last time."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "not slow", __file__]
+    environment = os.environ | {"FUZZ_EXAMPLES": "1000"}
+    done = subprocess.run(command, cwd=root, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]

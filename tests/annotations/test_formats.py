@@ -273,6 +273,32 @@ def test_a_forced_format_is_that_reader_and_no_other(subset, tmp_path, name, cap
     assert error.startswith("crop.py: error: ")
 
 
+def peers(name: str) -> set[str]:
+    """What the test_a_format_gives_the_crops_of_coco takes a format's files from."""
+    writers = [write for key, write in WRITERS.items() if key.split(",")[0] == name]
+    return {"globox" if write.__qualname__.startswith("by_globox") else "the published schema" for write in writers}
+
+
+def test_every_row_of_the_formats_table_has_a_conversion_against_its_peer(root):
+    """Of the table in docs/inputs.md: a format that is added there, or a peer that is named there, needs a test here."""
+    text = (root / "docs" / "inputs.md").read_text(encoding="utf-8")
+    header, _, *lines = text.partition("## Formats")[2].partition("The readers are")[0].strip().splitlines()
+    assert [cell.strip() for cell in header.strip("| ").split("|")][::4] == ["name", "tested against"]
+    rows = {line.split("`")[1]: line.strip().removesuffix("|").rpartition("|")[2].strip() for line in lines}
+    assert rows.keys() == FORMATS.keys()
+    against_itself = {"coco": "the other formats, pycocotools' RLE", "sku": "COCO"}
+    for name, told in rows.items():
+        if name in against_itself:
+            assert told == against_itself[name]
+        else:
+            assert {peer.strip() for peer in told.split(",")} == peers(name), name
+            assert f"`{name}` — " in text, "an example"
+    readme = (root / "README.md").read_text(encoding="utf-8").partition("**Boxes in photographs**: ")[2]
+    named = readme.partition(", recognised by")[0].replace(" or ", ", ").replace("\n", " ").split(", ")
+    assert len(named) == len(FORMATS)
+    assert all(any(name.startswith(tool.strip()) for name in FORMATS.values()) for tool in named), named
+
+
 def test_packed_files_and_json_lines(subset, tmp_path):
     data = (subset / "train.json").read_bytes()
     plain = formats.parse(data, tmp_path / "train.json")
@@ -307,6 +333,12 @@ def fields_of(row: Object) -> dict:
         (b"\x80\x04\x95", "is a Python pickle"),
         (b"\xff\xd8\xff\xe0", "is a JPEG image"),
         (b'{"a": 1}\n{"b": \n', "line 3, column 1: not valid JSON"),
+        (b'{"image": "a.jpg", "label": [{"x": 1}]}\n' * 3, r"\(JSON lines, 3 of them with the keys image, label\)"),
+        (
+            b'{"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 1}\n' * 2,
+            "JSON lines, 2 of them with the keys image_id, bbox",
+        ),
+        (b'[{"image": "a.jpg", "label": [{"x": 1, "y": 2}]}]', "a list of 1 with the keys image, label"),
         (b"<svg></svg>", "XML with the root <svg>"),
         (b"<annotation>", "line 1: not valid XML"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "declares XML entities"),
