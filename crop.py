@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     from cropping import crops_folder, cutter, padding, planning
-    from cropping.cutter import Crop, Style
+    from cropping.cutter import Style
     from imaging import crops, images
 
     roots = padding.choose(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
@@ -81,7 +81,6 @@ def run(args: argparse.Namespace) -> None:
     drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed) if args.split_by_photo else None
     plan = planning.read(asked, style, drawing)
     planned, folder = plan.objects, plan.folder
-    wanted = {crop.path: crop.item for crop in planned if isinstance(crop, Crop)}
     record = {**style.record(), **cutter.fingerprints(planned, folder)}
     contents = cache(lambda: images.contents(folder, cutter.files_of(planned), args.workers))
     skipped: dict[Path, list[Skipped]] = {}
@@ -91,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
         for root, around in roots.items():
             own_record = {**record, "padding": str(around)}
             how = {"overwrite": args.overwrite, "verify": args.verify}
+            wanted = plan.wanted(around, style)
             held[root] = stack.enter_context(crops_folder.writing(root, own_record, wanted, contents, **how))
             if held[root].finished:
                 skipped[root] = held[root].skipped()

@@ -1,4 +1,4 @@
-"""VGG Image Annotator 1 and 2: JSON (a project or its annotations) and CSV. VIA 3 writes another form."""
+"""VGG Image Annotator 1 and 2: JSON (a project or its annotations) and CSV. via3.py reads what VIA 3 writes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _region(record: Any, options: Options) -> Shape:
     check_plain(record)
     place = record.get("shape_attributes")
     check_plain(place)
-    classes = (_label(record.get("region_attributes")),)
+    classes = (label_of(record.get("region_attributes"), "region_attributes"),)
     kind, units = place.get("name"), options.box_units or "pixels"
 
     def numbers(*keys: str) -> list[float]:
@@ -98,16 +98,16 @@ def _region(record: Any, options: Options) -> Shape:
     raise Unusable(f"a {fields.shown(kind)} has no box")
 
 
-def _label(attributes: Any) -> str:
-    """Return the label: the only attribute that has a value, or the one that is called like a label."""
+def label_of(attributes: Any, where: str) -> str:
+    """Return the label: the only attribute that has a value, or the one that is called like a label; `where` they stand."""
     if not isinstance(attributes, dict):
-        raise fields.bad("region_attributes", attributes)
+        raise fields.bad(where, attributes)
     values = {key: value for key, value in attributes.items() if value not in (None, "", {}, [])}
     key = next((key for key in _LABEL_KEYS if key in values), None)
     if key is None and len(values) == 1:
         (key,) = values
     if key is None:
-        raise Unusable(f"no label among region_attributes: {fields.shown(attributes)}")
+        raise Unusable(f"no label among {where}: {fields.shown(attributes)}")
     value = values[key]
     if isinstance(value, dict):  # a checkbox: {"cat": true}
         chosen = [name for name, on in value.items() if on is True]

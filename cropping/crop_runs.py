@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from annotations.photos import sample_of
 from annotations.records import Object
 from common import run_record, table_files
-from common.messages import UserError, count
+from common.messages import UserError, count, note
 from cropping.padding import number_text
 from imaging.crops import MANIFEST, PLAN, RECORD, _read_manifest
 
 INPUT = ("annotations", "images")  # hashes of one run's input
 _REMEDY = "give only annotation files that are new there, or all of them to one command with another --output_root"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run wants of a crops folder.
+
+    `crops` by their paths; `missing`: the photos that are not there, by the crop ids of their objects. `lines` returns the lines of
+    crops.csv, or None where the photos' headers do not tell for sure which pixels an older version took.
+    """
+
+    crops: Mapping[str, Object]
+    missing: Mapping[str, str]
+    lines: Callable[[], list[dict[str, str]] | None]
 
 
 def read_record(root: Path) -> dict[str, Any]:
@@ -52,10 +66,10 @@ def is_input(entry: Mapping[str, Any] | None, record: Mapping[str, Any]) -> bool
     return entry is not None and all(entry[key] == record[key] for key in INPUT)
 
 
-def number_of(root: Path, record: Mapping[str, Any], crops: Mapping[str, Object]) -> int | None:
+def number_of(root: Path, record: Mapping[str, Any], wanted: Wanted) -> int | None:
     """Return the number that the run of `record` has or gets in the folder, None where the folder is none to go on with.
 
-    `crops` are the run's crops by their paths. Raises UserError where crops of the folder stand in the way of new ones.
+    Raises UserError where crops of the folder stand in the way of new ones.
     """
     held = read_record(root)
     if not held or _style(held) != json.loads(json.dumps(_style(record))):
@@ -68,10 +82,14 @@ def number_of(root: Path, record: Mapping[str, Any], crops: Mapping[str, Object]
         return None
     if not is_input(doing(held), record):
         rows = _rows(root)
-        _refuse_names(root, record, rows, crops)
-        _refuse_twins(root, rows, crops)
+        for number, entry in known:
+            if entry["images"] == record["images"] and _are_those(rows, held, number, wanted.lines()):
+                _adopt(root, held, number, record)
+                return number
+        _refuse_names(root, record, rows, wanted)
+        _refuse_twins(root, rows, wanted.crops)
         known_crops = {*listed(root)}
-        if strange := [path for path in crops if path not in known_crops and (root / path).exists()]:
+        if strange := [path for path in wanted.crops if path not in known_crops and (root / path).exists()]:
             raise UserError(
                 f"{root} holds {strange[0]}, which crop.py has not made; move it, or name another --output_root"
             )
@@ -87,10 +105,41 @@ def _rows(root: Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def _refuse_names(
-    root: Path, record: Mapping[str, Any], rows: list[dict[str, str]], crops: Mapping[str, Object]
-) -> None:
+def _are_those(
+    rows: list[dict[str, str]], held: Mapping[str, Any], number: int, lines: list[dict[str, str]] | None
+) -> bool:
+    """Return whether the lines that a run would write are all that this run of the folder has written.
+
+    Then only the hash is another, as that of an older version is, which described annotations in other words.
+    """
+    added = {entry["run"]: entry["crops"] for entry in held.get("written", {}).get("added", [])}
+    n_own = added.get(number, len(rows) - sum(added.values()))
+    there = {row["path"]: row for row in rows}
+    return (
+        lines is not None
+        and len(lines) == n_own
+        and all(line.items() <= there.get(line["path"], {}).items() for line in lines)
+    )
+
+
+def _adopt(root: Path, held: dict[str, Any], number: int, record: Mapping[str, Any]) -> None:
+    """Give a run of the folder the hashes of `record`."""
+    own = {key: record[key] for key in INPUT}
+    written = held.get("written", {})
+    added = [entry | own if entry["run"] == number else entry for entry in written.get("added", [])]
+    changed = (held if number else held | own) | {"written": written | ({"added": added} if added else {})}
+    run_record.write_json(root / RECORD, changed)
+    note(f"{root}: the annotations are written otherwise than when its crops were cut, and give the same crops")
+
+
+def _refuse_names(root: Path, record: Mapping[str, Any], rows: list[dict[str, str]], wanted: Wanted) -> None:
     """Raise UserError where the folder has crops of other input under these names."""
+    crops = wanted.crops
+    if gone := [wanted.missing[row["crop_id"]] for row in rows if row["crop_id"] in wanted.missing]:
+        raise UserError(
+            f"{root} has {count(len(gone), 'crop')} of photos that are missing now, such as {gone[0]}; put them back or name "
+            "their folder with --image_folder, or name another --output_root"
+        )
     names = {file_name(row["path"]) for row in rows}
     taken = [path for path in crops if file_name(path) in names]
     if not taken:
@@ -102,8 +151,8 @@ def _refuse_names(
                 f"{root} was made with other input ({what}); name another --output_root, or add --overwrite, which removes it"
             )
     raise UserError(
-        f"{root} has other crops under {len(taken):,} of these {count(len(crops), 'name')}, such as {file_name(taken[0])}; "
-        f"{_REMEDY}"
+        f"{root} has crops of other annotations or photos under {len(taken):,} of these {count(len(crops), 'name')}, such as "
+        f"{file_name(taken[0])}; {_REMEDY}"
     )
 
 

@@ -65,7 +65,7 @@ class Held:
         added += [{**doing, "run": self.run, "crops": len(rows)}] if self.run else []
         added.sort(key=lambda entry: entry["run"])
         others = {0, *(entry["run"] for entry in added)} - {self.run}
-        header, lines = _with_others(self.root, rows, self.crops) if others else _lines(rows)
+        header, lines = _with_others(self.root, rows, self.crops) if others else lines_of(rows)
         kept = [(run, row) for run, row in _read_skipped(self.root) if run in others]
         own = [(self.run, [text.translate(_ESCAPED) for text in astuple(item)]) for item in skipped]
         columns = [*(field.name for field in fields(Skipped)), *(["run"] if added else [])]
@@ -82,26 +82,26 @@ class Held:
 def writing(
     root: Path,
     record: dict[str, Any],
-    crops: Mapping[str, Object],
+    wanted: crop_runs.Wanted,
     contents: Callable[[], str],
     *,
     overwrite: bool,
     verify: bool = False,
 ) -> Iterator[Held]:
-    """Hold the crops folder `root` for one run that will write `crops`, by their paths.
+    """Hold the crops folder `root` for one run that will write the `wanted` crops.
 
     `record` names the options and the input. A finished folder of the same options takes a run of other input whose crops are
     all new. Raises UserError when the folder is in use, holds files that are not of crop.py, or has crops of another record,
     unless `overwrite`, which first removes what earlier runs wrote, and only that. `contents` returns a hash of the images'
     bytes; with `verify` one that is not that of the earlier run is a UserError too.
     """
-    known = (root / RECORD).is_file()
+    known, crops = (root / RECORD).is_file(), wanted.crops
     if not known and not overwrite and root.is_dir() and any(name[0] != "." for name in os.listdir(root)):
         raise UserError(f"{root} holds files that crop.py has not made; name another --output_root, or add --overwrite")
     with files.locked(root / LOCK):
         listed = crop_runs.listed(root) if known else list(crops)
         changed = [] if overwrite else changes(root)
-        run = None if overwrite else crop_runs.number_of(root, record, crops)
+        run = None if overwrite else crop_runs.number_of(root, record, wanted)
         first = crop_runs.read_record(root) if run is not None else record
         unfinished = "let the run that began here finish by its own command, or name another --output_root"
         finished = run_record.claim(
@@ -155,7 +155,7 @@ def _clear(root: Path, paths: Sequence[str]) -> None:
             (root / folder).rmdir()
 
 
-def _lines(rows: Sequence[Row], levels: int = 1) -> tuple[list[str], list[list[object]]]:
+def lines_of(rows: Sequence[Row], levels: int = 1) -> tuple[list[str], list[list[object]]]:
     """Return the header and the lines of crops.csv, with at least `levels` class columns."""
     levels = max(levels, *(len(row.item.classes) for row in rows)) if rows else levels
     classes = [f"class_{level}" for level in range(levels)]
@@ -167,7 +167,7 @@ def _lines(rows: Sequence[Row], levels: int = 1) -> tuple[list[str], list[list[o
 def _with_others(root: Path, rows: Sequence[Row], crops: Mapping[str, Object]) -> tuple[list[str], list[list[object]]]:
     """Return the header and the lines of crops.csv with those that name none of `crops`; these stand where they stood."""
     old_header, old = table_files.read_csv(root / MANIFEST)
-    header, lines = _lines(rows, sum(name.startswith("class_") for name in old_header))
+    header, lines = lines_of(rows, sum(name.startswith("class_") for name in old_header))
     header += [name for name in old_header if name not in header]  # columns that the user has added
     own = [row[old_header.index("path")] in crops for row in old]
     named = [dict(zip(old_header, row, strict=True)) for row in old]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hostile import call, picture
+from PIL import Image
 
 import crop
 from imaging import crops
@@ -166,7 +167,7 @@ def test_what_stands_in_the_way_is_refused_and_nothing_is_lost(export: Path, tmp
 
     code, _, err = cut(target, *annotations(export, "again"))
     assert (code, err.count("\n")) == (1, 2)
-    assert "has other crops under 4 of these 4 names, such as tr0_0.jpg; give only annotation files that are new" in err
+    assert "has crops of other annotations or photos under 4 of these 4 names, such as tr0_0.jpg; give only " in err
     code, _, err = cut(target, *annotations(export, "train", "valid"))  # some of them are there
     assert code == 1
     assert "under 4 of these 8 names" in err
@@ -279,3 +280,74 @@ def test_a_run_that_added_no_crop_leaves_nothing_once_another_adds_some(export: 
     assert cut(target, *annotations(export, "valid"))[0] == 0
     assert [row["run"] for row in table(target / "skipped.csv")] == ["0", "2"]
     assert len(table(target / "crops.csv")) == 8
+
+
+def make_older(root: Path) -> None:
+    """Give the folder the record of an older version, which hashed other words and noted nothing under `written`."""
+    record = json.loads((root / "crop.json").read_text())
+    del record["written"], record["checksum"]
+    (root / "crop.json").write_text(json.dumps(record | {"annotations": "f" * 64}))
+    lines = (root / "skipped.csv").read_text().splitlines()
+    (root / "skipped.csv").write_text("".join(",".join(line.split(",")[:3]) + "\n" for line in lines))
+
+
+def test_a_folder_of_an_older_version_is_complete_where_its_crops_are_those_of_today(
+    export: Path, tmp_path: Path
+) -> None:
+    target, path = tmp_path / "crops", annotations(export, "train")[0]
+    assert cut(target, path)[0] == 0
+    make_older(target)
+    rows = (target / "crops.csv").read_bytes()
+    code, out, err = cut(target, path)
+    assert (code, out) == (
+        0,
+        f"nothing to do (4 there already), 1 skipped (1 image missing), see {target}/skipped.csv\n",
+    )
+    assert "are written otherwise than when its crops were cut, and give the same crops" in err
+    assert "written otherwise" not in cut(target, path)[2]  # said once: the record is today's now
+    assert cut(target, *annotations(export, "valid"))[0] == 0
+    assert (target / "crops.csv").read_bytes().startswith(rows)
+
+    for change in (
+        ('"rice"', '"corn"'),
+        ("[25, 8", "[26, 8"),
+        ('{"id": 3, "image_id": 1, "category_id": 1', '{"id": 4, "image_id": 9, "category_id": 1'),
+    ):
+        other = tmp_path / "other"
+        assert cut(other, path, overwrite="")[0] == 0
+        make_older(other)
+        original = path.read_text()
+        assert change[0] in original
+        path.write_text(original.replace(*change))
+        code, _, err = cut(other, path)
+        assert (code, "annotations: boxes, labels or splits were changed" in err or "image" in err) == (1, True), err
+        path.write_text(original)
+
+
+def test_an_older_folder_of_turned_photos_is_not_taken_for_todays(export: Path, tmp_path: Path) -> None:
+    """The rule that says in which frame a box stands has changed: the same lines may be other pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down: of the same size
+    photo = export / "train" / "tr0.jpg"
+    Image.open(photo).save(photo, exif=exif)
+    target = tmp_path / "crops"
+    assert cut(target, *annotations(export, "train"))[0] == 0
+    make_older(target)
+    code, _, err = cut(target, *annotations(export, "train"))
+    assert (code, "was made with other input (annotations: boxes, labels or splits were changed)" in err) == (1, True)
+
+
+def test_photos_that_are_missing_now_are_named_with_what_to_do(export: Path, tmp_path: Path) -> None:
+    target = tmp_path / "crops"
+    assert cut(target, *annotations(export, "train"))[0] == 0
+    before = content(target)
+    (export / "train" / "tr1.jpg").rename(tmp_path / "tr1.jpg")
+    code, _, err = cut(target, *annotations(export, "train"))
+    assert code == 1
+    assert err.splitlines()[-1] == (
+        f"crop.py: error: {target} has 2 crops of photos that are missing now, such as tr1.jpg; put them back or name their "
+        "folder with --image_folder, or name another --output_root"
+    )
+    assert content(target) == before
+    (tmp_path / "tr1.jpg").rename(export / "train" / "tr1.jpg")
+    assert cut(target, *annotations(export, "train"))[1].startswith("nothing to do (4 there already)")
