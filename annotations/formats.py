@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annotations import coco, createml, cvat, datumaro, label_studio, labelme, sku, tables, via, via3, voc, yolo
+from annotations import coco, createml, cvat, datumaro, label_studio, labelme, sku, tables, via, voc, yolo
 from annotations.contents import Lines, decoded, parse_json, parse_xml, unpacked
 from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
@@ -23,7 +23,6 @@ _JSON = {
     "datumaro": datumaro,
     "labelme": labelme,
     "via": via,
-    "via3": via3,
     "sku": sku,
     "createml": createml,
     "label_studio": label_studio,
@@ -32,7 +31,6 @@ _BARE_BOXES = {
     "coco": "xywh",
     "datumaro": "xywh",
     "via": "xywh",
-    "via3": "xywh",
     "yolo": "cxcywh",
     "createml": "cxcywh",
 }

@@ -17,7 +17,6 @@ FORMATS = {
     "label_studio": "Label Studio",
     "cvat": "CVAT for images",
     "via": "VIA",
-    "via3": "VIA 3",
     "open_images": "Open Images",
     "tensorflow": "TensorFlow CSV",
     "createml": "CreateML",

@@ -9,16 +9,31 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from annotations import fields, via
+from annotations import fields
 from annotations.coco import check_plain
+from annotations.contents import items
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
 from annotations.records import Object, Outline, Skipped
 from annotations.segmentation import polygon
 from common.messages import Unusable
 
-_SHAPES = ("", "point", "rectangle", "circle", "ellipse", "line", "polyline", "polygon", "extreme rectangle")
-_SHAPES += ("extreme circle",)
+_SHAPES = dict(
+    enumerate(
+        [
+            "point",
+            "rectangle",
+            "circle",
+            "ellipse",
+            "line",
+            "polyline",
+            "polygon",
+            "extreme_rectangle",
+            "extreme_circle",
+        ],
+        1,
+    )
+)
 _IMAGE = "2"  # the type of a file; others are videos and sounds
 
 
@@ -29,9 +44,9 @@ def recognise(content: Any) -> bool:
 
 def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
     """Yield every region of every photo; what is said of a whole photo, or of a stretch of time, has no box."""
-    attributes = content.get("attribute") if isinstance(content.get("attribute"), dict) else {}
+    attributes = _object(content.get("attribute"))
     counts: dict[str, int] = {}
-    for key, record in content["metadata"].items():
+    for key, record in items(content["metadata"]):
         try:
             check_plain(record)
             if not record.get("xy"):
@@ -67,7 +82,7 @@ def _shape(record: dict[str, Any], attributes: dict[str, Any], options: Options)
     if not isinstance(record["xy"], list):
         raise fields.bad("xy", record["xy"])
     number, *values = (fields.number(value, "xy") for value in record["xy"])
-    kind = _SHAPES[int(number)] if number in range(1, len(_SHAPES)) else fields.shown(number)
+    kind = _SHAPES.get(int(number) if number.is_integer() else 0, f"shape {fields.shown(number)}")
     units, n = options.box_units or "pixels", len(values)
     if kind == "rectangle" and n == 4:
         return Shape(classes, fields.box(values, options.box_format or "xywh"), units)
@@ -75,12 +90,16 @@ def _shape(record: dict[str, Any], attributes: dict[str, Any], options: Options)
         return Shape(classes, fields.ellipse((*values, values[2])), units)
     if kind == "ellipse" and n == 4:
         return Shape(classes, fields.ellipse(values), units)
-    if kind in ("polyline", "extreme rectangle"):
+    if kind in ("polyline", "extreme_rectangle"):
         return Shape(classes, fields.enclosing(array("d", values), "xy"), units)
     if kind == "polygon":
         points = polygon(values, "xy")
         return Shape(classes, fields.enclosing(points, "xy"), units, Outline((points,)))
     raise Unusable(f"a {kind} of {n} numbers has no box")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _label(values: Any, attributes: dict[str, Any]) -> str:
@@ -89,9 +108,9 @@ def _label(values: Any, attributes: dict[str, Any]) -> str:
         raise fields.bad("av", values)
     named: dict[str, Any] = {}
     for key, value in values.items():
-        attribute = attributes.get(key) if isinstance(attributes.get(key), dict) else {}
-        choices = attribute.get("options") if isinstance(attribute.get("options"), dict) else {}
+        attribute = _object(attributes.get(key))
+        choices = _object(attribute.get("options"))
         if isinstance(value, str) and "," in value and value not in choices and choices:  # several boxes are checked
             value = {choices.get(part, part): True for part in value.split(",") if part}
         named[str(attribute.get("aname") or key)] = choices.get(value, value) if isinstance(value, str) else value
-    return via.label_of(named, "av")
+    return fields.label_of(named, "av")
