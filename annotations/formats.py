@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annotations import coco, createml, cvat, datumaro, label_studio, labelme, sku, tables, via, voc, yolo
+from annotations import coco, createml, cvat, datumaro, fields, label_studio, labelme, sku, tables, via, voc, yolo
 from annotations.contents import Lines, decoded, parse_json, parse_xml, unpacked
 from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
@@ -123,7 +123,7 @@ def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised
         return Unrecognised(
             f"{source} is no {FORMATS[forced]}; leave --annotation_format out to recognise it by content"
         )
-    holds = "its first line is no known one"
+    holds = f"its first line is {fields.shown(str(content).strip().partition(chr(10))[0].strip())}"
     if isinstance(content, dict):
         holds = f"its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
     elif isinstance(content, list):
