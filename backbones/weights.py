@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.files import HEAD, stand_in
 from common.messages import UsageError, UserError, note, shorten
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; check --weights")
+    with open(path, "rb") as file:
+        if what := stand_in(file.read(HEAD)):
+            raise UserError(f"{path} is {what}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

@@ -110,6 +110,8 @@ def _header(file: BinaryIO) -> Header:
             deep = mode[0] in "IF" or (kind == "PNG" and len(start) > 24 and start[24] == 16)
             odd = kind == "PPM" and image.tile[0][0] != "raw"  # a maxval other than 255, or numbers as text
     except Exception as error:  # a parser of hostile files may raise anything
+        if what := files.stand_in(start):
+            raise ImageError(f"not an image: {what}") from error
         raise ImageError(NO_HEIC if image_kind(start) == "HEIC" and not reads_heic() else "not an image") from error
     plain = not (alpha or deep or odd or kind == "HEIF")
     return Header(width, height, _orientation(exif) if exif else 1, kind, plain, "straight" if alpha else "")

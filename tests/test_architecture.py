@@ -38,7 +38,7 @@ CROWDED = {
     "common": 14,
     "annotations": 20,
     "indexes": 12,
-    "cropping": 11,
+    "cropping": 12,
     "evaluation": 9,
 }  # modules in a room, at most; 8 where nothing is said
 PURE = (
