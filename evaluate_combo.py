@@ -20,55 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages, table_files
+from common import cli, messages, table_files
 from plots.methods import METHODS
 from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options, check_rejection
 
 if TYPE_CHECKING:
     from common.knn import Neighbours
-    from evaluation.codes import CodedSets
     from evaluation.evaluator import Evaluator
-    from evaluation.records import Combination, Decisions, Rule
-
-
-def show_similarity(coded: CodedSets, reference_ids: Sequence[str], output_root: Path) -> None:
-    """Print the mean cosine within and between classes of the merged references and draw it class by class."""
-    from plots import heatmaps
-    from terminal.measures import class_similarity
-
-    text, matrix, names = class_similarity(coded, reference_ids)
-    print(text)
-    ids = "+".join(reference_ids)
-    path = output_root / files.name_part(f"similarity_{ids}.png")
-    heatmaps.similarity_heatmap(path, matrix, names, title=f"Mean cosine between classes, references {ids}")
-    print(f"wrote {path} and .svg\n")
-
-
-def draw(
-    coded: CodedSets,
-    rule: Rule,
-    combination: Combination,
-    decisions: Decisions,
-    methods: Sequence[str],
-    *,
-    top_n: int,
-    output_root: Path,
-    seed: int,
-) -> None:
-    """Draw references and queries of one combination as 2-D maps."""
-    from plots import maps, projection
-    from terminal.measures import map_points
-
-    vectors, labels, role, correct = map_points(coded, rule, combination, decisions)
-    ids = "+".join(combination.reference_ids), "+".join(combination.query_ids)
-    for method in methods:
-        messages.note(f"{method} of {len(vectors):,} vectors …")
-        points = projection.project(vectors, method, 2, seed=seed)
-        learnt = "" if combination.is_plain else f"_{combination.classifier}"
-        path = output_root / files.name_part(f"{method}_{ids[0]}_{ids[1]}{learnt}.png")
-        title = f"{method.upper()}, references {ids[0]}, queries {ids[1]}{learnt.replace('_', ', ')}"
-        maps.embedding_map(path, points, labels, top_n=top_n, marker_by=role, correct=correct, title=title)
-        print(f"wrote {path} and .svg")
+    from evaluation.records import Combination, Decisions
 
 
 def keep(
@@ -125,7 +84,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
     from evaluation.records import Rule
-    from terminal import output, prompt, rejection, tables
+    from terminal import output, pictures, prompt, rejection, soundness, tables
     from terminal.measures import show, show_learning_curve
 
     check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
@@ -137,7 +96,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     coded = code_sets(references, queries, args.label_level)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or queries[0].dataset or "-"
-    draw_maps = partial(draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
+    draw_maps = partial(pictures.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
     with searching(args.cluster) as search, output.told_as(args.format) as tell:
         evaluator = Evaluator(coded, rule, search)
         validation = Evaluator(code_sets(references, held_out[0], args.label_level), rule) if held_out else None
@@ -166,8 +125,10 @@ def run(args: argparse.Namespace, command: str) -> None:
             print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
         if args.learning_curve:
             show_learning_curve(evaluator, start, findings, args.seed)
+        if args.check:
+            soundness.show(evaluator, start, args.output_root, safe=args.spreadsheet_safe)
         if args.similarity:
-            show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
+            pictures.show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
         if args.plot or args.predictions:
             draw_all = partial(draw_maps, methods=args.plot) if args.plot else None
             keep(evaluator, decided, draw_all, args.predictions, args.spreadsheet_safe)

@@ -26,8 +26,9 @@ ROOMS = {
     "export": {"common", "imaging"},
     "embedding": {"common", "backbones", "imaging"},
     "combinations": {"common", "evaluation", "uncertainty", "classifiers"},
-    "report": {"common", "evaluation", "uncertainty", "combinations", "imaging"},
-    "terminal": {"common", "evaluation", "uncertainty", "combinations", "classifiers"},
+    "report": {"common", "evaluation", "uncertainty", "combinations", "imaging", "soundness"},
+    "soundness": {"common", "imaging", "evaluation", "uncertainty"},
+    "terminal": {"common", "evaluation", "uncertainty", "combinations", "classifiers", "soundness", "plots"},
     "retrieval": {"common", "evaluation", "uncertainty", "imaging"},
     "indexes": {"common", "retrieval"},
     "training": {"common", "backbones", "evaluation", "uncertainty", "imaging"},
@@ -40,6 +41,7 @@ CROWDED = {
     "indexes": 12,
     "cropping": 11,
     "evaluation": 9,
+    "terminal": 12,
 }  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
@@ -48,6 +50,7 @@ PURE = (
     "training/calibration.py",
     *("classifiers/choice.py", "classifiers/linear.py", "classifiers/neighbours.py"),
     *("classifiers/recipes.py", "classifiers/unknowns.py", "classifiers/threshold.py", "classifiers/open_set.py"),
+    *("soundness/crops.py", "soundness/label_errors.py", "soundness/alike_classes.py"),
     *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
     *("uncertainty/scores.py", "uncertainty/datasets.py", "uncertainty/power.py", "uncertainty/sign_flips.py"),
 )  # touch no disk, print nothing
