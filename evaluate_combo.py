@@ -25,6 +25,7 @@ from plots.methods import METHODS
 from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options, check_rejection
 
 if TYPE_CHECKING:
+    from combinations.verdict import Findings
     from common.knn import Neighbours
     from evaluation.evaluator import Evaluator
     from evaluation.records import Combination, Decisions
@@ -49,6 +50,30 @@ def keep(
         table = per_query.prediction_table(evaluator, decided)
         table_files.write(predictions, table, spreadsheet_safe=safe, checked=True)
         print(f"wrote {predictions}: {messages.count(len(table), 'prediction')}")
+
+
+def show_more(
+    evaluator: Evaluator,
+    start: Combination,
+    findings: Findings | None,
+    reference_ids: Sequence[str] | None,
+    output_root: Path,
+    safe: bool,
+    *,
+    learning_curve: bool,
+    check: bool,
+    similarity: bool,
+    seed: int,
+) -> None:
+    """Print what else is asked for; pictures and lists, `safe` for spreadsheets, go to `output_root`."""
+    from terminal import measures, pictures, soundness
+
+    if learning_curve:
+        measures.show_learning_curve(evaluator, start, findings, seed)
+    if check:
+        soundness.show(evaluator, start, output_root, safe=safe)
+    if similarity:
+        pictures.show_similarity(evaluator.coded, reference_ids or list(evaluator.coded.references)[:1], output_root)
 
 
 @contextmanager
@@ -84,8 +109,8 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
     from evaluation.records import Rule
-    from terminal import output, pictures, prompt, rejection, soundness, tables
-    from terminal.measures import show, show_learning_curve
+    from terminal import output, pictures, prompt, rejection, tables
+    from terminal.measures import show
 
     check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
     if args.interactive:
@@ -96,7 +121,9 @@ def run(args: argparse.Namespace, command: str) -> None:
     coded = code_sets(references, queries, args.label_level)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or queries[0].dataset or "-"
-    draw_maps = partial(pictures.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
+    draw_maps = partial(
+        pictures.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed
+    )
     with searching(args.cluster) as search, output.told_as(args.format) as tell:
         evaluator = Evaluator(coded, rule, search)
         validation = Evaluator(code_sets(references, held_out[0], args.label_level), rule) if held_out else None
@@ -123,12 +150,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         if args.reject:
             rejecting = args.reject, args.unknown_npz, args.threshold
             print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
-        if args.learning_curve:
-            show_learning_curve(evaluator, start, findings, args.seed)
-        if args.check:
-            soundness.show(evaluator, start, args.output_root, safe=args.spreadsheet_safe)
-        if args.similarity:
-            pictures.show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
+        asked_too = {name: vars(args)[name] for name in ("learning_curve", "check", "similarity", "seed")}
+        show_more(evaluator, start, findings, args.reference_ids, args.output_root, args.spreadsheet_safe, **asked_too)
         if args.plot or args.predictions:
             draw_all = partial(draw_maps, methods=args.plot) if args.plot else None
             keep(evaluator, decided, draw_all, args.predictions, args.spreadsheet_safe)

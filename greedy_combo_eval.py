@@ -14,20 +14,19 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages, table_files
+from common import cli, files, messages
 from terminal.options import add_evaluation_options, add_search_options
 
 if TYPE_CHECKING:
     from classifiers.recipes import Recipe
-    from combinations.comparison import Comparison
     from common.embeddings import EmbeddingSet
     from evaluation.evaluator import Evaluator
-    from evaluation.records import Combination, Decisions, Rule, Tally
+    from evaluation.records import Combination, Rule, Tally
 
 
 def exhaustive(
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
     from report import page
-    from terminal import output, tables
+    from terminal import output, soundness, tables
 
     if args.fusion == "concat" and args.pairing == "crossed":
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
@@ -120,8 +119,6 @@ def run(args: argparse.Namespace, command: str) -> None:
         else:
             scored = step_by_step(chooser, recipes, args.pairing, args.min_gain, args.max_size)
         ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
-        if lost := ranked.n_left_out:
-            messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
         chosen_on = args.val_split if args.val_npz else None
         findings = Findings(
             title=args.company_name or queries[0][0].dataset or "-",
@@ -136,12 +133,13 @@ def run(args: argparse.Namespace, command: str) -> None:
         )
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:
+            checked = soundness.report(test, starting_pair(test, None)) if args.check else None
             decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
             if args.flips:
                 how = args.if_independent, args.seed, args.spreadsheet_safe
-                write_flips(test, decided, findings.final, args.flips, *how)
+                output.write_flips(test, decided, findings.final, args.flips, *how)
             if args.report:
-                page.write(args.report, test, decided, findings, seed=args.seed)
+                page.write(args.report, test, decided, findings, checked=checked, seed=args.seed)
                 print(f"wrote {args.report}")
             # Last: where this run stands in results.txt, the other files are those of this run.
             to = args.results, args.results_mode, args.spreadsheet_safe
@@ -157,6 +155,8 @@ def warn_of(evaluators: Sequence[Evaluator], rule: Rule) -> None:
 
     for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator.coded, rule)):
         messages.warn(remark)
+    if lost := evaluators[-1].coded.unmatched_views:
+        messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
 
 
 def moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:
@@ -164,31 +164,6 @@ def moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]
     if not data_root:
         return sets
     return [one.renamed(data_root=data_root.replace("{id}", files.name_part(one.id))) for one in sets]
-
-
-def write_flips(
-    evaluator: Evaluator,
-    decided: Mapping[Combination, Decisions],
-    final: Comparison,
-    path: Path,
-    if_independent: bool,
-    seed: int,
-    safe: bool,
-) -> None:
-    """Write the table of flips and print how many crops each of the first combinations rescues and breaks."""
-    from combinations import comparison, flips
-
-    coded, baseline = evaluator.coded, final.baseline.combination
-    reported = [result.combination for result in final.results[: comparison.REPORTED]]
-    alone = {name: decided[pair] for name, pair in comparison.same_id_pairs(evaluator).items()}
-    table = flips.table(coded, alone, {name: decided[name] for name in dict.fromkeys([baseline, *reported])})
-    for table_path in (path.with_suffix(".parquet"), path.with_suffix(".csv")):
-        table_files.write(table_path, table, spreadsheet_safe=safe, checked=True)
-    for combination in reported:
-        if combination != baseline:
-            change = flips.compare(coded, decided[baseline], decided[combination], seed=seed)
-            print(f"{combination} against {baseline}: {flips.summary(change, if_independent=if_independent)}")
-    print(f"wrote {path.with_suffix('.parquet')} and .csv: {messages.count(len(table), 'crop')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from uncertainty.intervals import AccuracyInterval, accuracy_interval
 
 CHANCE = 0.5  # of deciding between two classes
 BARELY = 0.75  # pairs of classes that are told apart better than that are not looked into
+LEAST = 5  # crops of each of two classes
 SURE = 0.9  # an interval that holds CHANCE and this as well says nothing
 
 
@@ -44,9 +45,10 @@ def alike_classes(
 ) -> tuple[list[AlikePair], int]:
     """Return the pairs of classes that cannot be told apart, the worst first, and how many pairs have too few photos to say.
 
-    Each crop of the two classes is decided between them by the votes of its neighbours (n, depth), see label_errors.weights; a tie is
-    half right, and both classes weigh the same. A pair is listed where it is told apart in at most BARELY of the cases and the
-    interval holds CHANCE; where that holds SURE as well, there are too few photos. `label`, `photo`: (n,) int codes.
+    Each crop of the two classes is decided between them by the votes of its neighbours (n, depth), see label_errors.weights; a tie
+    is half right, and both classes weigh the same. A pair is listed where it is told apart in at most BARELY of the cases and the
+    interval holds CHANCE; where that holds SURE as well, or one class has fewer than LEAST crops, there are too few photos.
+    `label`, `photo`: (n,) int codes.
     """
     votes = _votes(similarities, indices, label, n_class)
     found, unsure = [], 0
@@ -54,7 +56,7 @@ def alike_classes(
         seen = _told_apart(a, b, votes, label, photo)
         if seen.low > CHANCE:
             continue
-        if seen.high >= SURE:
+        if seen.high >= SURE or min((label == a).sum(), (label == b).sum()) < LEAST:
             unsure += 1
         else:
             found.append(AlikePair(a, b, seen, int(((label == a) | (label == b)).sum())))

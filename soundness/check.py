@@ -20,17 +20,16 @@ from uncertainty.intervals import AccuracyInterval, accuracy_interval
 class Soundness:
     """What was found in one pair of sets; rows are those of `crops`, the references before the queries.
 
-    n_pictures: crops whose picture was read. accuracy, without_twins: of all queries, and of those without a near twin, by photo;
-    without_twins is None where every query has one. twin_photos, query_photos: photos of queries with a near twin, and of all.
-    neighbours, similarities (n_crop, depth): the nearest other crops of each, -1 for none, and their cosines. suspects: rows of likely
-    label errors, the likeliest first. alike: classes that cannot be told apart; n_unsure pairs have too
-    few photos to say.
+    known (n_crop,) bool: whether the picture was read. accuracy, without_twins: of all queries, and of those without a near twin,
+    by photo; without_twins is None where every query has one. twin_photos, query_photos: photos with such a query, and all.
+    neighbours, similarities (n_crop, depth): the nearest other crops of each, -1 for none, and their cosines. suspects: rows of
+    likely label errors, the likeliest first. alike: classes that cannot be told apart; n_unsure pairs have too few photos to say.
     """
 
     pair: Combination
     crops: Crops
     classes: np.ndarray
-    n_pictures: int
+    known: np.ndarray
     twins: Twins
     accuracy: AccuracyInterval
     without_twins: AccuracyInterval | None
@@ -42,6 +41,10 @@ class Soundness:
     suspects: np.ndarray
     alike: list[AlikePair]
     n_unsure: int
+
+    @property
+    def n_pictures(self) -> int:
+        return int(self.known.sum())
 
     @property
     def n_query(self) -> int:
@@ -70,7 +73,7 @@ def check(evaluator: Evaluator, combination: Combination) -> Soundness:
         pair=pair,
         crops=crops,
         classes=evaluator.coded.classes,
-        n_pictures=int(seen.known.sum()),
+        known=seen.known,
         twins=twins,
         accuracy=_accuracy(decisions.right, decisions.image),
         without_twins=None if has_twin.all() else _accuracy(decisions.right[~has_twin], decisions.image[~has_twin]),

@@ -47,7 +47,9 @@ def of_pair(evaluator: Evaluator, pair: Combination) -> Crops:
     reference, query = coded.references[pair.reference_ids[0]], coded.queries[pair.query_ids[0]]
     sides = (reference, query)
     crops = [name for side, one in zip(("reference", "query"), sides, strict=True) for name in crop_names([one], side)]
-    photos = [name for side, one in zip(("reference", "query"), sides, strict=True) for name in image_names([one], side)]
+    photos = [
+        name for side, one in zip(("reference", "query"), sides, strict=True) for name in image_names([one], side)
+    ]
     labels = coded.reference_codes[reference.id].label, coded.query_codes[query.id].label
     return Crops(
         vectors=np.concatenate([np.asarray(one.vectors) for one in sides]),

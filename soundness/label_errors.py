@@ -31,7 +31,7 @@ class Shares:
 
 
 def neighbours(vectors: np.ndarray, crop: np.ndarray) -> knn.Neighbours:
-    """Return the NEIGHBOURS nearest rows of other crops, or as many as there are; `crop` (n,) int codes. See knn.search_excluding."""
+    """Return the NEIGHBOURS nearest rows of other crops, or as many as there are; `crop`: (n,) int codes."""
     depth = min(NEIGHBOURS, len(vectors) - 1)
     if len(np.unique(crop)) == len(crop):  # half of the products
         return knn.search_self(vectors, depth)
@@ -40,7 +40,11 @@ def neighbours(vectors: np.ndarray, crop: np.ndarray) -> knn.Neighbours:
 
 def weights(similarities: np.ndarray) -> np.ndarray:
     """Return the votes (n, depth) of neighbours: softmax of cosine / TEMPERATURE, 0 for no neighbour."""
-    raw = np.exp((similarities - similarities[:, :1]) / TEMPERATURE, where=np.isfinite(similarities), out=np.zeros_like(similarities))
+    raw = np.exp(
+        (similarities - similarities[:, :1]) / TEMPERATURE,
+        where=np.isfinite(similarities),
+        out=np.zeros_like(similarities),
+    )
     return raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Small copies of pictures: a descriptor to find alike ones by, and how far two of them agree once they are laid over each other."""
+"""Small copies of pictures: a descriptor to find alike ones by, and how far two agree when they are laid over each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from imaging import images
 SIDE = 64  # pixels of a small copy, squashed to a square
 FREQUENCIES = 6  # of the cosine transform, down and across
 MOVED = 0.15  # a copy is shifted or scaled by at most that share of its side
-STEPS, PRECISION, BLUR = 50, 1e-5, 3  # of the alignment: iterations, change of correlation that ends it, pixels of its filter
+STEPS, PRECISION, BLUR = (
+    50,
+    1e-5,
+    3,
+)  # of the alignment: iterations, change of correlation that ends it, pixels of its filter
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,9 @@ def read(paths: Sequence[str]) -> Pictures:
     descriptors = np.zeros((len(paths), FREQUENCIES**2 - 1), np.float32)
     known = np.zeros(len(paths), bool)
     with ThreadPoolExecutor(cores()) as pool:
-        for row, picture in enumerate(progress(pool.map(_small, paths), total=len(paths), desc="pictures", unit="image")):
+        for row, picture in enumerate(
+            progress(pool.map(_small, paths), total=len(paths), desc="pictures", unit="image")
+        ):
             if picture is not None:
                 small[row] = picture
                 descriptors[row] = descriptor(picture)
@@ -78,17 +84,17 @@ def agreement(one: np.ndarray, other: np.ndarray) -> float:
     import cv2
 
     gray, other_gray = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (one, other))
-    warp = np.eye(2, 3, dtype=np.float32)
+    warp, everywhere = np.eye(2, 3, dtype=np.float32), np.full((SIDE, SIDE), 255, np.uint8)
     ends = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, STEPS, PRECISION)
     try:
-        cv2.findTransformECC(gray, other_gray, warp, cv2.MOTION_AFFINE, ends, None, BLUR)
+        cv2.findTransformECC(gray, other_gray, warp, cv2.MOTION_AFFINE, ends, everywhere, BLUR)
     except cv2.error:  # the two have nothing in common
         return 0.0
     if (np.abs(warp - np.eye(2, 3)) / [1, 1, SIDE] > MOVED).any():
         return 0.0
     back = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     laid = cv2.warpAffine(other, warp, (SIDE, SIDE), flags=back)
-    inside = cv2.warpAffine(np.full((SIDE, SIDE), 255, np.uint8), warp, (SIDE, SIDE), flags=back) == 255
+    inside = cv2.warpAffine(everywhere, warp, (SIDE, SIDE), flags=back) == 255
     seen, over = one[inside].astype(np.float32), laid[inside].astype(np.float32)
     variance = float(((seen - seen.mean(axis=0)) ** 2).mean())
     return max(0.0, 1 - float(((seen - over) ** 2).mean()) / variance) if variance > 0 else 0.0

@@ -18,8 +18,10 @@ from uncertainty.intervals import AccuracyInterval
 
 SHOWN = 10  # rows of a table on the terminal
 DRAWN = 12  # rows of each sheet of pictures
-COLUMNS = ("kind", "crop_id", "picture", "side", "label", "other_crop_id", "other_label")
-COLUMNS += ("agreement", "cosine", "own_votes", "other_votes")
+COLUMNS = (
+    *("kind", "crop_id", "picture", "side", "label", "other_crop_id", "other_label"),
+    *("agreement", "cosine", "own_votes", "other_votes"),
+)
 
 
 def show(evaluator: Evaluator, combination: Combination, output_root: Path, *, safe: bool = False) -> Soundness:
@@ -31,11 +33,18 @@ def show(evaluator: Evaluator, combination: Combination, output_root: Path, *, s
         path = output_root / files.name_part(f"{name}.csv")
         files.write_text(path, table_files.csv_text(COLUMNS, rows, spreadsheet_safe=safe))
         print(f"\nwrote {path}: {count(len(rows), 'row')}")
-    for kind, title, score, sheet in _sheets(found):
-        if any(picture for picture, _, _ in sheet):
+    for kind, first, title, score, sheet in _sheets(found):
+        if sheet:
             path = output_root / files.name_part(f"{name}_{kind}.png")
-            picture_sheets.results(path, sheet, title=title, score=score, judged=False)
+            picture_sheets.results(path, sheet, title=title, score=score, judged=False, first=first)
             print(f"wrote {path} and .svg")
+    return found
+
+
+def report(evaluator: Evaluator, combination: Combination) -> Soundness:
+    """Print what was found, and return it for the report."""
+    found = check(evaluator, combination)
+    print(f"{text(found)}\n")
     return found
 
 
@@ -55,8 +64,8 @@ def _about_pictures(found: Soundness) -> list[str]:
     if not missing:
         return []
     return [
-        f"{count(missing, 'picture')} of {len(found.crops):,} cannot be read, or show one colour only: their near twins are found by "
-        "the embedding alone, which misses some copies and takes some photos of one product for copies"
+        f"{count(missing, 'picture')} of {len(found.crops):,} cannot be read, or show one colour only: their near twins are found "
+        "by the embedding alone, which misses some copies and takes some photos of one product for copies"
     ]
 
 
@@ -66,9 +75,10 @@ def _twins(found: Soundness) -> str:
         return f"Near twins: none of {count(found.n_query, 'query', 'queries')} has one among the references"
     have = "has a near twin" if len(twins) == 1 else "have a near twin"
     without = _interval(found.without_twins) if found.without_twins else "nothing is left"
+    where = f"on {found.twin_photos} of {count(found.query_photos, 'photo')}"
     said = (
-        f"Near twins: {len(twins):,} of {found.n_query:,} queries, on {found.twin_photos} of {count(found.query_photos, 'photo')}, {have} "
-        f"among the references; accuracy {found.accuracy.accuracy:.4f}, without them {without}"
+        f"Near twins: {len(twins):,} of {found.n_query:,} queries, {where}, {have} among the references; "
+        f"accuracy {found.accuracy.accuracy:.4f}, without them {without}"
     )
     rows = [
         (found.crops.names[q], found.crops.names[r], "-" if math.isnan(agree) else f"{agree:.3f}", f"{cosine:.3f}")
@@ -84,8 +94,10 @@ def _interval(interval: AccuracyInterval) -> str:
 def _suspects(found: Soundness) -> str:
     if not len(found.suspects):
         return f"Labels: every crop of {len(found.crops):,} has the label that most of its neighbours' votes give"
-    has = "has a label" if len(found.suspects) == 1 else "have a label"
-    said = f"Likely label errors: {len(found.suspects):,} of {count(len(found.crops), 'crop')} {has} that other neighbours outvote"
+    said = (
+        f"Likely label errors, the likeliest first: {len(found.suspects):,} of {count(len(found.crops), 'crop')} "
+        f"{'is' if len(found.suspects) == 1 else 'are'} outvoted by neighbours of another label"
+    )
     rows = [
         (
             found.crops.names[row],
@@ -134,33 +146,39 @@ def listed(found: Soundness) -> list[tuple]:
 
     pairs = zip(twins.query, twins.reference, twins.agreement, twins.cosine, strict=True)
     rows = [
-        ("near twin", *of(q), crops.names[r], labels[r], "" if math.isnan(agree) else f"{agree:.4f}", f"{cosine:.4f}", "", "")
+        (
+            "near twin",
+            *of(q),
+            crops.names[r],
+            labels[r],
+            "" if math.isnan(agree) else f"{agree:.4f}",
+            f"{cosine:.4f}",
+            "",
+            "",
+        )
         for q, r, agree, cosine in pairs
     ]
-    return rows + [
-        ("label", *of(row), "", found.classes[shares.suggested[row]], "", "")
-        + (f"{shares.own[row]:.4f}", f"{shares.other[row]:.4f}")
-        for row in found.suspects
-    ]
+    for row in found.suspects:
+        votes = f"{shares.own[row]:.4f}", f"{shares.other[row]:.4f}"
+        rows.append(("label", *of(row), "", found.classes[shares.suggested[row]], "", "", *votes))
+    return rows
 
 
-def _sheets(found: Soundness) -> Iterator[tuple[str, str, str, list]]:
-    """Yield of each sheet of pictures its kind, its title, what its numbers are, and its rows, see plots.picture_sheets."""
+def _sheets(found: Soundness) -> Iterator[tuple[str, str, str, str, list]]:
+    """Yield of each sheet of pictures: kind, what stands first in a row, title, name of its numbers, rows (picture_sheets)."""
     crops, twins, labels = found.crops, found.twins, found.classes[found.crops.label]
 
     def result(row: int, score: float) -> tuple[str, str, float]:
         return crops.pictures[row], labels[row], score
 
     pairs = zip(twins.query, twins.reference, twins.agreement, twins.cosine, strict=True)
-    of_twins = [
-        (crops.pictures[q], labels[q], [result(r, agree)]) for q, r, agree, _ in pairs if not math.isnan(agree)
-    ]
-    yield "twins", "Queries and their near twins", "agreement", of_twins[:DRAWN]
+    of_twins = [(crops.pictures[q], labels[q], [result(r, agree)]) for q, r, agree, _ in pairs if not math.isnan(agree)]
+    yield "twins", "query", "Queries and their near twins", "agreement", of_twins[:DRAWN]
     of_labels = []
-    for row in found.suspects[:DRAWN]:
+    for row in found.suspects[found.known[found.suspects]][:DRAWN]:
         near = found.neighbours[row]
         better = np.flatnonzero((near >= 0) & (crops.label[near] == found.shares.suggested[row]))[:3]
         of_labels.append(
             (crops.pictures[row], labels[row], [result(near[at], found.similarities[row, at]) for at in better])
         )
-    yield "labels", "Likely label errors, and near crops of a label that suits better", "cosine", of_labels
+    yield "labels", "crop", "Likely label errors, and near crops of a label that suits better", "cosine", of_labels
