@@ -28,9 +28,9 @@ from soundness import label_errors
 FIRST, SWAPPED = 50, 0.05
 
 
-def clusters(n: int, dim: int, n_class: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def clusters(n: int, dim: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return vectors (n, dim) float32 around one centre a class, and their classes."""
-    rng = np.random.default_rng(seed)
+    rng, n_class = np.random.default_rng(seed), min(200, n // 50)
     label = rng.integers(0, n_class, n)
     centres = rng.standard_normal((n_class, dim), dtype=np.float32)
     return centres[label] + 2.0 * rng.standard_normal((n, dim), dtype=np.float32), label
