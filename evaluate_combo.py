@@ -109,6 +109,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
     from evaluation.records import Rule
+    from evaluation.units import Units
     from terminal import output, pictures, prompt, rejection, tables
     from terminal.measures import show
 
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     sides += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
     references, queries, *held_out = read_sides(sides, label_level=args.label_level, **cli.reading(args))
-    coded = code_sets(references, queries, args.label_level)
+    coded = code_sets(references, queries, args.label_level, Units(args.group_by))
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or queries[0].dataset or "-"
     draw_maps = partial(
@@ -126,7 +127,9 @@ def run(args: argparse.Namespace, command: str) -> None:
     )
     with searching(args.cluster) as search, output.told_as(args.format) as tell:
         evaluator = Evaluator(coded, rule, search)
-        validation = Evaluator(code_sets(references, held_out[0], args.label_level), rule) if held_out else None
+        validation = (
+            Evaluator(code_sets(references, held_out[0], args.label_level, coded.units), rule) if held_out else None
+        )
         for remark in remarks(coded, rule):
             messages.warn(remark)
         combinations = chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)

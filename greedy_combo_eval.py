@@ -98,6 +98,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
+    from evaluation.units import Units
     from report import page
     from terminal import output, soundness, tables
 
@@ -108,7 +109,9 @@ def run(args: argparse.Namespace, command: str) -> None:
     read = read_sides(sides, label_level=args.label_level, **cli.reading(args))
     references, *queries = (moved(side, args.data_root) for side in read)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    evaluators = [Evaluator(code_sets(references, side, args.label_level), rule) for side in queries]
+    evaluators = [
+        Evaluator(code_sets(references, side, args.label_level, Units(args.group_by)), rule) for side in queries
+    ]
     test, chooser = evaluators[0], evaluators[-1]
     warn_of(evaluators, rule)
     start = starting_pair(chooser, args.baseline)
@@ -145,7 +148,7 @@ def run(args: argparse.Namespace, command: str) -> None:
             to = args.results, args.results_mode, args.spreadsheet_safe
             output.add_to_results(*to, test.coded, rule, findings, command)
         finally:  # what was searched is shown even where a file cannot be written
-            print(tables.summary(findings, args.top))
+            print(tables.summary(findings, args.top, tables.grouped(chooser.coded)))
             tell(rule, findings)
 
 

@@ -132,7 +132,7 @@ def outlook(ranked: Comparison) -> str:
     evidence = ranked.evidence
     if evidence.photos_needed != evidence.photos_needed:
         return ""
-    n_photo = count(ranked.baseline.n_images, "photo")
+    n_photo = count(ranked.baseline.n_images, ranked.unit)
     return f"Scored on {n_photo}; to find a gain of 2 points takes about {evidence.photos_needed:,.0f} (power 80%)."
 
 

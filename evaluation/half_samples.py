@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.codes import CodedSets, code, code_sets, image_names
+from evaluation.codes import CodedSets, code, code_sets
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Rule
 from uncertainty import references as uncertain
@@ -27,7 +27,7 @@ def reference_interval(
     """
     references = [coded.references[r] for r in combination.reference_ids]
     queries = [coded.queries[q] for q in combination.query_ids]
-    photo = np.concatenate(code(image_names(references, "reference"))[1])
+    photo = np.concatenate(code(coded.units.names(references, "reference"))[1])
     label = np.concatenate([coded.reference_codes[r].label for r in combination.reference_ids])
     if len(np.unique(photo)) < 4 or min(map(len, references)) < 4 * rule.k:
         return None
@@ -38,7 +38,7 @@ def reference_interval(
             reference.take(np.flatnonzero(part))
             for reference, part in zip(references, np.split(kept, ends), strict=True)
         ]
-        evaluator = Evaluator(code_sets(halves, queries, label_level), rule)
+        evaluator = Evaluator(code_sets(halves, queries, label_level, coded.units), rule)
         total = tally(evaluator.coded, evaluator.decide(combination), combination.reference_ids)
         return total.image_right[1], total.image_size
 

@@ -95,6 +95,8 @@ def page(
         n_ranked=RANKED,
         few=intervals.FEW_IMAGES,
         level=LEVEL,
+        unit=coded.units.noun("image"),
+        group_by=coded.units.group_by,
     )
 
 

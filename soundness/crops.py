@@ -8,9 +8,10 @@ import numpy as np
 
 from common import files
 from common.embeddings import EmbeddingSet
-from evaluation.codes import code, crop_names, image_names
+from evaluation.codes import code
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
+from evaluation.units import crop_names, photo_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def of_pair(evaluator: Evaluator, pair: Combination) -> Crops:
     sides = (reference, query)
     crops = [name for side, one in zip(("reference", "query"), sides, strict=True) for name in crop_names([one], side)]
     photos = [
-        name for side, one in zip(("reference", "query"), sides, strict=True) for name in image_names([one], side)
+        name for side, one in zip(("reference", "query"), sides, strict=True) for name in photo_names([one], side)
     ]
     labels = coded.reference_codes[reference.id].label, coded.query_codes[query.id].label
     return Crops(

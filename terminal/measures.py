@@ -30,8 +30,9 @@ def measures(
     retrieval: tuple[np.ndarray, np.ndarray],
 ) -> str:
     """Return every measure of one combination: its totals, and MAP@R and R-precision with their images (per_query.retrieval)."""
-    lines = [fixed_line(combination, tally.accuracy), _accuracy(tally, 1, "Accuracy@1:")]
-    lines += [_accuracy(tally, 0, "Nearest neighbour alone:")] if rule.k > 1 else []
+    noun = coded.units.noun("image")
+    lines = [fixed_line(combination, tally.accuracy), _accuracy(tally, 1, "Accuracy@1:", noun)]
+    lines += [_accuracy(tally, 0, "Nearest neighbour alone:", noun)] if rule.k > 1 else []
     answerable = tally.n - tally.n_unknown
     share = f"{tally.right[1] / answerable:.4f}" if answerable else "-"
     lines.append(
@@ -50,12 +51,12 @@ def measures(
     return "\n".join([*lines, *_classes(coded, tally)]) + "\n"
 
 
-def _accuracy(tally: Tally, row: int, name: str) -> str:
+def _accuracy(tally: Tally, row: int, name: str, noun: str) -> str:
     interval = intervals.accuracy_interval(tally.image_right[row], tally.image_size)
-    few = ", few images" if interval.few_images else ""
+    few = f", few {noun}s" if interval.few_images else ""
     return (
         f"  {name} {tally.right[row] / tally.n:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
-        f"({interval.n_images} images{few})"
+        f"({interval.n_images} {noun}s{few})"
     )
 
 

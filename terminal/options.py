@@ -44,6 +44,11 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     scoring.add_argument(
         "--label_level", type=whole(0), metavar="L", help="label level that is scored (default: the deepest)"
     )
+    text = (
+        "what intervals, p and resampling count as one (default: the photo): the first group of an expression in the "
+    )
+    text += "sample id, or a CSV of sample_id,group"
+    scoring.add_argument("--group_by", metavar="REGEX|FILE.csv", help=text)
     leave = scoring.add_mutually_exclusive_group()
     left_out: dict[str, Any] = {"action": "store_const", "dest": "exclude", "default": "none"}
     leave.add_argument("--exclude_self", **left_out, const="self", help="a crop is not its own neighbour, at any ID")
