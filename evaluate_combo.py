@@ -104,32 +104,31 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import paddings, verdict
     from combinations.search import chosen_combinations
-    from common.embedding_sets import read_sides
-    from evaluation.codes import code_sets, remarks
+    from evaluation.codes import remarks
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
     from evaluation.records import Rule
-    from evaluation.units import Units
-    from terminal import output, pictures, prompt, rejection, tables
+    from terminal import output, pictures, prompt, rejection, sides, tables
     from terminal.measures import show
 
     check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
     if args.interactive:
         prompt.check_alone(vars(args))
-    sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
-    sides += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
-    references, queries, *held_out = read_sides(sides, label_level=args.label_level, **cli.reading(args))
-    coded = code_sets(references, queries, args.label_level, Units(args.group_by))
+    named_sides = [
+        ("--train_npz", args.train_npz, args.reference_split),
+        ("--test_npz", args.test_npz, args.query_split),
+    ]
+    named_sides += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
+    reading = {name: vars(args)[name] for name in ("label_level", "group_by")} | cli.reading(args)
+    coded, *held_out = sides.read_coded(named_sides, **reading)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    title = args.company_name or queries[0].dataset or "-"
+    title = args.company_name or coded.dataset or "-"
     draw_maps = partial(
         pictures.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed
     )
     with searching(args.cluster) as search, output.told_as(args.format) as tell:
         evaluator = Evaluator(coded, rule, search)
-        validation = (
-            Evaluator(code_sets(references, held_out[0], args.label_level, coded.units), rule) if held_out else None
-        )
+        validation = Evaluator(held_out[0], rule) if held_out else None
         for remark in remarks(coded, rule):
             messages.warn(remark)
         combinations = chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)

@@ -19,12 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages
+from common import cli, messages
 from terminal.options import add_evaluation_options, add_search_options
 
 if TYPE_CHECKING:
     from classifiers.recipes import Recipe
-    from common.embeddings import EmbeddingSet
     from evaluation.evaluator import Evaluator
     from evaluation.records import Combination, Rule, Tally
 
@@ -93,25 +92,19 @@ def run(args: argparse.Namespace, command: str) -> None:
     from combinations.models import model_rows
     from combinations.paddings import are_paddings, classifier_rows, starting_pair
     from combinations.verdict import Findings, verdict
-    from common.embedding_sets import read_sides
-    from evaluation.codes import code_sets
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
-    from evaluation.units import Units
     from report import page
-    from terminal import output, soundness, tables
+    from terminal import output, sides, soundness, tables
 
     if args.fusion == "concat" and args.pairing == "crossed":
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
-    sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
-    sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
-    read = read_sides(sides, label_level=args.label_level, **cli.reading(args))
-    references, *queries = (moved(side, args.data_root) for side in read)
+    named = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
+    named += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
+    reading = {name: vars(args)[name] for name in ("label_level", "group_by", "data_root")} | cli.reading(args)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    evaluators = [
-        Evaluator(code_sets(references, side, args.label_level, Units(args.group_by)), rule) for side in queries
-    ]
+    evaluators = [Evaluator(coded, rule) for coded in sides.read_coded(named, **reading)]
     test, chooser = evaluators[0], evaluators[-1]
     warn_of(evaluators, rule)
     start = starting_pair(chooser, args.baseline)
@@ -124,7 +117,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
         chosen_on = args.val_split if args.val_npz else None
         findings = Findings(
-            title=args.company_name or queries[0][0].dataset or "-",
+            title=args.company_name or test.coded.dataset or "-",
             ranked=ranked,
             final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
             verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
@@ -160,13 +153,6 @@ def warn_of(evaluators: Sequence[Evaluator], rule: Rule) -> None:
         messages.warn(remark)
     if lost := evaluators[-1].coded.unmatched_views:
         messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
-
-
-def moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:
-    """Return the sets with their crops in another folder, if there is one, whose name may hold {id}."""
-    if not data_root:
-        return sets
-    return [one.renamed(data_root=data_root.replace("{id}", files.name_part(one.id))) for one in sets]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,6 +52,11 @@ class CodedSets:
     without_samples: list[str]
     units: Units = PHOTOS
 
+    @property
+    def dataset(self) -> str:
+        """The data set that the queries name; '' where they do not."""
+        return next(iter(self.queries.values())).dataset
+
     @cached_property
     def starts(self) -> dict[str, int]:
         """Where each reference set's rows begin when the rows of all are counted one after the other."""
