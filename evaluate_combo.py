@@ -104,23 +104,19 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import paddings, verdict
     from combinations.search import chosen_combinations
-    from evaluation.codes import remarks
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
     from evaluation.records import Rule
     from terminal import output, pictures, prompt, rejection, sides, tables
-    from terminal.measures import show
+    from terminal.measures import show, show_new_references
 
     check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
     if args.interactive:
         prompt.check_alone(vars(args))
-    named_sides = [
-        ("--train_npz", args.train_npz, args.reference_split),
-        ("--test_npz", args.test_npz, args.query_split),
-    ]
-    named_sides += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
+    given = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
+    given += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
     reading = {name: vars(args)[name] for name in ("label_level", "group_by")} | cli.reading(args)
-    coded, *held_out = sides.read_coded(named_sides, **reading)
+    coded, *held_out = sides.read_coded(given, **reading)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or coded.dataset or "-"
     draw_maps = partial(
@@ -129,8 +125,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     with searching(args.cluster) as search, output.told_as(args.format) as tell:
         evaluator = Evaluator(coded, rule, search)
         validation = Evaluator(held_out[0], rule) if held_out else None
-        for remark in remarks(coded, rule):
-            messages.warn(remark)
+        sides.warn_of([coded], rule)
         combinations = chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
         print(f"{tables.sets(coded, rule, title)}\n")
         if args.interactive:
@@ -150,18 +145,20 @@ def run(args: argparse.Namespace, command: str) -> None:
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in asked}
         if args.reject:
-            rejecting = args.reject, args.unknown_npz, args.threshold
-            print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
+            how = args.reject, args.unknown_npz, args.threshold
+            print(f"\n{rejection.rejection(evaluator, validation, combinations, *how)}")
         asked_too = {name: vars(args)[name] for name in ("learning_curve", "check", "similarity", "seed")}
         show_more(evaluator, start, findings, args.reference_ids, args.output_root, args.spreadsheet_safe, **asked_too)
         if args.plot or args.predictions:
             draw_all = partial(draw_maps, methods=args.plot) if args.plot else None
             keep(evaluator, decided, draw_all, args.predictions, args.spreadsheet_safe)
-        if args.results or args.format == "json":
+        if args.results or args.format == "json" or args.references_vary:
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
+            if args.references_vary:
+                findings = show_new_references(evaluator, findings, combinations, args.label_level, args.seed)
             tell(rule, findings)
-            where = args.results, args.results_mode, args.spreadsheet_safe
-            output.add_to_results(*where, coded, rule, findings, command)
+            to = args.results, args.results_mode, args.spreadsheet_safe
+            output.add_to_results(*to, coded, rule, findings, command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

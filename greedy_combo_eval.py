@@ -25,7 +25,7 @@ from terminal.options import add_evaluation_options, add_search_options
 if TYPE_CHECKING:
     from classifiers.recipes import Recipe
     from evaluation.evaluator import Evaluator
-    from evaluation.records import Combination, Rule, Tally
+    from evaluation.records import Combination, Tally
 
 
 def exhaustive(
@@ -97,16 +97,17 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.records import Rule
     from report import page
     from terminal import output, sides, soundness, tables
+    from terminal.measures import show_new_references
 
     if args.fusion == "concat" and args.pairing == "crossed":
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
-    named = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
-    named += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
+    given = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
+    given += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
     reading = {name: vars(args)[name] for name in ("label_level", "group_by", "data_root")} | cli.reading(args)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    evaluators = [Evaluator(coded, rule) for coded in sides.read_coded(named, **reading)]
+    evaluators = [Evaluator(coded, rule) for coded in sides.read_coded(given, **reading)]
     test, chooser = evaluators[0], evaluators[-1]
-    warn_of(evaluators, rule)
+    sides.warn_of([one.coded for one in evaluators], rule)
     start = starting_pair(chooser, args.baseline)
     recipes, choices = choose_recipes(args.classifier, chooser, start, on_queries=bool(args.val_npz))
     with output.told_as(args.format) as tell:
@@ -127,6 +128,9 @@ def run(args: argparse.Namespace, command: str) -> None:
             classifiers=classifier_rows(test, start, recipes, seed=args.seed),
             choices=choices,
         )
+        if args.references_vary:
+            both = [findings.final.results[0].combination, findings.final.baseline.combination]
+            findings = show_new_references(test, findings, both, args.label_level, args.seed)
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:
             checked = soundness.report(test, starting_pair(test, None)) if args.check else None
@@ -143,16 +147,6 @@ def run(args: argparse.Namespace, command: str) -> None:
         finally:  # what was searched is shown even where a file cannot be written
             print(tables.summary(findings, args.top, tables.grouped(chooser.coded)))
             tell(rule, findings)
-
-
-def warn_of(evaluators: Sequence[Evaluator], rule: Rule) -> None:
-    """Tell what is remarkable of the sets, once each."""
-    from evaluation.codes import remarks
-
-    for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator.coded, rule)):
-        messages.warn(remark)
-    if lost := evaluators[-1].coded.unmatched_views:
-        messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

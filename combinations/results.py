@@ -18,7 +18,7 @@ from common import files, table_files
 from common.messages import UserError, count
 from evaluation.codes import CodedSets
 from evaluation.fusion import DECISION, NAME
-from evaluation.records import Rule
+from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
 
 FIRST = ("reference_ids", "query_ids", "accuracy_at_1", "n_queries")  # columns that older tools read by their place
@@ -85,6 +85,11 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
             else {}
         ),
         "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} {noun}s{few})",
+        **(
+            {"95% interval, new references": _new(findings, combination)}
+            if combination in findings.new_references
+            else {}
+        ),
         "Dataset": findings.title,
         "Fusion": NAME[rule.fusion],
         **({"k": f"{rule.k}"} if combination.is_plain else {"Classifier": str(combination.classifier)}),
@@ -108,6 +113,11 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
     else:
         rows["Difference"] = "this is the baseline"
     return _lines(rows) + "\n"
+
+
+def _new(findings: Findings, combination: Combination) -> str:
+    new = findings.new_references[combination]
+    return f"{new.interval.low:.4f} to {new.interval.high:.4f}" if new else "reference photos unknown or too few"
 
 
 def _lines(rows: Mapping[str, str]) -> str:
@@ -135,6 +145,7 @@ def rows(rule: Rule, findings: Findings) -> list[dict[str, object]]:
     return [
         {
             **_row(result),
+            **(_new_columns(findings, result.combination) if findings.new_references else {}),
             "rank": rank,
             "matched": result.combination.matched,
             "fusion": rule.fusion,
@@ -150,6 +161,12 @@ def rows(rule: Rule, findings: Findings) -> list[dict[str, object]]:
         )
         for rank, result in enumerate(comparison.results, 1)
     ]
+
+
+def _new_columns(findings: Findings, combination: Combination) -> dict[str, object]:
+    new = findings.new_references.get(combination)
+    low, high = (new.interval.low, new.interval.high) if new else (math.nan, math.nan)
+    return {"low_new_references": low, "high_new_references": high}
 
 
 def _row(result: Result) -> dict[str, object]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 
 from evaluation.codes import CodedSets, code, code_sets
@@ -9,6 +12,32 @@ from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Rule
 from uncertainty import references as uncertain
 from uncertainty.intervals import AccuracyInterval
+
+
+@dataclass(frozen=True)
+class NewReferences:
+    """The interval of an accuracy with new references and new queries, and the references' standard deviation, shares in 0..1."""
+
+    interval: AccuracyInterval
+    spread: float
+
+
+def new_references(
+    coded: CodedSets,
+    rule: Rule,
+    combinations: Iterable[Combination],
+    *,
+    label_level: int | None = None,
+    seed: int = 0,
+) -> dict[Combination, NewReferences | None]:
+    """Return for each combination what `reference_interval` says; None where its reference photos are unknown or too few."""
+    unknown = {one.id for one in coded.references.values() if one.source in coded.without_samples}
+    found = {}
+    for combination in combinations:
+        known = unknown.isdisjoint(combination.reference_ids)
+        both = reference_interval(coded, rule, combination, label_level=label_level, seed=seed) if known else None
+        found[combination] = NewReferences(*both) if both else None
+    return found
 
 
 def reference_interval(

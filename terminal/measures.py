@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from common import knn, messages
 from evaluation import metrics, per_query
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally
+from evaluation.half_samples import new_references
 from evaluation.learning_curve import learning_curve
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination, Decisions, Rule, Tally
@@ -135,3 +137,14 @@ def show_learning_curve(evaluator: Evaluator, start: Combination, findings: Find
     """Print the accuracy of a pair over references per class."""
     points = learning_curve(evaluator, start, seed=seed)
     print(f"\n{tables.learning_curve(start, points, findings.ranked if findings else None)}")
+
+
+def show_new_references(
+    evaluator: Evaluator, findings: Findings, combinations: Sequence[Combination], label_level: int | None, seed: int
+) -> Findings:
+    """Print both intervals of the combinations that are reported, and return the findings with those for new references."""
+    known = {result.combination: result for result in findings.final.results}
+    asked = [combination for combination in dict.fromkeys(combinations) if combination in known]
+    found = new_references(evaluator.coded, evaluator.rule, asked, label_level=label_level, seed=seed)
+    print(f"\n{tables.new_references(found, known)}\n")
+    return replace(findings, new_references=found)

@@ -49,6 +49,8 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     )
     text += "sample id, or a CSV of sample_id,group"
     scoring.add_argument("--group_by", metavar="REGEX|FILE.csv", help=text)
+    text = "also print the interval for new references, from halves of the reference photos (40 searches a combination)"
+    scoring.add_argument("--references_vary", action="store_true", help=text)
     leave = scoring.add_mutually_exclusive_group()
     left_out: dict[str, Any] = {"action": "store_const", "dest": "exclude", "default": "none"}
     leave.add_argument("--exclude_self", **left_out, const="self", help="a crop is not its own neighbour, at any ID")

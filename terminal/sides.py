@@ -8,7 +8,9 @@ from typing import Any
 from common import files
 from common.embedding_sets import read_sides
 from common.embeddings import EmbeddingSet
-from evaluation.codes import CodedSets, code_sets
+from common.messages import note, warn
+from evaluation.codes import CodedSets, code_sets, remarks
+from evaluation.records import Rule
 from evaluation.units import Units
 
 
@@ -33,3 +35,11 @@ def _moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet
     if not data_root:
         return sets
     return [one.renamed(data_root=data_root.replace("{id}", files.name_part(one.id))) for one in sets]
+
+
+def warn_of(coded_sides: Sequence[CodedSets], rule: Rule) -> None:
+    """Tell what is remarkable of the sets, once each, and what comparisons on the last side leave out."""
+    for remark in dict.fromkeys(remark for coded in coded_sides for remark in remarks(coded, rule)):
+        warn(remark)
+    if len(coded_sides[-1].queries) > 1 and (lost := coded_sides[-1].unmatched_views):
+        note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")

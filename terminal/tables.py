@@ -15,6 +15,7 @@ from combinations.verdict import Findings, outlook
 from common.messages import count, table
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
+from evaluation.half_samples import NewReferences
 from evaluation.learning_curve import DRAWS, CurvePoint
 from evaluation.records import Combination, Rule
 
@@ -31,6 +32,20 @@ def sets(coded: CodedSets, rule: Rule, title: str) -> str:
         f"Dataset {title}: {count(len(coded.references), 'reference set')}, {count(len(coded.queries), 'query set')}, "
         f"{count(len(coded.classes), 'label')}, {how(rule)}{grouped(coded)}"
     )
+
+
+def new_references(found: Mapping[Combination, NewReferences | None], accuracies: Mapping[Combination, Result]) -> str:
+    """Return both intervals of some combinations: for the given references, and for new ones; "" for none."""
+    rows = []
+    for combination, new in found.items():
+        given = accuracies[combination]
+        cells = (f"{new.interval.low:.4f} to {new.interval.high:.4f}", f"{100 * new.spread:.1f}") if new else ("-", "-")
+        rows.append((combination, f"{given.score:.4f}", f"{given.low:.4f} to {given.high:.4f}", *cells))
+    if not rows:
+        return ""
+    header = ["combination", "accuracy", "these references", "new references as well", "points (sd) by references"]
+    missing = "" if all(found.values()) else "\n- where the photos of references are unknown, or too few to be halved"
+    return f"95% intervals for the given references, and for new ones (halves of their photos)\n\n{table(header, rows)}{missing}"
 
 
 def grouped(coded: CodedSets) -> str:
