@@ -55,7 +55,8 @@ class Comparison:
 
     `n_compared` combinations share the correction. `n_matched` crops are in every query set; `n_left_out` views are of crops that
     are not, which comparisons and, except under `stack`, decisions leave out. `named`: the baseline was named or chosen elsewhere;
-    else it is the best single pair. `evidence`: what stands behind a verdict.
+    else it is the best single pair. `evidence`: what stands behind a verdict. `unit`: what intervals and p count as one, photo or
+    group.
     """
 
     results: list[Result]
@@ -65,6 +66,7 @@ class Comparison:
     n_matched: int
     n_left_out: int
     evidence: Evidence
+    unit: str = "photo"
 
 
 def score(tally: Tally) -> float:
@@ -121,6 +123,7 @@ def compare(
             least=row_of[least or baseline],
             seed=seed,
         ),
+        unit=coded.units.noun(),
     )
 
 

@@ -18,7 +18,7 @@ from common import files, table_files
 from common.messages import UserError, count
 from evaluation.codes import CodedSets
 from evaluation.fusion import DECISION, NAME
-from evaluation.records import Rule
+from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
 
 FIRST = ("reference_ids", "query_ids", "accuracy_at_1", "n_queries")  # columns that older tools read by their place
@@ -73,7 +73,8 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
     how = f"chosen on {findings.chosen_on}" if findings.chosen_on else "where it was also chosen"
     references = [Path(coded.references[r].source).name for r in combination.reference_ids]
     queries = [Path(coded.queries[q].source).name for q in combination.query_ids]
-    few = ", few images" if result.n_images < FEW_IMAGES else ""
+    noun = coded.units.noun("image")
+    few = f", few {noun}s" if result.n_images < FEW_IMAGES else ""
     rows = {
         "Reference npz files": f"({', '.join(references)})",
         "Query npz files": f"({', '.join(queries)})",
@@ -83,7 +84,12 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
             if rule.k > 1 or not combination.is_plain
             else {}
         ),
-        "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} images{few})",
+        "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} {noun}s{few})",
+        **(
+            {"95% interval, new references": _new(findings, combination)}
+            if combination in findings.new_references
+            else {}
+        ),
         "Dataset": findings.title,
         "Fusion": NAME[rule.fusion],
         **({"k": f"{rule.k}"} if combination.is_plain else {"Classifier": str(combination.classifier)}),
@@ -107,6 +113,11 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
     else:
         rows["Difference"] = "this is the baseline"
     return _lines(rows) + "\n"
+
+
+def _new(findings: Findings, combination: Combination) -> str:
+    new = findings.new_references[combination]
+    return f"{new.interval.low:.4f} to {new.interval.high:.4f}" if new else "reference photos unknown or too few"
 
 
 def _lines(rows: Mapping[str, str]) -> str:
@@ -134,6 +145,7 @@ def rows(rule: Rule, findings: Findings) -> list[dict[str, object]]:
     return [
         {
             **_row(result),
+            **(_new_columns(findings, result.combination) if findings.new_references else {}),
             "rank": rank,
             "matched": result.combination.matched,
             "fusion": rule.fusion,
@@ -149,6 +161,12 @@ def rows(rule: Rule, findings: Findings) -> list[dict[str, object]]:
         )
         for rank, result in enumerate(comparison.results, 1)
     ]
+
+
+def _new_columns(findings: Findings, combination: Combination) -> dict[str, object]:
+    new = findings.new_references.get(combination)
+    low, high = (new.interval.low, new.interval.high) if new else (math.nan, math.nan)
+    return {"low_new_references": low, "high_new_references": high}
 
 
 def _row(result: Result) -> dict[str, object]:
@@ -206,7 +224,7 @@ def write(
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
         new = [{**row, "run": run.identity} for row in table(rule, findings)]
         files.write_text(table_path, _csv([*kept, *new], spreadsheet_safe))
-        text = _text(run, findings, models, blocks(coded, rule, findings))
+        text = _text(run, findings, models, blocks(coded, rule, findings), coded.units.group_by)
         try:
             files.write_text(path, _without_unfinished(old, run, finished) + text)
         except OSError:  # a run that is reported as failed must not stand there as finished
@@ -249,7 +267,7 @@ def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
     )
 
 
-def _text(run: Run, findings: Findings, models: str, parts: Sequence[str]) -> str:
+def _text(run: Run, findings: Findings, models: str, parts: Sequence[str], group_by: str | None) -> str:
     answers = f"{findings.verdict}\n" if findings.verdict else ""
     header = {
         "Run": run.identity,
@@ -259,6 +277,7 @@ def _text(run: Run, findings: Findings, models: str, parts: Sequence[str]) -> st
         "Data set": run.dataset,
         "Models": ", ".join(run.models),
         "Sets": f"{count(run.n_reference, 'reference set')}, {count(run.n_query, 'query set')}",
+        **({"Intervals by": f"group, {group_by}"} if group_by else {}),
         **({"Classifiers": "; ".join(findings.choices)} if findings.choices else {}),
     }
     table_of_models = f"\n{models}\n" if models else ""

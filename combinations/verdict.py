@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, compare, compare_all
@@ -13,6 +13,7 @@ from combinations.paddings import PairedRow, are_paddings, classifier_rows
 from combinations.search import enumerate_combinations
 from common.messages import count
 from evaluation.evaluator import Evaluator, tally
+from evaluation.half_samples import NewReferences
 from evaluation.learning import with_classifiers
 from evaluation.records import Combination, Decisions
 
@@ -47,6 +48,7 @@ class Findings:
     ranked: the search. final: what is reported; the same, or what was chosen on another split, scored once on `scored_on`.
     chosen_on: that other split. verdict: None where no question was asked. models: one row a model, where there are several.
     classifiers: one row a classifier, where there are several. choices: how each was chosen, a sentence each.
+    new_references: what was asked of new references.
     """
 
     title: str
@@ -58,6 +60,7 @@ class Findings:
     chosen_on: str | None = None
     classifiers: Sequence[PairedRow] = ()
     choices: Sequence[str] = ()
+    new_references: Mapping[Combination, NewReferences | None] = field(default_factory=dict)
 
 
 def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) -> Verdict:
@@ -130,7 +133,7 @@ def outlook(ranked: Comparison) -> str:
     evidence = ranked.evidence
     if evidence.photos_needed != evidence.photos_needed:
         return ""
-    n_photo = count(ranked.baseline.n_images, "photo")
+    n_photo = count(ranked.baseline.n_images, ranked.unit)
     return f"Scored on {n_photo}; to find a gain of 2 points takes about {evidence.photos_needed:,.0f} (power 80%)."
 
 

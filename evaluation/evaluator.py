@@ -268,7 +268,7 @@ def _reference_rows(evaluator: Evaluator, ids: tuple[str, ...]) -> tuple[np.ndar
 
 
 def _group(rule: Rule, codes: Codes) -> np.ndarray:
-    return codes.image if rule.exclude == "sample" else codes.crop
+    return codes.photo if rule.exclude == "sample" else codes.crop
 
 
 def _task(evaluator: Evaluator, reference_ids: Sequence[str], query_id: str) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from common import knn, messages
 from evaluation import metrics, per_query
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally
+from evaluation.half_samples import new_references
 from evaluation.learning_curve import learning_curve
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination, Decisions, Rule, Tally
@@ -30,8 +32,9 @@ def measures(
     retrieval: tuple[np.ndarray, np.ndarray],
 ) -> str:
     """Return every measure of one combination: its totals, and MAP@R and R-precision with their images (per_query.retrieval)."""
-    lines = [fixed_line(combination, tally.accuracy), _accuracy(tally, 1, "Accuracy@1:")]
-    lines += [_accuracy(tally, 0, "Nearest neighbour alone:")] if rule.k > 1 else []
+    noun = coded.units.noun("image")
+    lines = [fixed_line(combination, tally.accuracy), _accuracy(tally, 1, "Accuracy@1:", noun)]
+    lines += [_accuracy(tally, 0, "Nearest neighbour alone:", noun)] if rule.k > 1 else []
     answerable = tally.n - tally.n_unknown
     share = f"{tally.right[1] / answerable:.4f}" if answerable else "-"
     lines.append(
@@ -50,12 +53,12 @@ def measures(
     return "\n".join([*lines, *_classes(coded, tally)]) + "\n"
 
 
-def _accuracy(tally: Tally, row: int, name: str) -> str:
+def _accuracy(tally: Tally, row: int, name: str, noun: str) -> str:
     interval = intervals.accuracy_interval(tally.image_right[row], tally.image_size)
-    few = ", few images" if interval.few_images else ""
+    few = f", few {noun}s" if interval.few_images else ""
     return (
         f"  {name} {tally.right[row] / tally.n:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
-        f"({interval.n_images} images{few})"
+        f"({interval.n_images} {noun}s{few})"
     )
 
 
@@ -134,3 +137,14 @@ def show_learning_curve(evaluator: Evaluator, start: Combination, findings: Find
     """Print the accuracy of a pair over references per class."""
     points = learning_curve(evaluator, start, seed=seed)
     print(f"\n{tables.learning_curve(start, points, findings.ranked if findings else None)}")
+
+
+def show_new_references(
+    evaluator: Evaluator, findings: Findings, combinations: Sequence[Combination], label_level: int | None, seed: int
+) -> Findings:
+    """Print both intervals of the combinations that are reported, and return the findings with those for new references."""
+    known = {result.combination: result for result in findings.final.results}
+    asked = [combination for combination in dict.fromkeys(combinations) if combination in known]
+    found = new_references(evaluator.coded, evaluator.rule, asked, label_level=label_level, seed=seed)
+    print(f"\n{tables.new_references(found, known)}\n")
+    return replace(findings, new_references=found)
