@@ -91,9 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import comparison, results
-    from combinations.models import model_rows
-    from combinations.paddings import are_paddings, classifier_rows, starting_pair
-    from combinations.verdict import Findings, verdict
+    from combinations.paddings import are_paddings, starting_pair
+    from combinations.verdict import Findings, beside, verdict
     from common.embedding_sets import read_sides
     from evaluation.codes import code_sets
     from evaluation.evaluator import Evaluator
@@ -128,11 +127,10 @@ def run(args: argparse.Namespace, command: str) -> None:
             ranked=ranked,
             final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
             verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
-            models=model_rows(test, seed=args.seed),
             scored_on=args.query_split,
             chosen_on=chosen_on,
-            classifiers=classifier_rows(test, start, recipes, seed=args.seed),
             choices=choices,
+            **beside(test, start, recipes, args.seed),
         )
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:

@@ -75,6 +75,7 @@ def page(evaluator: Evaluator, decided: Mapping[Combination, Decisions], finding
         confusion=tables.confusion(coded.classes, decisions),
         flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
         side_by_side=findings.models,
+        effects=findings.effects,
         models=sorted({str(query.meta["model"]) for query in queries if query.meta.get("model")}),
         n_ranked=RANKED,
         few=intervals.FEW_IMAGES,

@@ -40,6 +40,7 @@ CROWDED = {
     "indexes": 12,
     "cropping": 11,
     "evaluation": 9,
+    "combinations": 9,
 }  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
