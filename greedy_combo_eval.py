@@ -46,9 +46,7 @@ def exhaustive(
     asked = asked_combinations(references, queries, low, high, pairing, at_most, recipes)
     valid = [combination for combination in asked if evaluator.valid(combination)]
     if len(valid) < len(asked):
-        messages.note(
-            f"{len(asked) - len(valid):,} combinations mix sets of several models that do not go together, left out"
-        )
+        messages.note(f"{len(asked) - len(valid):,} combinations mix sets of several models or variants, left out")
     if not valid:
         raise messages.UsageError("no query set has references of its own model; add files, or see --reference_split")
     tallies = dict(

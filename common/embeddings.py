@@ -82,6 +82,11 @@ class EmbeddingSet:
         return str(self.meta.get("base_fingerprint") or self.fingerprint)
 
     @property
+    def is_variant(self) -> bool:
+        """Whether the model had another input size or pooling than its own."""
+        return bool(self.meta.get("image_size") or self.meta.get("pooling"))
+
+    @property
     def model(self) -> dict[str, Any]:
         """MODEL_FIELDS of the model that made the vectors, as far as the file tells them."""
         return {name: self.meta[name] for name in MODEL_FIELDS if name in self.meta}
