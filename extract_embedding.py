@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from embedding.set_writer import Model, Options, Part
 
 
+def input_size(text: str) -> int | str:
+    """Return the value of --image_size: pixels a side, or `crop`."""
+    return text if text == "crop" else cli.whole(1, 8192)(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
@@ -46,14 +51,18 @@ def build_parser() -> argparse.ArgumentParser:
     photo_splits.add_options(parser)
     add("--company_name", metavar="NAME", help="the data set's name (default: the data root's name)")
     add("--output_root", type=Path, default=Path("embeddings"), help="folder for the .npz files")
-    add("--id", help="the sets' ID; may hold {padding} and {model} (default: the padding)")
+    text = "the sets' ID; may hold {padding} and {model} (default: the padding, then @image_size and -pooling if given)"
+    add("--id", help=text)
     add("--model", default="tf_efficientnet_lite0", metavar="SPEC", help="the model, see above")
     add("--weights", metavar="FILE", help="state dict for the model, or 'random' for timing (default: the model's own)")
     text = "which network of the file, where it holds several, such as teacher (default: the one that is clearly meant)"
     add("--weights_key", metavar="KEY", help=text)
     add("--layer", metavar="NAME", help="take the output of this inner layer (default: the last before the classifier)")
-    poolings = ("cls", "mean", "gem", "max", "mean+max")
-    add("--pooling", choices=poolings, help="from cells or tokens to one vector (default: the model's own)")
+    poolings = ("cls", "mean", "gem", "max", "mean+max", "box")
+    text = "from cells or tokens to one vector; box: of those over the object only (default: the model's own)"
+    add("--pooling", choices=poolings, help=text)
+    text = "pixels a side of the model's input, or crop: crops go in at their own sizes (default: the model's own)"
+    add("--image_size", type=input_size, metavar="PX", help=text)
     add("--resize_mode", choices=("squash", "letterbox", "model"), default="squash", help="how a crop fits the input")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
@@ -123,13 +132,14 @@ def data_roots(roots: Sequence[Path] | None, folders: Sequence[str] | None) -> t
 
 
 def run(args: argparse.Namespace) -> None:
-    from embedding.set_writer import Options, name_sets, write_set
+    from embedding.set_writer import Options, name_sets, variant_name, write_set
 
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed) if args.split_by_photo else None
     given, cuts = cropping_options.given(vars(args)), None
+    naming = args.model, args.id, args.company_name, variant_name(args.image_size, args.pooling)
     if args.json_path:
         if args.data_root or args.folders or args.cluster:
             raise messages.UsageError(
@@ -139,15 +149,15 @@ def run(args: argparse.Namespace) -> None:
             raise messages.UsageError("--verify goes with --data_root; photos are known by size and time")
         cuts = plan_cuts(vars(args), drawing)
         manifests = [(manifest, manifest) for manifest in cuts.manifests(args.splits)]
-        parts = name_sets(manifests, None, args.model, args.id, args.company_name)
+        parts = name_sets(manifests, None, *naming)
         parts = [replace(part, facts=cuts.facts(part.names["split"])) for part in parts]
     elif given:
         raise messages.UsageError(f"{given[0]} goes with --json_path; crops that lie in --data_root stay as they are")
     else:
         roots, folders = data_roots(args.data_root, args.folders)
         chosen = photo_splits.read_manifests(roots, folders, args.splits, drawing, strict=args.strict)
-        parts = name_sets(chosen, folders, args.model, args.id, args.company_name)
-    about_model = ("weights", "weights_key", "layer", "pooling", "resize_mode", "device", "precision")
+        parts = name_sets(chosen, folders, *naming)
+    about_model = ("weights", "weights_key", "layer", "pooling", "resize_mode", "device", "precision", "image_size")
     loading = {name: getattr(args, name) for name in about_model}
     with contextlib.ExitStack() as stack:
         model: Model

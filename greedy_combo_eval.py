@@ -44,9 +44,7 @@ def exhaustive(
     asked = asked_combinations(references, queries, low, high, pairing, at_most, recipes)
     valid = [combination for combination in asked if evaluator.valid(combination)]
     if len(valid) < len(asked):
-        messages.note(
-            f"{len(asked) - len(valid):,} combinations mix sets of several models that do not go together, left out"
-        )
+        messages.note(f"{len(asked) - len(valid):,} combinations mix sets of several models or variants, left out")
     if not valid:
         raise messages.UsageError("no query set has references of its own model; add files, or see --reference_split")
     tallies = dict(
@@ -89,9 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import comparison, results
-    from combinations.models import model_rows
-    from combinations.paddings import are_paddings, classifier_rows, starting_pair
-    from combinations.verdict import Findings, verdict
+    from combinations.paddings import are_paddings, starting_pair
+    from combinations.verdict import Findings, beside, verdict
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
@@ -122,11 +119,10 @@ def run(args: argparse.Namespace, command: str) -> None:
             ranked=ranked,
             final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
             verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
-            models=model_rows(test, seed=args.seed),
             scored_on=args.query_split,
             chosen_on=chosen_on,
-            classifiers=classifier_rows(test, start, recipes, seed=args.seed),
             choices=choices,
+            **beside(test, start, recipes, args.seed),
         )
         if args.references_vary:
             both = [findings.final.results[0].combination, findings.final.baseline.combination]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from backbones.preprocess import Preprocess
+from backbones.preprocess import BOX, KEEP, Preprocess
 from common.messages import UsageError, UserError, shorten
 
 GEM_POWER, GEM_LEAST = 3.0, 1e-6
+LARGEST = 8192  # pixels a side
+CROP = "crop"  # the image size of who feeds crops at their own sizes
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,17 @@ class Backbone:
 
 
 class Pooled(nn.Module):
-    """Normalised float (n, 3, h, w) -> (n, dim): run the backbone, take the output or that of `layer`, pool it."""
+    """Normalised float (n, 3, h, w) -> (n, dim): run the backbone, take the output or that of `layer`, pool it.
+
+    The pooling `box` takes the cells over the object only; boxes (n, 4) float say where it lies, as shares of the image: left,
+    top, right, bottom. Without boxes it is the whole image.
+    """
 
     def __init__(self, backbone: Backbone, layer: str | None, pooling: str | None, spec: str) -> None:
         super().__init__()
         self.module, self.pooling, self.spec = backbone.module, pooling, spec
         self.prefix_tokens, self.nhwc = backbone.prefix_tokens, backbone.channels_last_output
+        self.keeps_size = backbone.preprocess.keeps_size
         self._layer_output: list[Any] = []
         self._hooked = layer is not None
         if layer is not None:
@@ -51,16 +59,17 @@ class Pooled(nn.Module):
     def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._layer_output.append(output)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tensor:
         output = self.module(images)
         if self._hooked:
             if not self._layer_output:
                 raise UsageError(f"{self.spec}: the layer of --layer takes no part in the model's output; name another")
             output = self._layer_output[0]
             self._layer_output.clear()
-        return self._pool(output)
+        return self._pool(output, boxes, images.shape[2] / images.shape[3])
 
-    def _pool(self, output: Any) -> torch.Tensor:
+    def _pool(self, output: Any, boxes: torch.Tensor | None, aspect: float) -> torch.Tensor:
+        """Pool the output for images that are `aspect` times as high as wide."""
         while isinstance(output, (tuple, list)) and output:
             output = output[0]
         if not isinstance(output, torch.Tensor) or output.ndim not in (2, 3, 4):
@@ -75,13 +84,29 @@ class Pooled(nn.Module):
         if output.ndim == 4:
             if self.pooling == "cls":
                 raise UsageError(f"{self.spec} has no class token; use --pooling mean")
+            if self.pooling == BOX:
+                return pool_boxes(output if self.nhwc else output.permute(0, 2, 3, 1), boxes)
             return pool(output, (1, 2) if self.nhwc else (2, 3), self.pooling or "mean")
+        if self.keeps_size:
+            raise UsageError(f"{self.spec} takes images of one size only; give it with --image_size PX")
         pooling = self.pooling or ("cls" if self.prefix_tokens else "mean")
+        if pooling == BOX:
+            return pool_boxes(self._grid(output[:, self.prefix_tokens :], aspect), boxes)
         if pooling != "cls":
             return pool(output[:, self.prefix_tokens :], (1,), pooling)
         if not self.prefix_tokens:
             raise UsageError(f"{self.spec} has no class token; use --pooling mean")
         return output[:, 0]
+
+    def _grid(self, tokens: torch.Tensor, aspect: float) -> torch.Tensor:
+        """Return patch tokens (n, h * w, dim) as the cells (n, h, w, dim) of an image that is `aspect` times as high as wide."""
+        n, n_token, dim = tokens.shape
+        high = round((n_token * aspect) ** 0.5)
+        if not high or n_token % high:
+            raise UsageError(
+                f"{self.spec} gives {n_token} tokens, which are no map of the image; use another --pooling"
+            )
+        return tokens.reshape(n, high, n_token // high, dim)
 
 
 def pool(cells: torch.Tensor, axes: tuple[int, ...], pooling: str) -> torch.Tensor:
@@ -100,8 +125,28 @@ def pool(cells: torch.Tensor, axes: tuple[int, ...], pooling: str) -> torch.Tens
     return positive.pow(GEM_POWER).mean(axes).pow(1 / GEM_POWER)
 
 
+def pool_boxes(cells: torch.Tensor, boxes: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean (n, dim) of the cells (n, h, w, dim) over each image's box, a cell weighing as much as the box covers of it.
+
+    boxes: (n, 4) left, top, right, bottom as shares of the image, over which the cells are spread evenly; None: all of it.
+    """
+    if boxes is None:
+        return cells.mean((1, 2))
+    across = _covered(boxes[:, 0], boxes[:, 2], cells.shape[2])
+    down = _covered(boxes[:, 1], boxes[:, 3], cells.shape[1])
+    return torch.einsum("nhwd,nh,nw->nd", cells.float(), down, across)
+
+
+def _covered(low: torch.Tensor, high: torch.Tensor, n_cell: int) -> torch.Tensor:
+    """Return (n, n_cell): the share of each interval low..high, within 0..1, that lies in each of n_cell equal parts."""
+    edges = torch.arange(n_cell + 1, device=low.device, dtype=low.dtype) / n_cell
+    inside = torch.minimum(high[:, None], edges[1:]) - torch.maximum(low[:, None], edges[:-1])
+    inside = inside.clamp(min=0)
+    return inside / inside.sum(1, keepdim=True)
+
+
 class Normalised(nn.Module):
-    """uint8 (n, h, w, 3) -> what `module` makes of the normalised float (n, 3, h, w)."""
+    """uint8 (n, h, w, 3), and boxes where `module` takes them -> what it makes of the normalised float (n, 3, h, w)."""
 
     mean: torch.Tensor
     scale: torch.Tensor
@@ -112,9 +157,10 @@ class Normalised(nn.Module):
         for name, values in (("mean", preprocess.mean), ("scale", preprocess.std)):
             self.register_buffer(name, 255 * torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixels: torch.Tensor, boxes: torch.Tensor | None = None) -> torch.Tensor:
         # The permuted view of (n, h, w, 3) is channels-last already: nothing is copied.
-        return self.module((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.scale)
+        images = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.scale
+        return self.module(images) if boxes is None else self.module(images, boxes)
 
 
 def find_layer(module: nn.Module, layer: str, spec: str) -> nn.Module:
@@ -162,6 +208,42 @@ def fit_input(module: torch.nn.Module, preprocess: Preprocess) -> None:
             module.set_input_size(img_size=wanted)  # type: ignore[operator]
         except (AssertionError, ValueError, RuntimeError, TypeError) as error:
             raise UserError(f"the model cannot take {wanted[1]} x {wanted[0]} pixels: {shorten(error)}") from None
+
+
+def sized(backbone: Backbone, image_size: int | str | None, resize_mode: str, spec: str) -> Backbone:
+    """Return the backbone for images of `image_size` pixels a side, `crop`: of their own sizes, None: of the model's own size.
+
+    Convolutional networks take any size; transformers of timm and Hugging Face interpolate the positions of their patches. Raises
+    UsageError and UserError where the model cannot take the size.
+    """
+    own = dataclasses.replace(backbone.preprocess, resize_mode=resize_mode)
+    if image_size is None:
+        return dataclasses.replace(backbone, preprocess=own)
+    if image_size == CROP:
+        if resize_mode != "squash":
+            raise UsageError("--image_size crop takes crops as they are; leave --resize_mode away")
+        return dataclasses.replace(backbone, preprocess=dataclasses.replace(own, resize_mode=KEEP))
+    if not isinstance(image_size, int) or not 1 <= image_size <= LARGEST:
+        raise UserError(f"{str(image_size)[:40]} is no input size: name pixels from 1 to {LARGEST}, or crop")
+    size = image_size
+    if (patch := _patch(backbone.module)) and size % patch:
+        nearest = max(patch, size // patch * patch)
+        raise UsageError(f"{spec} has patches of {patch} pixels; give --image_size {nearest} or {nearest + patch}")
+    short_edge = own.short_edge and round(own.short_edge * size / own.height)
+    preprocess = dataclasses.replace(own, height=size, width=size, short_edge=short_edge)
+    fit_input(backbone.module, preprocess)
+    if hasattr(backbone.module, "interpolates"):
+        backbone.module.interpolates = True  # type: ignore[assignment]
+    return dataclasses.replace(backbone, preprocess=preprocess)
+
+
+def _patch(module: nn.Module) -> int | None:
+    """Return the pixels a side of a transformer's patches, None for other models."""
+    size: Any = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    if hasattr(module, "interpolates"):
+        size = getattr(getattr(getattr(module, "model", None), "config", None), "patch_size", None)
+    size = size[0] if isinstance(size, (tuple, list)) and size else size
+    return size if isinstance(size, int) else None
 
 
 def fingerprint(backbone: Backbone, options: Mapping[str, Any] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -215,6 +216,7 @@ class Vision(nn.Module):
         if not self.projects and hasattr(model, "vision_model"):
             model = model.vision_model  # type: ignore[assignment]
         self.model, self.spec = model, spec
+        self.interpolates = False  # positions of patches, for images of another size than the model's own
         names = {name.rsplit(".", 1)[-1] for name, _ in model.named_parameters()}
         has = sum(name in names for name in _CLASS_TOKENS)
         self.prefix_tokens = has + (int(getattr(config, "num_register_tokens", 0) or 0) if has else 0)
@@ -227,10 +229,12 @@ class Vision(nn.Module):
                 self.model.pooler = None  # type: ignore[assignment]
 
     def forward(self, images: torch.Tensor) -> Any:
+        run: Any = self.model.get_image_features if self.projects else self.model
+        takes = inspect.signature(self.model.forward).parameters
+        more = {"interpolate_pos_encoding": True} if self.interpolates and "interpolate_pos_encoding" in takes else {}
+        output = run(pixel_values=images, **more)
         if self.projects:
-            output = self.model.get_image_features(pixel_values=images)  # type: ignore[operator]
             return output if isinstance(output, torch.Tensor) else output.pooler_output
-        output = self.model(pixel_values=images)
         hidden = getattr(output, "last_hidden_state", None)
         if hidden is None:
             raise UserError(f"{self.spec} gives no last_hidden_state: it is no vision model; choose another")

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESIZE_MODES = ("squash", "letterbox", "model")
-POOLINGS = ("cls", "mean", "gem", "max", "mean+max")  # from cells or tokens to one vector, see backbone.pool()
+KEEP = "keep"  # the resize mode of --image_size crop
+BOX = "box"
+POOLINGS = ("cls", "mean", "gem", "max", "mean+max", BOX)  # from cells or tokens to one vector, see backbone.Pooled
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -23,7 +25,8 @@ class Preprocess:
     """What a model wants to see: `height` x `width` pixels, then (pixel / 255 - mean) / std for each of R, G, B.
 
     resize_mode: "squash" stretches to the input size; "letterbox" keeps the aspect ratio and centres on white; "model" does as the
-    model was trained: the shorter edge to `short_edge` pixels, then the centre (squash where it has no `short_edge`).
+    model was trained: the shorter edge to `short_edge` pixels, then the centre (squash where it has no `short_edge`); "keep" leaves
+    every image at its own size, and height and width say what the model was trained on.
     """
 
     height: int = 224
@@ -53,16 +56,23 @@ class Preprocess:
             sound = sound and all(type(size) is int and 1 <= size <= 8192 for size in sizes)
         except (TypeError, ValueError, OverflowError):
             sound = False
-        if not sound or made.interpolation not in INTERPOLATIONS or made.resize_mode not in RESIZE_MODES:
+        if not sound or made.interpolation not in INTERPOLATIONS or made.resize_mode not in (*RESIZE_MODES, KEEP):
             raise UserError(f"{where}: preprocessing {dict(values)} makes no sense; see docs/formats.md")
         return made
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether images go into the model at their own sizes, which differ."""
+        return self.resize_mode == KEEP
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON has them."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Return RGB uint8 (height, width, 3) made from RGB uint8 of any size."""
+        """Return RGB uint8 (height, width, 3) made from RGB uint8 of any size; the image itself where it keeps its size."""
+        if self.keeps_size:
+            return image
         high, wide = image.shape[:2]
         if self.resize_mode == "letterbox":
             scale = min(self.height / high, self.width / wide)

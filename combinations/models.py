@@ -21,6 +21,8 @@ from uncertainty import comparisons, intervals
 class ModelRow:
     """One model by its pair of least padding; shares in 0..1. Accuracy with its 95 % interval, over all decisions.
 
+    id: the ID of its sets, without the model. Sets at several input sizes or poolings are of one model.
+
     weights: number of parameters; images_per_second on processor, over all sets of the folder; NaN and '' where models.csv does
     not tell. difference from the first row with its 95 % interval, on the crops that every query set holds; p two-sided, corrected
     over all rows and for the choice of the first. NaN for the first row, and without common crops.
@@ -28,6 +30,7 @@ class ModelRow:
 
     model: str
     combination: Combination
+    id: str
     dim: int
     weights: float
     images_per_second: float
@@ -65,11 +68,8 @@ def model_rows(evaluator: Evaluator, *, seed: int = 0) -> list[ModelRow]:
     for row, (pair, tally) in enumerate(zip(pairs, tallies, strict=True)):
         query = evaluator.coded.queries[pair.query_ids[0]]
         accuracy = tally.accuracy, float(low[row]), float(high[row])
-        rows.append(
-            ModelRow(
-                str(query.meta.get("model", "")), pair, query.dim, *_speed(query), *accuracy, *differences[row].tolist()
-            )
-        )
+        about = str(query.meta.get("model", "")), pair, str(query.meta.get("own_id", query.id)), query.dim
+        rows.append(ModelRow(*about, *speed(query), *accuracy, *differences[row].tolist()))
     return rows
 
 
@@ -79,11 +79,11 @@ def _pairs(evaluator: Evaluator) -> list[Combination]:
     by_model: dict[str, list[Combination]] = {}
     for name, pair in same_id_pairs(evaluator).items():
         if queries[name].fingerprint:
-            by_model.setdefault(queries[name].fingerprint, []).append(pair)
+            by_model.setdefault(queries[name].base, []).append(pair)
     return [least_padding(evaluator.coded, pairs) for pairs in by_model.values()]
 
 
-def _speed(embedding_set: EmbeddingSet) -> tuple[float, float, str]:
+def speed(embedding_set: EmbeddingSet) -> tuple[float, float, str]:
     """Return (weights, images per second, processor) of the set's model, as the models.csv beside its file says."""
     path = Path(embedding_set.source).parent / MODELS_CSV
     if path.is_file():

@@ -64,8 +64,14 @@ def least_padding(coded: CodedSets, pairs: Sequence[Combination]) -> Combination
 
 
 def are_paddings(coded: CodedSets) -> bool:
-    """Whether the IDs of all query sets are numbers."""
-    return all(math.isfinite(_number(q)) for q in coded.queries)
+    """Whether the IDs of all query sets are paddings: numbers, or numbers followed by an input size or a pooling."""
+    return all(_is_padding(q) for q in coded.queries.values())
+
+
+def _is_padding(embedding_set: EmbeddingSet) -> bool:
+    padding = str(embedding_set.meta.get("padding") or "")
+    variant = embedding_set.is_variant and embedding_set.id.startswith((f"{padding}@", f"{padding}-"))
+    return math.isfinite(_number(padding if variant else embedding_set.id))
 
 
 def _padding(embedding_set: EmbeddingSet) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, compare, compare_all
+from combinations.effects import Effect, effects
 from combinations.evidence import Answer
 from combinations.models import ModelRow, model_rows
 from combinations.paddings import PairedRow, are_paddings, classifier_rows
@@ -47,8 +49,8 @@ class Findings:
 
     ranked: the search. final: what is reported; the same, or what was chosen on another split, scored once on `scored_on`.
     chosen_on: that other split. verdict: None where no question was asked. models: one row a model, where there are several.
-    classifiers: one row a classifier, where there are several. choices: how each was chosen, a sentence each.
-    new_references: what was asked of new references.
+    classifiers: one row a classifier, where there are several. choices: how each was chosen, a sentence each. new_references: what
+    was asked of new references. effects: of paddings, context and resolution apart, where sets at several input sizes tell them apart.
     """
 
     title: str
@@ -61,6 +63,7 @@ class Findings:
     classifiers: Sequence[PairedRow] = ()
     choices: Sequence[str] = ()
     new_references: Mapping[Combination, NewReferences | None] = field(default_factory=dict)
+    effects: Sequence[Effect] = ()
 
 
 def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) -> Verdict:
@@ -137,6 +140,15 @@ def outlook(ranked: Comparison) -> str:
     return f"Scored on {n_photo}; to find a gain of 2 points takes about {evidence.photos_needed:,.0f} (power 80%)."
 
 
+def beside(evaluator: Evaluator, start: Combination, recipes: Sequence[Recipe], seed: int) -> dict[str, Any]:
+    """Return fields of Findings by name, which stand beside a ranking: models, classifiers of one pair, effects of paddings."""
+    return {
+        "models": model_rows(evaluator, seed=seed),
+        "classifiers": classifier_rows(evaluator, start, recipes, seed=seed),
+        "effects": effects(evaluator, seed=seed),
+    }
+
+
 def of_pairs(
     evaluator: Evaluator,
     title: str,
@@ -161,10 +173,9 @@ def of_pairs(
         compared,
         compared,
         verdict(compared, padding=are_paddings(coded)),
-        model_rows(evaluator, seed=seed),
-        split,
-        classifiers=classifier_rows(evaluator, start, learnt[0], seed=seed),
+        scored_on=split,
         choices=learnt[1],
+        **beside(evaluator, start, learnt[0], seed),
     )
 
 

@@ -161,6 +161,8 @@ def _several_models(sides: Iterable[Sequence[EmbeddingSet]]) -> dict[str, str]:
     for embedding_set in itertools.chain(*sides):
         if embedding_set.fingerprint and not embedding_set.meta.get("named"):
             name = re.sub(r"[+/]", "_", Path(str(embedding_set.meta.get("model") or "model")).name)
+            size, pooling = (embedding_set.meta.get(field) for field in ("image_size", "pooling"))
+            name += (f"@{size}" if size else "") + (f"-{pooling}".replace("+", "-") if pooling else "")
             models[embedding_set.fingerprint] = name
             ids.setdefault((embedding_set.id, embedding_set.split), set()).add(embedding_set.fingerprint)
     if all(len(of_id) == 1 for of_id in ids.values()):
@@ -175,7 +177,7 @@ def _several_models(sides: Iterable[Sequence[EmbeddingSet]]) -> dict[str, str]:
 def _named_by_model(sets: Sequence[EmbeddingSet], models: dict[str, str]) -> list[EmbeddingSet]:
     """Return the sets; those of the named models have them in their IDs: `10@resnet18`."""
     return [
-        embedding_set.renamed(id=f"{embedding_set.id}@{models[embedding_set.fingerprint]}")
+        embedding_set.renamed(id=f"{embedding_set.id}@{models[embedding_set.fingerprint]}", own_id=embedding_set.id)
         if embedding_set.fingerprint in models and not embedding_set.meta.get("named")
         else embedding_set
         for embedding_set in sets

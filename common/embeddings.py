@@ -43,9 +43,12 @@ META = {  # the fields that this suite reads, see docs/formats.md
     **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
     **dict.fromkeys(("skipped", "batch_size", "preprocessing_version"), optional(WHOLE)),
     **dict.fromkeys(("normalized", "compiled"), optional(FLAG)),
+    **dict.fromkeys(("pooling", "base_fingerprint"), optional(TEXT)),
+    "object_px": optional(WHOLE),
+    "image_size": optional(NAME),
 }
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
-RUN_ONLY = ("source", "named", "unread")  # of meta: what only this run knows
+RUN_ONLY = ("source", "named", "unread", "own_id")  # of meta: what only this run knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,16 @@ class EmbeddingSet:
     @property
     def fingerprint(self) -> str:
         return str(self.meta.get("fingerprint") or "")
+
+    @property
+    def base(self) -> str:
+        """The fingerprint of the same model at its own input size and pooling: that of its weights, whatever the variant."""
+        return str(self.meta.get("base_fingerprint") or self.fingerprint)
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether the model had another input size or pooling than its own."""
+        return bool(self.meta.get("image_size") or self.meta.get("pooling"))
 
     @property
     def model(self) -> dict[str, Any]:

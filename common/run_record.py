@@ -17,6 +17,8 @@ _HASHES = {
     "images": "some were added, removed or changed",
     "annotations": "boxes, labels or splits were changed",
     "fingerprint": "another model by its weights or preprocessing",
+    "base_fingerprint": "another model by its weights or preprocessing",
+    "boxes": "the objects lie elsewhere in their crops",
 }
 # By key of a record: what a user knows it by, where that is not the option of the same name.
 _NAMES = {"normalized": "--normalize", "dataset_name": "--company_name", "compiled": "--compile"}

@@ -14,29 +14,37 @@ from annotations.records import Object, Skipped
 from common import files, run_record, table_files
 from common.messages import UserError, count, note, tally, warn
 from cropping import crop_runs
-from cropping.padding import Padding, Region, number_text
-from imaging.crops import LOCK, MANIFEST, PLAN, RECORD, SKIPPED, _read_manifest, changes
+from cropping.padding import Padding, number_text
+from cropping.resizing import Fit
+from imaging.crops import LOCK, MANIFEST, OBJECT_BOX, PLAN, RECORD, SKIPPED, _read_manifest, changes
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of crops.csv."""
+    """One line of crops.csv; object_px: the pixels that the object was asked to have, None where they were not asked for."""
 
     path: str
     item: Object
-    region: Region
+    fit: Fit
     padding: Padding
+    object_px: int | None = None
+
+    @property
+    def object_box(self) -> tuple[float, float, float, float]:
+        """Where the object lies in the crop: left, top, right and bottom as shares of its width and height."""
+        return self.fit.shares(self.item.box)
 
     def fields(self, levels: int) -> list[object]:
-        """Return the line's values in the order of FORMATS, with `levels` class columns."""
-        item, box, region = self.item, self.item.box, self.region
+        """Return the line's values in the order of docs/formats.md, with `levels` class columns."""
+        item, box, region = self.item, self.item.box, self.fit.region
         classes = [*item.classes, *[""] * (levels - len(item.classes))]
         numbers = map(number_text, (box.left, box.top, box.width, box.height))
         pixels = (region.left, region.top, region.width, region.height)
         line = [self.path, item.split, item.sample_id, item.crop_id, *classes, *numbers, *pixels]
-        return [*line, self.padding, int(region.clipped)]
+        shares = (number_text(round(share, 6)) for share in self.object_box)
+        return [*line, self.padding, int(region.clipped), self.object_px or "", *shares]
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ def lines_of(rows: Sequence[Row], levels: int = 1) -> tuple[list[str], list[list
     levels = max(levels, *(len(row.item.classes) for row in rows)) if rows else levels
     classes = [f"class_{level}" for level in range(levels)]
     header = ["path", "split", "sample_id", "crop_id", *classes, *(f"box_{key}" for key in "xywh")]
-    header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped"]
+    header += [*(f"crop_{key}" for key in "xywh"), "padding", "clipped", "object_px", *OBJECT_BOX]
     return header, [row.fields(levels) for row in rows]
 
 

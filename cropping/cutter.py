@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from annotations.records import Object, Skipped
 from common import cli, files
-from common.messages import Unusable, UserError
+from common.messages import Unusable, UsageError, UserError
 from cropping import crops_folder, cutouts, resizing
 from cropping.image_folder import RULES, Found, ImageFolder, is_plain
-from cropping.padding import Padding, Region, place
+from cropping.padding import Padding, place
 from imaging import crops, images
 from imaging.colors import COLORS
 
@@ -31,7 +31,10 @@ _JPEG_LIMIT = 65_500  # pixels a side, of libjpeg
 
 @dataclass(frozen=True)
 class Style:
-    """How crops are made, the same at every padding; the fields are named like the options of crop.py."""
+    """How crops are made, the same at every padding; the fields are named like the options of crop.py.
+
+    Raises UsageError where they contradict each other.
+    """
 
     cutout: str = "box"
     post_padding_method: str = "resize"
@@ -44,6 +47,15 @@ class Style:
     image_format: str = "jpg"
     jpeg_quality: int = 95
     max_pixels: int = cli.MAX_PIXELS
+    object_px: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.object_px and (self.target_w, self.target_h) != (Style.target_w, Style.target_h):
+            raise UsageError(
+                "--object_px says how large crops are, and so do --target_w and --target_h; give one of them"
+            )
+        if self.object_px and self.post_padding_method == "none":
+            raise UsageError("--object_px resizes crops, and --post_padding_method none does not; leave one away")
 
     def record(self) -> dict[str, Any]:
         """Return the fields as a record has them: those that older versions did not know only where they say something."""
@@ -54,7 +66,7 @@ class Style:
         }
 
 
-_NEWER = ("cutout", "background")  # a field that is added later has to be named here
+_NEWER = ("cutout", "background", "object_px")  # a field that is added later has to be named here
 
 
 @dataclass(frozen=True)
@@ -70,13 +82,19 @@ class Crop:
     def image(self) -> Image:
         return self.file, self.item.declared
 
-    def region(self, padding: Padding, size: Size, style: Style) -> Region:
-        """Return the pixels to cut from the image of `size`; raises Unusable where there are none."""
-        region = place(self.item.box, padding, size, border=style.border, max_pixels=style.max_pixels)
-        kept = style.post_padding_method == "none" and style.image_format == "jpg"
-        if kept and max(region.width, region.height) > _JPEG_LIMIT:
+    def fit(self, padding: Padding, size: Size, style: Style) -> resizing.Fit:
+        """Return what to cut from the image of `size`, and how it becomes the crop; raises Unusable where it cannot be done."""
+        box, method = self.item.box, style.post_padding_method
+        region = place(box, padding, size, border=style.border, max_pixels=style.max_pixels)
+        if style.object_px:
+            fit = resizing.fit_object(region, box, padding, style.object_px, method)
+            if fit.size[0] * fit.size[1] > style.max_pixels:
+                raise Unusable("crop above --max_pixels")
+        else:
+            fit = resizing.fit(region, (style.target_w, style.target_h), method)
+        if style.image_format == "jpg" and max(fit.size) > _JPEG_LIMIT:
             raise Unusable("crop too large for jpg")
-        return region
+        return fit
 
 
 def plan(found: Sequence[Object | Skipped], folder: ImageFolder, image_format: str) -> list[Crop | Skipped]:
@@ -195,12 +213,12 @@ def load(path: Path, declared: Size | None, style: Style) -> images.Encoded:
     return images.load(path, max_pixels=style.max_pixels, exif=style.exif, declared=declared, background=background)
 
 
-def pixels(image: np.ndarray, crop: Crop, region: Region, style: Style) -> np.ndarray:
+def pixels(image: np.ndarray, crop: Crop, fit: resizing.Fit, style: Style) -> np.ndarray:
     """Return the crop, RGB uint8: its region of the decoded image, what is outside the outline filled, then resized."""
-    cut = resizing.cut(image, region, border=style.border)
+    cut = resizing.cut(image, fit.region, border=style.border)
     if style.cutout == "mask" and crop.item.outline:
-        cut = cutouts.fill_outside(cut, region, crop.item.outline, COLORS[style.fill])
-    return resizing.RESIZERS[style.post_padding_method](cut, (style.target_w, style.target_h), style.fill)
+        cut = cutouts.fill_outside(cut, fit.region, crop.item.outline, COLORS[style.fill])
+    return fit.pixels(cut, style.fill)
 
 
 def cut_image(
@@ -220,11 +238,11 @@ def cut_image(
             if stop.is_set() or target.exists():
                 continue
             try:
-                region = crop.region(padding, encoded.size, style)
+                fit = crop.fit(padding, encoded.size, style)
             except Unusable:
                 continue
             image = encoded.decode() if image is None else image
-            cut = pixels(image, crop, region, style)
+            cut = pixels(image, crop, fit, style)
             files.write_bytes(target, images.encode(cut, style.image_format, style.jpeg_quality), sync=False)
             written[root] += 1
     return encoded.size, written
@@ -295,7 +313,8 @@ def settle(
         try:
             if isinstance(size, str):
                 raise Unusable(size)
-            rows.append(crops_folder.Row(crop.path, crop.item, crop.region(padding, size, style), padding))
+            fit = crop.fit(padding, size, style)
+            rows.append(crops_folder.Row(crop.path, crop.item, fit, padding, style.object_px))
         except Unusable as error:
             skipped.append(Skipped(crop.item.sample_id, crop.item.object_id, str(error), crop.item.source))
     return rows, skipped

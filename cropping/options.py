@@ -37,9 +37,11 @@ def add_options(parser: argparse._ActionsContainer, *, required: bool) -> list[a
     text = "cut the whole box, or fill what is outside the object's polygon or mask with --fill"
     actions += [add("--cutout", choices=("box", "mask"), default="box", help=text)]
     text = "squash the crop, letterbox it, or leave it as large as it is"
-    actions += [add("--post_padding_method", choices=resizing.RESIZERS, default="resize", help=text)]
+    actions += [add("--post_padding_method", choices=resizing.METHODS, default="resize", help=text)]
     actions += [add("--target_w", metavar="PX", type=px, default=224, help="width of a crop")]
     actions += [add("--target_h", metavar="PX", type=px, default=224, help="height of a crop")]
+    text = "pixels that the object itself has, instead: crops grow with their padding; squashed a side, letterboxed its longer side"
+    actions += [add("--object_px", metavar="PX", type=px, help=text)]
     text = "colour around a letterboxed crop"
     actions += [add("--fill", choices=COLORS, default="white", help=text)]
     text = "where the padding leaves the image, clip it or fill the rest"

@@ -85,6 +85,12 @@ def place(box: Box, padding: Padding, size: tuple[int, int], *, border: str = "c
     return Region(*edges, clipped=False)
 
 
+def whole_size(box: Box, padding: Padding) -> tuple[int, int]:
+    """Return width and height in pixels that the padded box has before anything is clipped."""
+    left, top, right, bottom = _rounded(box, *padding.pixels(box))
+    return right - left, bottom - top
+
+
 def _rounded(box: Box, x_pad: float, y_pad: float) -> tuple[int, int, int, int]:
     return round(box.left - x_pad), round(box.top - y_pad), round(box.right + x_pad), round(box.bottom + y_pad)
 

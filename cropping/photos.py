@@ -40,8 +40,8 @@ class Photo:
         image = encoded.decode()
         for at, padding in np.argwhere(wanted).tolist():
             crop = self.crops[at]
-            region = crop.region(self.paddings[padding], encoded.size, self.style)
-            yield cutter.pixels(image, crop, region, self.style)
+            fit = crop.fit(self.paddings[padding], encoded.size, self.style)
+            yield cutter.pixels(image, crop, fit, self.style)
 
 
 class Cuts:
@@ -114,4 +114,6 @@ def _manifest(folder: Path, rows: Sequence[Row], padding: str) -> Manifest:
     items = [row.item for row in rows]
     paths, splits = [row.path for row in rows], [item.split for item in items]
     samples, ids = [item.sample_id for item in items], [item.crop_id for item in items]
-    return Manifest(folder, paths, splits, samples, ids, levels([item.classes for item in items]), padding)
+    boxes = np.array([row.object_box for row in rows], np.float32)
+    labels = levels([item.classes for item in items])
+    return Manifest(folder, paths, splits, samples, ids, labels, padding, rows[0].object_px, boxes)

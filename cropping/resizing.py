@@ -1,17 +1,24 @@
-"""Pixels of a region: cut, fill what lies outside the image, resize. Arrays are RGB uint8 (height, width, 3)."""
+"""Pixels of a region: cut, fill what lies outside the image, resize.
+
+Arrays are RGB uint8 (height, width, 3), sizes (width, height).
+"""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cropping.padding import Region
+from annotations.records import Box
+from cropping.padding import Padding, Region, whole_size
 from imaging.colors import COLORS
 
 if TYPE_CHECKING:
     import numpy as np
 
+Size = tuple[int, int]
 BORDERS = ("clip", "reflect", "white", "black")
+METHODS = ("resize", "resize_with_padding", "none")
 _CACHED = 85_000  # pixels that are resized at a time: 1 MB as floats
 
 
@@ -94,21 +101,79 @@ def _area_weights(n: int, m: int) -> Any:
 
 def letterbox(image: np.ndarray, size: tuple[int, int], fill: str = "white") -> np.ndarray:
     """Return the image within `size` (width, height), its shape kept, centred on the colour `fill`."""
+    return centred(squash(image, _within((image.shape[1], image.shape[0]), size)), size, fill)
+
+
+def centred(image: np.ndarray, size: Size, fill: str) -> np.ndarray:
+    """Return the image in the middle of a canvas of `size` and of the colour `fill`; the image itself where it is as large."""
     import numpy as np
 
     height, width = image.shape[:2]
-    scale = min(size[0] / width, size[1] / height)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    if (width, height) == size:
+        return image
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
     canvas = np.empty((size[1], size[0], 3), np.uint8)
     canvas[:] = COLORS[fill]
-    canvas[top : top + inner[1], left : left + inner[0]] = squash(image, inner)
+    canvas[top : top + height, left : left + width] = image
     return canvas
 
 
-def keep(image: np.ndarray, size: tuple[int, int], fill: str = "white") -> np.ndarray:
-    """Return the image as it is."""
-    return image
+def _within(inner: Size, size: Size) -> Size:
+    """Return the largest size of the shape of `inner` that is within `size`."""
+    scale = min(size[0] / inner[0], size[1] / inner[1])
+    return max(1, round(inner[0] * scale)), max(1, round(inner[1] * scale))
 
 
-RESIZERS = {"resize": squash, "resize_with_padding": letterbox, "none": keep}
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a region of an image becomes a crop: resized to `inner`, then put in the middle of a canvas of `size`."""
+
+    region: Region
+    inner: Size
+    size: Size
+
+    def pixels(self, image: np.ndarray, fill: str) -> np.ndarray:
+        """Return the crop, made from the region's own pixels."""
+        return centred(squash(image, self.inner), self.size, fill)
+
+    def shares(self, box: Box) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom of the box as shares of the crop's width and height, 0..1, where it is inside."""
+        region = self.region
+        x, y = self.inner[0] / region.width, self.inner[1] / region.height
+        left, top = (self.size[0] - self.inner[0]) // 2, (self.size[1] - self.inner[1]) // 2
+        across = [(left + (edge - region.left) * x) / self.size[0] for edge in (box.left, box.right)]
+        down = [(top + (edge - region.top) * y) / self.size[1] for edge in (box.top, box.bottom)]
+        edges = (across[0], down[0], across[1], down[1])
+        return tuple(min(max(edge, 0.0), 1.0) for edge in edges)  # type: ignore[return-value]
+
+
+def fit(region: Region, target: Size, method: str) -> Fit:
+    """Return how the region becomes a crop of the size `target`, or of its own size where the method is `none`."""
+    own = (region.width, region.height)
+    if method == "none":
+        return Fit(region, own, own)
+    return Fit(region, target if method == "resize" else _within(own, target), target)
+
+
+def fit_object(region: Region, box: Box, padding: Padding, object_px: int, method: str) -> Fit:
+    """Return how the region of a padded box becomes a crop in which the box itself has `object_px` pixels.
+
+    resize: on both sides, as a box without padding has that is squashed to object_px x object_px. resize_with_padding: on its
+    longer side, its shape kept, on a square canvas that holds the whole padded box. So every crop of one padding in percent has one
+    size, whatever its box is like; where the image ends within the padding and is not filled, a squashed crop is smaller by
+    that share, so that the object keeps its pixels.
+    """
+    x_pad, y_pad = padding.pixels(box)
+    wide, high = box.width + 2 * x_pad, box.height + 2 * y_pad
+    across, down = (
+        (object_px / box.width, object_px / box.height)
+        if method == "resize"
+        else (object_px / max(box.width, box.height),) * 2
+    )
+    whole = whole_size(box, padding)
+    inner = (
+        max(1, round(across * wide * region.width / whole[0])),
+        max(1, round(down * high * region.height / whole[1])),
+    )
+    side = max(1, round(across * max(wide, high)))
+    return Fit(region, inner, inner if method == "resize" else (side, side))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +13,10 @@ import torch
 from torch import nn
 
 from backbones import checkpoint
-from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device
+from backbones.backbone import CROP, Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device, sized
 from backbones.models import build
+from backbones.preprocess import BOX
 from backbones.weights import DEFAULT, EMBEDDED, RANDOM, named_in
-from common import cli
 from common.messages import UsageError, UserError, shorten, warn
 from embedding import extraction
 from embedding.precision import DTYPES, MIN_COSINE, cosines, fastest_close, folded, lowered, multiplies_bf16
@@ -26,17 +25,28 @@ from embedding.precision import DTYPES, MIN_COSINE, cosines, fastest_close, fold
 class Embedder:
     """embedder(batch) -> (n, dim) float32, from a batch of what `preprocess` returns: (n, height, width, 3) uint8.
 
-    Attributes: dim; preprocess (RGB uint8 of any size -> RGB uint8 (height, width, 3)); fingerprint; spec and options, with which
-    load() makes the same again; device; precision (a key of DTYPES; fp32 until settle() has chosen one, where it is not given);
-    settled (it is given or chosen).
+    Under the pooling `box` it takes boxes too, (n, 4) float32, see backbone.Pooled; without them they are the whole images.
+
+    Attributes: dim; preprocess (RGB uint8 of any size -> RGB uint8 (height, width, 3)); fingerprint, and base_fingerprint: that of
+    the same model at its own input size and pooling; spec and options, with which load() makes the same again; device; precision (a
+    key of DTYPES; fp32 until settle() has chosen one, where it is not given); settled (it is given or chosen).
     """
 
     def __init__(
-        self, backbone: Backbone, *, spec: str, options: dict[str, Any], fingerprint: str, device: str, precision: str
+        self,
+        backbone: Backbone,
+        *,
+        spec: str,
+        options: dict[str, Any],
+        fingerprint: str,
+        device: str,
+        precision: str,
+        base_fingerprint: str | None = None,
     ) -> None:
         if not backbone.portable and precision not in ("auto", "fp32"):
             raise UsageError(f"{spec} runs in the precision it was exported in; leave --precision away")
         self.spec, self.options, self.fingerprint = spec, options, fingerprint
+        self.base_fingerprint, self._boxed = base_fingerprint or fingerprint, options.get("pooling") == BOX
         self.preprocess = backbone.preprocess
         self.device = pick_device(device)
         self._portable, self._fixed_batch = backbone.portable, backbone.fixed_batch
@@ -74,14 +84,16 @@ class Embedder:
             size = f"{self.preprocess.width} x {self.preprocess.height}"
             raise UserError(f"{self.spec} cannot embed images of {size} pixels: {shorten(error)}") from None
 
-    def __call__(self, batch: np.ndarray | torch.Tensor) -> np.ndarray:
+    def __call__(self, batch: np.ndarray | torch.Tensor, boxes: np.ndarray | None = None) -> np.ndarray:
         pixels = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
         if not len(pixels):
             return np.empty((0, self.dim), np.float32)
+        boxes = extraction.whole_boxes(len(pixels)) if self._boxed and boxes is None else boxes
         while True:
             size = self._chunk or len(pixels)
+            parts = [pixels.split(size)] if boxes is None else [pixels.split(size), torch.from_numpy(boxes).split(size)]
             try:
-                return np.concatenate([self._forward(part) for part in pixels.split(size)])
+                return np.concatenate([self._forward(*part) for part in zip(*parts, strict=True)])
             except torch.OutOfMemoryError:
                 if size == 1 or self._fixed_batch:
                     raise UserError("the device has too little memory for this model; try --device cpu") from None
@@ -89,42 +101,24 @@ class Embedder:
                 torch.cuda.empty_cache()
                 warn(f"out of device memory: going on with batches of {self._chunk} images")
 
-    def _forward(self, pixels: torch.Tensor) -> np.ndarray:
+    def _forward(self, pixels: torch.Tensor, *boxes: torch.Tensor) -> np.ndarray:
         n = len(pixels)
         if self._fixed_batch and n < self._fixed_batch:
             pixels = torch.cat([pixels, pixels[-1:].expand(self._fixed_batch - n, -1, -1, -1)])
         dtype = DTYPES[self.precision]
         run = self._compiled_module or self._module
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return run(pixels.to(self.device)).float().cpu().numpy()[:n]
+            return run(pixels.to(self.device), *(box.to(self.device) for box in boxes)).float().cpu().numpy()[:n]
 
     def embed(
-        self,
-        paths: Sequence[Path],
-        *,
-        batch_size: int,
-        workers: int,
-        first_batch: int = 0,
-        filled_to: int | None = None,
-        max_pixels: int = cli.MAX_PIXELS,
-        background: str = "white",
-        pace: extraction.Pace | None = None,
+        self, paths: Sequence[Path], *, batch_size: int, filled_to: int | None = None, **how: Any
     ) -> Iterator[extraction.Batch]:
-        """Yield the vectors of the images, batch by batch, from batch `first_batch` on; see extraction.embed.
+        """Yield the vectors of the images, batch by batch; how: see extraction.embed.
 
         filled_to: images that the model is given at a time (default: what extraction.filled_size says of all these images).
         """
-        return extraction.embed(
-            paths,
-            self,
-            batch_size=batch_size,
-            workers=workers,
-            first_batch=first_batch,
-            filled_to=filled_to or extraction.filled_size(len(paths), batch_size),
-            max_pixels=max_pixels,
-            background=background,
-            pace=pace or extraction.Pace(),
-        )
+        filled_to = filled_to or extraction.filled_size(len(paths), batch_size)
+        return extraction.embed(paths, self, batch_size=batch_size, filled_to=filled_to, **how)
 
     @property
     def compiled(self) -> bool:
@@ -159,6 +153,9 @@ class Embedder:
         """Compile for batches of this shape; returns the seconds it took, or None where it cannot be done (and says why)."""
         if not self._portable or self._chunk:
             return None
+        if self.preprocess.keeps_size:
+            warn("going on without torch.compile: the crops have many sizes")
+            return None
         plain, started = self(pixels), time.perf_counter()
         # Silence torch's warning about a missing CUDA runtime.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -175,6 +172,17 @@ class Embedder:
         return time.perf_counter() - started
 
 
+def _check_any_size(embedder: Embedder) -> None:
+    """Raise UsageError unless the model takes images of another size than its own, and gives vectors as long."""
+    larger = (1, embedder.preprocess.height + 17, embedder.preprocess.width + 39, 3)
+    try:
+        fine = embedder(np.full(larger, 128, np.uint8)).shape[1] == embedder.dim
+    except (RuntimeError, TypeError, ValueError, AssertionError):
+        fine = False
+    if not fine:
+        raise UsageError(f"{embedder.spec} takes images of one size only; give it with --image_size PX")
+
+
 def load(
     spec: str | Path = DEFAULT,
     *,
@@ -185,20 +193,28 @@ def load(
     resize_mode: str = "squash",
     device: str = "auto",
     precision: str = "auto",
+    image_size: int | str | None = None,
 ) -> Embedder:
     """Return the embedder that `spec` stands for (see the table in backbones/models.py).
 
     weights: a state dict (safetensors, or a torch file without code), or "random" for untrained ones; weights_key: which network of
     the file. layer: the inner module whose
     output is taken. pooling: one of POOLINGS, from cells or tokens to one vector; else the model's own. resize_mode: squash,
-    letterbox or model. precision: auto, fp32, mixed, bf16 or fp16. Raises UserError or UsageError in one sentence.
+    letterbox or model. precision: auto, fp32, mixed, bf16 or fp16. image_size: pixels a side, or `crop`, see backbone.sized. Raises
+    UserError or UsageError in one sentence.
     """
     spec = str(spec)
-    backbone = build(spec, weights=named_in(weights, weights_key), pooling=None if layer else pooling)
-    preprocess = dataclasses.replace(backbone.preprocess, resize_mode=resize_mode)
-    backbone = dataclasses.replace(backbone, preprocess=preprocess)
-    options = {"layer": layer, "pooling": pooling, "resize_mode": resize_mode}
+    if pooling == BOX and resize_mode != "squash":
+        raise UsageError("--pooling box knows where the object lies in the whole crop; leave --resize_mode away")
+    built = build(spec, weights=named_in(weights, weights_key), pooling=None if layer else pooling)
+    options: dict[str, Any] = {"layer": layer, "pooling": pooling, "resize_mode": resize_mode}
+    variant, base = image_size is not None or pooling is not None, None
+    if variant:  # before the positions of a transformer are interpolated
+        base = fingerprint(sized(built, None, resize_mode, spec), {**options, "pooling": None})
+    backbone = sized(built, image_size, resize_mode, spec)
     identified = fingerprint(backbone, options)
+    if image_size is not None:
+        options["image_size"] = image_size
     if weights is not None:
         options["weights"] = RANDOM if weights == RANDOM else str(Path(weights).resolve())
     if weights_key is not None:
@@ -208,4 +224,15 @@ def load(
         spec = f"{folder.resolve()}={code}"
     kind, name = ("hf/", spec[3:]) if spec.startswith("hf/") else ("", spec)
     spec = f"{kind}{Path(name).resolve()}" if Path(name).exists() and name not in EMBEDDED else spec
-    return Embedder(backbone, spec=spec, options=options, fingerprint=identified, device=device, precision=precision)
+    embedder = Embedder(
+        backbone,
+        spec=spec,
+        options=options,
+        fingerprint=identified,
+        device=device,
+        precision=precision,
+        base_fingerprint=base,
+    )
+    if image_size == CROP:
+        _check_any_size(embedder)
+    return embedder

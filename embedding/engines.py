@@ -25,7 +25,9 @@ from embedding.precision import cache_folder, processor
 
 ENGINES = ("torch", "onnxruntime", "openvino")
 CLOSE = 1e-4  # the largest relative difference of a vector from torch's
-PAYS_FROM = 500  # images from which exporting a model, about ten seconds, pays for itself where an engine is twice as fast
+PAYS_FROM = (
+    500  # images from which exporting a model, about ten seconds, pays for itself where an engine is twice as fast
+)
 FASTER = 1.1  # times torch's speed, to be worth another engine
 
 Run = Callable[[torch.Tensor], torch.Tensor]
@@ -70,7 +72,10 @@ class Program:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _silence(), torch.inference_mode(), files.whole(self.path) as temporary:
                 program = torch.onnx.export(
-                    self._module.eval(), (self._example[:2].repeat(2, 1, 1, 1),), dynamo=True, dynamic_shapes=({0: size},)
+                    self._module.eval(),
+                    (self._example[:2].repeat(2, 1, 1, 1),),
+                    dynamo=True,
+                    dynamic_shapes=({0: size},),
                 )
                 assert program is not None
                 program.save(str(temporary), external_data=False)
@@ -169,7 +174,11 @@ def _silence() -> Any:
     for logger in loud:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

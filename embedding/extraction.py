@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from backbones.preprocess import Preprocess
+from common import cli
 from imaging import images
 from imaging.colors import COLORS
 
@@ -21,12 +22,15 @@ Loaded = TypeVar("Loaded")
 
 
 class Model(Protocol):
-    """What is needed of a model: its input, where it runs, and model((n, height, width, 3) uint8) -> (n, dim) float32."""
+    """What is needed of a model: its input, where it runs, and model((n, height, width, 3) uint8) -> (n, dim) float32.
+
+    boxes (n, 4) float32: where the object lies in each image, for models that pool over it.
+    """
 
     preprocess: Preprocess
     device: Any
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray: ...
+    def __call__(self, batch: np.ndarray, boxes: np.ndarray | None = None) -> np.ndarray: ...
 
 
 @dataclass
@@ -60,16 +64,19 @@ def embed(
     *,
     batch_size: int,
     workers: int,
-    first_batch: int,
     filled_to: int,
-    max_pixels: int,
-    background: str,
-    pace: Pace,
+    first_batch: int = 0,
+    max_pixels: int = cli.MAX_PIXELS,
+    background: str = "white",
+    pace: Pace | None = None,
+    boxes: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Yield the vectors of the images, batch by batch, from batch `first_batch` on; `pace` is filled in.
 
     Batches are fixed groups of rows, always filled up to `filled_to` images (the place of a bad or absent image is grey), so that a
     vector never depends on what was done before, nor on which of its neighbours could be read. A bad image costs its own row only.
+    Where images keep their sizes, a group goes through the model in one batch for each size, not filled up: a neighbour that
+    could not be read may then change the last bits. boxes (len(paths), 4) float32: see Model.
     """
 
     def load(row: int) -> np.ndarray | str:
@@ -83,15 +90,53 @@ def embed(
         range(start, min(start + batch_size, len(paths)))
         for start in range(first_batch * batch_size, len(paths), batch_size)
     ]
+    pace = pace or Pace()
     started = clock = time.perf_counter()
     for group, loaded in ahead(groups, load, workers, model.device):
-        pixels = stack(loaded, model.preprocess, filled_to)
         clock = lap(pace.decode, clock)
-        vectors = model(pixels)
+        taken, vectors = run(model, loaded, filled_to, None if boxes is None else boxes[group.start : group.stop])
         clock = lap(pace.model, clock)
-        yield outcome(group, loaded, vectors)
+        yield outcome(group, taken, vectors)
         clock = time.perf_counter()
         pace.wall = clock - started
+
+
+def run(
+    model: Model, loaded: Sequence[np.ndarray | str], filled_to: int, boxes: np.ndarray | None = None
+) -> tuple[Sequence[np.ndarray | str], np.ndarray]:
+    """Return what was loaded and the vectors (n or more, dim) float32; an image that the model cannot take becomes the reason."""
+    if not model.preprocess.keeps_size:
+        filled = boxes if boxes is None else np.concatenate([boxes, whole_boxes(filled_to - len(loaded))])
+        return loaded, _embedded(model, stack(loaded, model.preprocess, filled_to), filled)
+    outcomes: list[np.ndarray | str] = list(loaded)
+    found: dict[int, np.ndarray] = {}
+    for rows in by_size(loaded):
+        pixels = np.stack([loaded[row] for row in rows])  # type: ignore[arg-type]
+        try:
+            found |= zip(rows, _embedded(model, pixels, None if boxes is None else boxes[rows]), strict=True)
+        except (RuntimeError, TypeError, ValueError, AssertionError):  # the model is the user's choice
+            for row in rows:
+                outcomes[row] = f"the model cannot take {pixels.shape[2]} x {pixels.shape[1]} pixels"
+    dim = len(next(iter(found.values()), ()))
+    return outcomes, np.array([found.get(row, np.zeros(dim)) for row in range(len(loaded))], np.float32)
+
+
+def _embedded(model: Model, pixels: np.ndarray, boxes: np.ndarray | None) -> np.ndarray:
+    return model(pixels) if boxes is None else model(pixels, boxes)
+
+
+def whole_boxes(n: int) -> np.ndarray:
+    """Return the boxes (n, 4) float32 of whole images."""
+    return np.tile(np.array([0, 0, 1, 1], np.float32), (n, 1))
+
+
+def by_size(loaded: Sequence[np.ndarray | str]) -> list[list[int]]:
+    """Return the places of the images of each size, the sizes in the order of their first image."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(loaded):
+        if not isinstance(image, str):
+            places.setdefault(image.shape, []).append(place)
+    return list(places.values())
 
 
 def outcome(group: range, loaded: Sequence[np.ndarray | str], vectors: np.ndarray) -> Batch:
@@ -127,12 +172,15 @@ def stack(loaded: Sequence[np.ndarray | str], preprocess: Preprocess, batch_size
 def sample(load: Callable[[int], np.ndarray], n_images: int, preprocess: Preprocess, *, n: int = 16) -> np.ndarray:
     """Return up to n readable images, evenly spaced among the rows, as (n, height, width, 3) uint8.
 
-    load: returns the image of a row as RGB uint8, or raises ImageError.
+    Where images keep their sizes, these are those of the most frequent size. load: returns the image of a row as RGB uint8, or
+    raises ImageError.
     """
     loaded = []
     for row in np.unique(np.linspace(0, n_images - 1, min(n, n_images)).astype(int)):
         with contextlib.suppress(images.ImageError):
             loaded.append(preprocess(load(int(row))))
+    if preprocess.keeps_size and loaded:
+        return np.stack([loaded[place] for place in max(by_size(loaded), key=len)])
     return stack(loaded, preprocess, len(loaded))
 
 

@@ -67,6 +67,7 @@ class _OpenSet:
     def open(self, model: Model, batch_size: int) -> int:
         """Take up what an earlier run has left; returns how many images are done."""
         self.rows, self._batch_size = self.output.open(self.record, model.dim), batch_size
+        self._boxes = set_writer.boxes_of(self.manifest, model)
         self._filled_to = batch_size if model.compiled else extraction.filled_size(len(self.manifest), batch_size)
         self.done = min(self.rows.batches * batch_size, len(self.manifest))
         if self.done:
@@ -77,9 +78,11 @@ class _OpenSet:
         """Embed the batches that are full, and the last one; returns how many images were embedded."""
         before = self.done
         while self.waiting and len(self.waiting) >= min(self._batch_size, len(self.manifest) - self.done):
-            loaded, self.waiting = self.waiting[: self._batch_size], self.waiting[self._batch_size :]
+            loaded: Sequence[np.ndarray | str] = self.waiting[: self._batch_size]
+            self.waiting = self.waiting[self._batch_size :]
             started = time.perf_counter()
-            vectors = model(extraction.stack(loaded, model.preprocess, self._filled_to))
+            boxes = self._boxes[self.done : self.done + len(loaded)] if self._boxes is not None else None
+            loaded, vectors = extraction.run(model, loaded, self._filled_to, boxes)
             extraction.lap(pace.model, started)
             batch = extraction.outcome(range(self.done, self.done + len(loaded)), loaded, vectors)
             unit = self.record["normalized"]
@@ -127,6 +130,7 @@ def write_sets(parts: Sequence[Part], photos: Sequence[Photo], model: Any, optio
                 messages.note(f"{output.stem}: complete already")
                 continue
             load = partial(layout.load, photos, number)
+            set_writer.tell_enlarged(load, model)
             set_writer.choose_arithmetic(model, record, output, wanted, load, options, n_images, len(part.manifest))
             record = {**wanted, "precision": model.precision, "compiled": model.compiled}
             opened = _OpenSet(part, output, record, layout.order[number])

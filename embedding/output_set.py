@@ -20,7 +20,8 @@ from common.messages import UserError
 from imaging.crops import Manifest
 
 SHARD_ROWS = 100_000
-_AT_DEFAULT = ("background", "crop")  # options that a record names only where they differ from the default
+# What a record names only where it differs from the default.
+_AT_DEFAULT = ("background", "crop", "image_size", "pooling", "base_fingerprint", "object_px", "boxes")
 
 
 class OutputSet:

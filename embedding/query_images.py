@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backbones.preprocess import POOLINGS, RESIZE_MODES
+from backbones.preprocess import BOX, KEEP, POOLINGS, RESIZE_MODES
 from common.cli import cores
 from common.messages import UserError, progress, warn
-from common.run_record import TEXT, check_fields, one_of, optional
+from common.run_record import NAME, TEXT, check_fields, one_of, optional
 from imaging import crops
 from imaging.colors import COLORS
 
@@ -23,6 +23,7 @@ OPTIONS = {  # of embedder.load(), as the file of an embedding set records them
     "pooling": optional(one_of(*POOLINGS)),
     "resize_mode": optional(one_of(*RESIZE_MODES)),
     "weights": optional(TEXT),
+    "image_size": optional(NAME),
 }
 
 
@@ -57,6 +58,11 @@ def recorded_model(
     if spec is None:
         refuse_code(model["model"], source)
     options, resize_mode = _recorded_options(model, source)
+    if options.get("pooling") == BOX:
+        raise UserError(
+            f"{source} was made with --pooling box, and where the object lies in a new picture is not known; "
+            "name sets of another pooling"
+        )
     if spec is not None:
         options.pop("weights", None)
     embedder = load_model(spec or model["model"], resize_mode=resize_mode, **options, device=device, precision="fp32")
@@ -70,11 +76,11 @@ def recorded_model(
     return embedder
 
 
-def _recorded_options(model: Mapping[str, Any], source: str) -> tuple[dict[str, str], str]:
+def _recorded_options(model: Mapping[str, Any], source: str) -> tuple[dict[str, Any], str]:
     """Return the options of embedder.load() and the resize mode that a file records. Raises UserError for what is none of them."""
     options, preprocess = model.get("model_options") or {}, model.get("preprocess") or {}
     check_fields(options, OPTIONS, f"{source}: model_options")
-    check_fields(preprocess, {"resize_mode": one_of(*RESIZE_MODES)}, f"{source}: preprocess")
+    check_fields(preprocess, {"resize_mode": one_of(*RESIZE_MODES, KEEP)}, f"{source}: preprocess")
     given = {name: options[name] for name in OPTIONS if options.get(name) is not None}
     return given, given.pop("resize_mode", preprocess.get("resize_mode", "squash"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -10,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backbones.preprocess import Preprocess
+from backbones.preprocess import BOX, Preprocess
 from common import cli, files, knn, messages, table_files
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
 from embedding import extraction
@@ -28,6 +30,7 @@ class Model(Protocol):
     spec: str
     options: dict[str, Any]
     fingerprint: str
+    base_fingerprint: str
     preprocess: Preprocess
     dim: int
     device: Any
@@ -50,6 +53,7 @@ class Model(Protocol):
         max_pixels: int = cli.MAX_PIXELS,
         background: str = "white",
         pace: extraction.Pace | None = None,
+        boxes: np.ndarray | None = None,
     ) -> Iterator[extraction.Batch]: ...
 
 
@@ -103,11 +107,43 @@ def asked_for(part: Part, model: Model, options: Options) -> dict[str, Any]:
         "normalized": options.normalize,
         "batch_size": options.batch_size,
         **(part.facts or {"input": digest(part.manifest)}),
+        **_variant(part.manifest, model),
         **({"folders": list(part.folders)} if part.folders else {}),
         **({"background": options.background} if options.background != "white" else {}),
         "precision": None if options.precision == "auto" else options.precision,
         "compiled": None,
     }
+
+
+def _variant(manifest: Manifest, model: Model) -> dict[str, Any]:
+    """Return what a record says of input size, pooling and size of the object, where they are not the model's own, or not known."""
+    facts = {"image_size": model.options.get("image_size"), "pooling": model.options.get("pooling")}
+    facts["base_fingerprint"] = model.base_fingerprint if any(facts.values()) else None
+    facts["object_px"] = manifest.object_px
+    boxes = boxes_of(manifest, model)
+    facts["boxes"] = None if boxes is None else f"{zlib.crc32(boxes.tobytes()):08x}"
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def variant_name(image_size: int | str | None, pooling: str | None) -> str:
+    """Return what the default ID of a set says after its padding of input size and pooling: `@314`, `-box`, `@314-gem`, or ''."""
+    size = "" if image_size is None else f"@{image_size}"
+    return f"{size}-{pooling.replace('+', '-')}" if pooling else size  # a + joins IDs
+
+
+def boxes_of(manifest: Manifest, model: Model) -> np.ndarray | None:
+    """Return where the object lies in each crop, (n, 4) float32, for a model that pools over it; None for others.
+
+    Raises UsageError where that is not known.
+    """
+    if model.options.get("pooling") != BOX:
+        return None
+    if manifest.boxes is None:
+        raise messages.UsageError(
+            f"{manifest.root} does not say where the object lies in its crops, which --pooling box needs; "
+            "cut them with crop.py (--overwrite for older ones), or choose another --pooling"
+        )
+    return manifest.boxes
 
 
 def name_sets(
@@ -116,16 +152,19 @@ def name_sets(
     model: str,
     identity: str | None,
     company_name: str | None,
+    variant: str = "",
 ) -> list[Part]:
     """Return each split of each data root with its set's names; raises UsageError where two sets would share a file.
 
     chosen: for each data root the images to embed, and all there are. identity: the sets' ID, which may hold {padding} and {model}.
+    variant: what the ID has after the padding where no identity is given, see variant_name.
     """
     model_name = Path(model).stem if Path(model).exists() else model
     parts: list[Part] = []
     made: dict[tuple[str, ...], Manifest] = {}
     for manifest, whole in chosen:
-        set_id = (identity or "{padding}").replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
+        set_id = identity or f"{{padding}}{variant}"
+        set_id = set_id.replace("{padding}", manifest.padding or "0").replace("{model}", model_name)
         for split in dict.fromkeys(manifest.splits):
             dataset = files.without_bytes(company_name or manifest.root.resolve().name)
             names = {"dataset_name": dataset, "id": set_id, "split": split}
@@ -171,6 +210,7 @@ def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> l
         def load(row: int) -> np.ndarray:
             return images.decode(paths[row], max_pixels=options.max_pixels, background=COLORS[options.background])
 
+        tell_enlarged(load, model)
         choose_arithmetic(model, record, output, wanted, load, options, n_images, len(paths))
         contents = images.contents(manifest.root, manifest.paths, options.workers)  # before they are embedded
         record = {**wanted, "precision": model.precision, "compiled": model.compiled, "contents": contents}
@@ -252,6 +292,7 @@ def _embed(
                 max_pixels=options.max_pixels,
                 background=options.background,
                 pace=pace,
+                boxes=boxes_of(manifest, model),
             )
             for batch in batches:
                 rows.append(knn.unit(batch.vectors) if options.normalize else batch.vectors, batch.skipped)
@@ -271,6 +312,22 @@ def _embed(
         f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {n_new / max(pace.wall, 1e-9):,.1f} images/s"
     )
     messages.detail(f"{output.stem}: {extraction.describe(pace)}")
+
+
+def tell_enlarged(load: Callable[[int], np.ndarray], model: Model) -> None:
+    """Warn where the first image is smaller than the input size that was asked for: its photo may have more pixels."""
+    size = model.options.get("image_size")
+    with contextlib.suppress(images.ImageError):
+        if isinstance(size, int) and max((image := load(0)).shape[:2]) < size:
+            _warn_enlarged(image.shape[1], image.shape[0], size)
+
+
+@cache
+def _warn_enlarged(width: int, height: int, size: int) -> None:
+    messages.warn(
+        f"crops of {width} x {height} pixels are enlarged to {size}; where the photos have more pixels, "
+        "cut larger crops: --object_px, or --post_padding_method none"
+    )
 
 
 def choose_arithmetic(
@@ -303,7 +360,7 @@ def choose_arithmetic(
             )
     if record is not None and (model.precision, model.compiled) != (record["precision"], record["compiled"]):
         model.use(record["precision"])
-    pays = str(model.device) == "cpu" and n_images >= COMPILE_FROM
+    pays = str(model.device) == "cpu" and n_images >= COMPILE_FROM and not model.preprocess.keeps_size
     compiled = record["compiled"] if record else options.compile == "on" or (options.compile == "auto" and pays)
     if compiled and not model.compiled and len(sample()):
         seconds = model.compile(extraction.fill(sample(), options.batch_size))

@@ -167,11 +167,15 @@ def without_samples(sets: Sequence[EmbeddingSet]) -> list[str]:
 
 
 def check(coded: CodedSets, rule: Rule) -> None:
-    """Raise UserError unless the sets can be compared by this rule: one model, one dimension, at least k references each."""
+    """Raise UserError unless the sets can be compared by this rule: one model, one dimension, at least k references each.
+
+    Sets of one model at several input sizes or poolings are variants of it: each pair is of one variant, see Evaluator.valid.
+    """
     references, queries = coded.references.values(), coded.queries.values()
     everything = [*references, *queries]
     models = {embedding_set.fingerprint for embedding_set in everything if embedding_set.fingerprint}
-    if rule.fusion in ("stack", "mean"):
+    variants = len(models) > 1 and len({embedding_set.base for embedding_set in everything}) == 1
+    if rule.fusion in ("stack", "mean") and not variants:
         require_one_model(everything, what="extract them with one model, or use --fusion concat or vote")
     elif rule.fusion == "vote" and len(models) < 2:
         require_one_model(everything, what="extract them with one model, or use --fusion concat")
@@ -180,7 +184,7 @@ def check(coded: CodedSets, rule: Rule) -> None:
             of_model = [embedding_set for embedding_set in everything if embedding_set.fingerprint == model]
             require_one_model(of_model, what="extract them anew")
         same_model = [_check_pair(*pair, rule.fusion) for pair in itertools.product(queries, references)]
-        if rule.fusion == "vote" and not any(same_model):
+        if rule.fusion != "concat" and not any(same_model):
             require_one_model(everything, what="no query has references of its own model; add some, or use concat")
     for reference in references:
         if rule.k > len(reference):
@@ -192,7 +196,7 @@ def check(coded: CodedSets, rule: Rule) -> None:
 def _check_pair(query: EmbeddingSet, reference: EmbeddingSet, fusion_mode: str) -> bool:
     """Return whether both may be of one model. Raises UserError where the pair will be compared and cannot be."""
     same_model = query.fingerprint == reference.fingerprint or "" in (query.fingerprint, reference.fingerprint)
-    compared = same_model if fusion_mode == "vote" else query.id == reference.id
+    compared = query.id == reference.id if fusion_mode == "concat" else same_model
     if compared and query.dim != reference.dim:
         raise UserError(
             f"{reference.source} has {reference.dim} dimensions, {query.source} {query.dim}, so that they are of different "

@@ -24,6 +24,8 @@ KEPT = 64  # fused sets and rows in common in memory: every set of queries is us
 FITTED = 4  # fitted classifiers in memory, each of which may hold all its references
 IMPOSSIBLE = {
     "concat": "it needs the same IDs on both sides; use --pairing matched",
+    "stack": "its sets are of several input sizes or poolings",
+    "mean": "its sets are of several input sizes or poolings",
     "vote": "a query set has no references of its own model, no query set uses some references, or no crop is in all",
 }
 
@@ -76,11 +78,14 @@ class Evaluator:
         """Whether the combination can be decided.
 
         Under `vote` each view needs references of its own model, each reference set a view that uses it, and the views a crop.
+        Another input size or pooling is another model here: under `stack` and `mean` all sets must be alike.
         """
         if self.rule.fusion == "concat":
             return combination.matched
         if self.rule.fusion != "vote":
-            return True
+            sets = [self.coded.references[r] for r in combination.reference_ids]
+            sets += [self.coded.queries[q] for q in combination.query_ids]
+            return len({one.fingerprint for one in sets} - {""}) <= 1
         searched = [self.references_of(combination, q) for q in combination.query_ids]
         used = set(itertools.chain(*searched))
         return (

@@ -4,12 +4,16 @@
 #   bash examples/padding_sweep.sh                              # demo/shelf -> demo
 #   PADDINGS="0 10 25" bash examples/padding_sweep.sh my_photos my_study
 #
+# Padding 20 is also embedded with a larger input, so that the object keeps its pixels: what padding does is then told apart as
+# context and resolution. SHARP="20 40" does so for more, SHARP= for none.
+#
 # DATA holds images/ and annotations_sku.json (or train.json, val.json, test.json). Run again, it goes on where it was.
 set -euo pipefail
 
 DATA=${1:-demo/shelf}
 OUT=${2:-demo}
 PADDINGS=${PADDINGS:-0 5 10 20 40}
+SHARP=${SHARP-20}
 PYTHON=${PYTHON:-python3}
 NAME=$(basename "$DATA")
 SUITE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -33,10 +37,19 @@ run extract_embedding.py --data_root "${folders[@]}" --company_name "$NAME" --ou
 sets=()
 for padding in "${paddings[@]}"; do sets+=("$OUT/embeddings/${NAME}_${padding}"_*.npz); done
 
+plain=("${sets[@]}")
+for padding in $SHARP; do # 224 px a side of the object, cut out of the photos anew
+    [[ " ${paddings[*]} " == *" $padding "* ]] || continue
+    size=$(((224 * (100 + 2 * padding) + 50) / 100)) # rounded
+    run extract_embedding.py --json_path "${annotations[@]}" --image_folder "$DATA/images" --padding_percent "$padding" \
+        --object_px 224 --image_size "$size" --company_name "$NAME" --output_root "$OUT/embeddings" >/dev/null
+    sets+=("$OUT/embeddings/${NAME}_$padding@$size"_*.npz)
+done
+
 # the matrix on the screen; a line for each pair, to grep, in the file
 run evaluate_combo.py --train_npz "${sets[@]}" --test_npz "${sets[@]}" | tee "$OUT/accuracies.txt" | sed '/=> acc: /d' | cat -s
 
-run npz_to_parquet.py --root "${sets[@]}" --out "$OUT/embeddings.parquet" --projection umap --neighbors 10 --thumbnails 96
+run npz_to_parquet.py --root "${plain[@]}" --out "$OUT/embeddings.parquet" --projection umap --neighbors 10 --thumbnails 96
 
 cat <<END
 

@@ -6,8 +6,8 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 NOT_AN_IMAGE = "not an image"
+OBJECT_BOX = ("object_left", "object_top", "object_right", "object_bottom")  # columns of crops.csv
 MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
 
 
@@ -29,7 +30,8 @@ class Manifest:
     """The images of one data root, one entry each, in the manifest's order (trees: by path).
 
     `paths` are relative to `root`. `labels` is (n, levels) str, "" where a level is missing; a flat folder has no
-    levels. `padding` is that of all crops, None where it differs or is unknown.
+    levels. `padding` and `object_px` are those of all crops, None where they differ or are unknown. `boxes` (n, 4) float32 says
+    where the object lies in each crop: left, top, right, bottom as shares of its width and height; None where that is unknown.
     """
 
     root: Path
@@ -39,6 +41,8 @@ class Manifest:
     crop_ids: list[str]
     labels: np.ndarray
     padding: str | None = None
+    object_px: int | None = None
+    boxes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -47,7 +51,11 @@ class Manifest:
         """Return the manifest of these rows."""
         lists = (self.paths, self.splits, self.sample_ids, self.crop_ids)
         paths, splits, sample_ids, crop_ids = ([values[row] for row in rows] for values in lists)
-        return Manifest(self.root, paths, splits, sample_ids, crop_ids, self.labels[list(rows)], self.padding)
+        boxes = None if self.boxes is None else self.boxes[list(rows)]
+        labels = self.labels[list(rows)]
+        return replace(
+            self, paths=paths, splits=splits, sample_ids=sample_ids, crop_ids=crop_ids, labels=labels, boxes=boxes
+        )
 
 
 def read(
@@ -120,10 +128,30 @@ def _read_manifest(root: Path) -> Manifest:
     columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(header, ())
     classes = sorted((name for name in header if name.startswith("class_")), key=lambda name: (len(name), name))
     labels = clean(np.array([columns[name] for name in classes], dtype=str).reshape(len(classes), len(rows)).T)
-    paddings = set(columns.get("padding", ()))
-    padding = paddings.pop() if len(paddings) == 1 else None
+    padding, object_px = (_shared(columns.get(name, ())) for name in ("padding", "object_px"))
+    pixels = int(object_px) if object_px and object_px.isdecimal() else None
     paths, splits, sample_ids, crop_ids = (list(columns[name]) for name in ("path", "split", "sample_id", "crop_id"))
-    return Manifest(root, paths, splits, sample_ids, crop_ids, labels, padding)
+    return Manifest(root, paths, splits, sample_ids, crop_ids, labels, padding, pixels, _boxes(columns, path))
+
+
+def _shared(values: Sequence[str]) -> str | None:
+    """Return the value that all of them are, None where they differ or there is none."""
+    return values[0] if len({*values}) == 1 else None
+
+
+def _boxes(columns: Mapping[str, Sequence[str]], path: Path) -> np.ndarray | None:
+    """Return (n, 4) float32 of the columns OBJECT_BOX, None where there are none; raises UserError where they are no shares."""
+    import numpy as np
+
+    if not all(name in columns for name in OBJECT_BOX):
+        return None
+    try:
+        boxes = np.array([columns[name] for name in OBJECT_BOX], np.float32).T
+    except ValueError:
+        boxes = np.full((1, 4), np.nan, np.float32)
+    if not ((boxes >= 0) & (boxes <= 1)).all() or not (boxes[:, :2] < boxes[:, 2:]).all():
+        raise UserError(f"{path}: {OBJECT_BOX[0]} to {OBJECT_BOX[-1]} are no boxes; repair it or run crop.py again")
+    return boxes
 
 
 def changes(root: Path) -> list[str]:

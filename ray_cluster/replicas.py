@@ -24,6 +24,7 @@ class _Model:
     spec: str
     options: dict[str, Any]
     fingerprint: str
+    base_fingerprint: str
     preprocess: Any
     dim: int
     device: str
@@ -88,6 +89,7 @@ class Replicas:
         self.cluster, self._actors = cluster, _Actors(cluster, _absolute(spec), options, cpus=cpus, gpus=gpus, n=self.n)
         model = self._actors.wait_for_model()
         self.spec, self.options, self.fingerprint = model.spec, model.options, model.fingerprint
+        self.base_fingerprint = model.base_fingerprint
         self.preprocess, self.dim, self.device = model.preprocess, model.dim, model.device
         self.settled, self.precision, self.compiled = model.settled, model.precision, False
         self._compiled_for: np.ndarray | None = None
@@ -118,6 +120,7 @@ class Replicas:
         max_pixels: int = cli.MAX_PIXELS,
         background: str = "white",
         pace: Pace | None = None,
+        boxes: np.ndarray | None = None,
     ) -> Iterator[Batch]:
         """Yield the same batches as Embedder.embed, in the same order."""
         import ray
@@ -131,8 +134,9 @@ class Replicas:
         options |= {"max_pixels": max_pixels, "background": background}
 
         def submit(start: int) -> Any:
-            part = [path.absolute() for path in paths[start * batch_size : (start + together) * batch_size]]
-            return self._actors.submit(part, self.precision, sample, options)
+            rows = slice(start * batch_size, (start + together) * batch_size)
+            part, own = [path.absolute() for path in paths[rows]], None if boxes is None else boxes[rows]
+            return self._actors.submit(part, self.precision, sample, {**options, "boxes": own})
 
         started = time.perf_counter()
         stream = self.cluster.stream(starts, submit, self.n, self._actors.settled, self._actors.starting)

@@ -91,6 +91,7 @@ def page(
         data_check=data_check(checked) if checked else None,
         flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
         side_by_side=findings.models,
+        effects=findings.effects,
         models=sorted({str(query.meta["model"]) for query in queries if query.meta.get("model")}),
         n_ranked=RANKED,
         few=intervals.FEW_IMAGES,

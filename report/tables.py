@@ -95,8 +95,13 @@ class Padding:
 
 
 def padding(coded: CodedSets, pairs: dict[tuple[str, str], Score], best: Result) -> Padding:
-    """Return the accuracy of every ID with its own references, by number where all IDs are different numbers."""
+    """Return the accuracy of every ID with its own references, by number where all IDs are different numbers.
+
+    Other input sizes and poolings of the same paddings are left to the ranking and to the table of effects.
+    """
     same_id = {name: pairs[name, name] for name in coded.queries if (name, name) in pairs}
+    own = {name: score for name, score in same_id.items() if not coded.queries[name].is_variant}
+    same_id = own if len(own) > 1 else same_id
     numbers = {name: _number(name) for name in same_id}
     is_padding = all(str(coded.queries[name].meta.get("padding")) == name for name in same_id)
     if len(same_id) < 2 or None in numbers.values() or len(set(numbers.values())) < len(same_id):

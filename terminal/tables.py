@@ -9,6 +9,7 @@ import numpy as np
 
 from classifiers.recipes import NEAREST
 from combinations.comparison import Comparison, Result
+from combinations.effects import Effect
 from combinations.models import ModelRow
 from combinations.paddings import PairedRow
 from combinations.verdict import Findings, outlook
@@ -90,6 +91,7 @@ def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequen
     parts += [heading, *_matrices(coded, results, plain[0]), "\n".join(lines)]
     if len(rows_of_ids) > 1 and not findings.models:
         parts.append(_paddings(rows_of_ids, padding=findings.verdict is not None and findings.verdict.padding))
+    parts += [effects(findings.effects)] if findings.effects else []
     parts += [classifiers(findings.classifiers)] if findings.classifiers else []
     parts += [str(findings.verdict)] if len(every) > 1 else []
     return "\n\n".join(parts)
@@ -113,7 +115,7 @@ def models(rows: Sequence[ModelRow]) -> str:
     cells = [
         (
             row.model,
-            row.combination.query_ids[0].partition("@")[0],
+            row.id,
             row.dim,
             _number(row.weights / 1e6, ".1f"),
             _number(row.images_per_second, ".1f"),
@@ -168,6 +170,26 @@ def classifiers(rows: Sequence[PairedRow]) -> str:
     return f"{title}\n\n{table(['classifier', *PAIRED, 'rows kept'], cells)}"
 
 
+def effects(rows: Sequence[Effect]) -> str:
+    """Return what each padding does, context and resolution apart."""
+    cells = [
+        (
+            row.padding,
+            row.kind,
+            f"{row.of.query_ids[0]} against {row.against.query_ids[0]}",
+            *_gap(row),
+            *(_number(speed, ".1f") for speed in row.speeds),
+        )
+        for row in rows
+    ]
+    title = (
+        "What padding does, on the same crops. context: more surroundings, the object's pixels kept; resolution: fewer pixels "
+        "of the object,\nthe surroundings kept"
+    )
+    named = ["padding", "effect", "IDs", "points", "95% interval", "corrected p", "images/s", "against"]
+    return f"{title}\n\n{table(named, cells)}"
+
+
 def learning_curve(combination: Combination, points: Sequence[CurvePoint], compared: Comparison | None) -> str:
     """Return the accuracy of a combination by the number of reference photos a class, and the least gain that queries show."""
     rows = [
@@ -194,14 +216,19 @@ PAIRED = ("accuracy", "95% interval", "points", "95% interval", "corrected p")
 
 
 def _paired(row: PairedRow) -> list[str]:
-    gap = f"{100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f}"
-    return [
-        f"{row.accuracy:.4f}",
-        f"{row.low:.4f} to {row.high:.4f}",
-        _number(100 * row.difference, "+.1f"),
-        "-" if math.isnan(row.difference) else gap,
-        _p(row.p),
-    ]
+    gap = _difference(row.difference, row.difference_low, row.difference_high)
+    return [f"{row.accuracy:.4f}", f"{row.low:.4f} to {row.high:.4f}", *gap, _p(row.p)]
+
+
+def _gap(row: Effect) -> list[str]:
+    return [*_difference(row.difference, row.low, row.high), _p(row.p)]
+
+
+def _difference(points: float, low: float, high: float) -> list[str]:
+    """Return a difference in points and its interval as cells."""
+    if math.isnan(points):
+        return ["-", "-"]
+    return [f"{100 * points:+.1f}", f"{100 * low:+.1f} to {100 * high:+.1f}"]
 
 
 def _number(value: float, form: str) -> str:
@@ -245,6 +272,7 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
     kind = "the baseline" if ranked.named else "the best single pair"
     parts = [*findings.choices, str(findings.verdict)]
     parts += [models(findings.models)] if findings.models else []
+    parts += [effects(findings.effects)] if findings.effects else []
     parts.append(
         f"{counted}{f' on {chosen_on}' if chosen_on else ''}; difference from {kind} "
         f"{ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}{unit}"

@@ -41,6 +41,7 @@ CROWDED = {
     "indexes": 12,
     "cropping": 12,
     "evaluation": 10,
+    "combinations": 9,
     "terminal": 12,
 }  # modules in a room, at most; 8 where nothing is said
 PURE = (

@@ -282,6 +282,8 @@ def test_the_older_readme_command_works_as_it_stands(shelf, script):
         **dict(zip(("crop_x", "crop_y", "crop_w", "crop_h"), ("30", "20", "25", "15"), strict=True)),
         "padding": "0",
         "clipped": "0",
+        "object_px": "",
+        **dict(zip(("object_left", "object_top", "object_right", "object_bottom"), "0011", strict=True)),
     }
     assert cv2.imread(str(shelf / "cropped_images" / rows[0]["path"])).shape == (224, 224, 3)
 
@@ -295,6 +297,8 @@ def test_the_older_readme_command_works_as_it_stands(shelf, script):
         (["--padding_percent", "nan"], "nan"),
         (["--split_names", "train"], "OLD=NEW"),
         (["--target_w", "0"], "0 is not"),
+        (["--object_px", "224", "--target_w", "300"], "give one of them"),
+        (["--object_px", "224", "--post_padding_method", "none"], "leave one away"),
         (["--border", "green"], "invalid choice"),
         (["--pad", "3"], "there is no option --pad; did you mean --w_pad?"),
     ],

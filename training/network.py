@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from backbones import architectures, checkpoint, models
-from backbones.backbone import Backbone, Normalised, Pooled, fingerprint, fit_input, keep_freed_memory
+from backbones.backbone import CROP, Backbone, Normalised, Pooled, fingerprint, fit_input, keep_freed_memory, sized
+from backbones.preprocess import BOX
 from backbones.weights import RANDOM
 from common.blocks import batches
 from common.messages import UsageError, UserError, shorten
@@ -160,12 +161,17 @@ def recorded(model: Mapping[str, Any], source: str, spec: str | None, weights: s
         raise UserError(
             f"{source} was made with the checkpoint {spec}; train on its images: --data_root, --model {spec}"
         )
-    options = {name: (model.get("model_options") or {}).get(name) for name in ("layer", "pooling")}
+    recorded = model.get("model_options") or {}
+    options, size = {name: recorded.get(name) for name in ("layer", "pooling")}, recorded.get("image_size")
+    if options["pooling"] == BOX or size == CROP:
+        raise UserError(
+            f"{source} was made with --pooling box or --image_size crop, which cannot be trained on; name others"
+        )
     backbone = models.build(spec, weights=weights, pooling=None if options["layer"] else options["pooling"])
     if not backbone.portable:
         raise UserError(f"{spec} is an exported program, which cannot be trained; name its architecture with --model")
     mode = (model.get("preprocess") or {}).get("resize_mode", "squash")
-    backbone = dataclasses.replace(backbone, preprocess=dataclasses.replace(backbone.preprocess, resize_mode=mode))
+    backbone = sized(backbone, size, mode, spec)
     if fingerprint(backbone, {**options, "resize_mode": mode}) != model["fingerprint"]:
         raise UserError(
             f"{source} was made with {model['model']} of other weights or preprocessing than {spec}; "

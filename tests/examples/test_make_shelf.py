@@ -185,7 +185,8 @@ def test_padding_sweep_runs_the_whole_study(tmp_path):
     lines = (out / "accuracies.txt").read_text().splitlines()
     accuracies = dict(line.split(" => acc: ") for line in lines if " => acc: " in line)
     assert len(done.stdout.splitlines()) <= 100  # two screens
-    assert set(accuracies) == {f"Ref [{r}] Query {q}" for r in (0, 20) for q in (0, 20)}
+    expected = {f"Ref [{r}] Query {q}" for r in (0, 20) for q in (0, 20)}
+    assert set(accuracies) == {*expected, "Ref [20@314] Query 20@314"}
     assert float(accuracies["Ref [0] Query 0"]) > 3 / 24  # far from guessing
     assert (out / "results.txt").read_text().startswith("Run: ")
     verdict = done.stdout.splitlines()[-2:]
