@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_means_and_differences_are_those_of_the_single_data_sets(shops):
     rows = across(shops, (2, 2), "crossed")
     assert len(rows) == 9 + 9
     assert [row.combination for row in rows if row.difference is None] == [Combination(("0",), ("0",))]
-    assert all(before.accuracy >= after.accuracy - 1e-9 for before, after in zip(rows, rows[1:], strict=False))
+    assert all(before.accuracy >= after.accuracy - 1e-9 for before, after in itertools.pairwise(rows))
     for row in rows:
         single = [totals(one, row.combination) for one in shops.values()]
         assert row.accuracy == pytest.approx(np.mean([one.accuracy for one in single]))
