@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import cli, messages
 from terminal.options import add_evaluation_options, add_search_options
@@ -25,7 +25,7 @@ from terminal.options import add_evaluation_options, add_search_options
 if TYPE_CHECKING:
     from classifiers.recipes import Recipe
     from evaluation.evaluator import Evaluator
-    from evaluation.records import Combination, Tally
+    from evaluation.records import Combination, Rule, Tally
 
 
 def exhaustive(
@@ -77,6 +77,21 @@ def step_by_step(
     return scored
 
 
+def over_datasets(
+    given: Sequence[tuple[str, Sequence[str], str]],
+    rule: Rule,
+    values: Mapping[str, Any],
+    coding: Mapping[str, Any],
+    reading: Mapping[str, Any],
+) -> None:
+    """Print one answer over several data sets; `values`: those of all options."""
+    from terminal import across
+
+    across.check_alone(values)
+    chosen = {name: values[name] for name in ("pairing", "top", "seed")}
+    across.show(given, rule, size=values["combination_size"] or (2, 2), **chosen, coding=coding, reading=reading)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add_evaluation_options(parser)
@@ -100,9 +115,11 @@ def run(args: argparse.Namespace, command: str) -> None:
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
     given = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     given += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
-    reading = {name: vars(args)[name] for name in ("label_level", "group_by", "data_root")} | cli.reading(args)
+    coding = {name: vars(args)[name] for name in ("label_level", "group_by", "data_root")}
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    evaluators = [Evaluator(coded, rule) for coded in sides.read_coded(given, **reading)]
+    if args.across_datasets:
+        return over_datasets(given, rule, vars(args), coding, cli.reading(args))
+    evaluators = [Evaluator(coded, rule) for coded in sides.read_coded(given, **coding, **cli.reading(args))]
     test, chooser = evaluators[0], evaluators[-1]
     sides.warn_of([one.coded for one in evaluators], rule)
     start = starting_pair(chooser, args.baseline)

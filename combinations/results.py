@@ -100,8 +100,9 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
         "Decisions of a label without references": f"{result.n_unknown}",
         "Accuracy over the others": _share(result.accuracy_answerable),
         "Macro-F1": _share(result.macro_f1),
-        "Recall@5": _share(result.recall_at_5),
-        "Recall@10": _share(result.recall_at_10),
+        "Recall@5": _within(result.recall_at_5, result.recall_limits[0]),
+        "Recall@10": _within(result.recall_at_10, result.recall_limits[1]),
+        **({"Close calls": f"{result.n_close} decisions that rounding may have made"} if result.n_close else {}),
         "Cost of a decision": f"{result.cost.forward_passes} forward passes, {result.cost.gallery_rows} gallery rows, "
         f"{result.cost.operations} multiply-adds",
         "Scored on": f"{findings.scored_on}, {how}" if findings.verdict else findings.scored_on,
@@ -126,6 +127,10 @@ def _lines(rows: Mapping[str, str]) -> str:
 
 def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _within(value: float, limits: tuple[float, float]) -> str:
+    return f"{_share(value)}, 95% interval {limits[0]:.4f} to {limits[1]:.4f}"
 
 
 def _signed(value: float) -> str:

@@ -181,6 +181,8 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min_gain", type=number(0, 1), default=0.0, help="accuracy a greedy step must gain")
     group.add_argument("--max_size", type=whole(1), default=3, help="sets a side that the greedy search may reach")
     group.add_argument("--max_combinations", type=whole(1), default=5000, help="more than that is asked back")
+    text = "one answer over files of several data sets (meta.dataset_name): random effects, ranks; printed, not written"
+    group.add_argument("--across_datasets", action="store_true", help=text)
     group.add_argument("--baseline", metavar="R/Q", help="what differences are from (default: the best single pair)")
     group.add_argument(
         "--val_npz", nargs="+", metavar="[ID=]NPZ", help="choose on these queries, report on --test_npz once"

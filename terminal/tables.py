@@ -93,6 +93,7 @@ def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequen
         parts.append(_paddings(rows_of_ids, padding=findings.verdict is not None and findings.verdict.padding))
     parts += [effects(findings.effects)] if findings.effects else []
     parts += [classifiers(findings.classifiers)] if findings.classifiers else []
+    parts += [calls] if (calls := close_calls(findings.final.results)) else []
     parts += [str(findings.verdict)] if len(every) > 1 else []
     return "\n\n".join(parts)
 
@@ -260,6 +261,17 @@ def ranking(results: Sequence[Result], top: int) -> str:
     return table([*named, "accuracy", "95% interval", "difference", "p", "Pareto"], rows)
 
 
+def close_calls(results: Sequence[Result]) -> str:
+    """Return a sentence about the combination with most decisions that rounding may have made; "" where there are none."""
+    most = max(results, key=lambda result: result.n_close)
+    if not most.n_close:
+        return ""
+    where = (
+        f"{most.combination} has {most.n_close:,} of {most.n_queries:,}" if len(results) > 1 else f"{most.n_close:,}"
+    )
+    return f"Close calls: {where}; there a neighbour of another label is as near but for 1e-6, and rounding decides."
+
+
 def summary(findings: Findings, top: int, unit: str = "") -> str:
     """Return the verdict, the models, the ranking, what may be believed of the winner, and the verdict again.
 
@@ -280,6 +292,7 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
     if findings.classifiers:
         parts.insert(-1, classifiers(findings.classifiers))
     parts.append(ranking(ranked.results, top))
+    parts += [calls] if (calls := close_calls(ranked.results)) else []
     if len(ranked.results) > top:
         parts[-1] += f"\n… and {len(ranked.results) - top:,} more, down to {ranked.results[-1].score:.4f}"
     if chosen_on:
