@@ -212,3 +212,12 @@ def test_what_lies_outside_the_image_is_filled(region):
     mirrored = cv2.copyMakeBorder(image, 300, 300, 300, 300, cv2.BORDER_REFLECT_101)
     expected = mirrored[300 + top : 300 + bottom, 300 + left : 300 + right]
     assert np.array_equal(resizing.cut(image, Region(*region, False), border="reflect"), expected)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(
+        images.ImageError, match="not an image: a pointer of Git LFS, not the file itself; fetch it with"
+    ):
+        images.decode(tmp_path / name)
