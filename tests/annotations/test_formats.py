@@ -357,6 +357,23 @@ def test_packed_files_and_json_lines(subset, tmp_path):
     ]
 
 
+def zipped(*names: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name in names:
+            archive.writestr(name, "<x/>")
+    return data.getvalue()
+
+
+def test_tables_with_other_separators():
+    rows = ["filename,width,height,class,xmin,ymin,xmax,ymax", "a.jpg,9,9,x,1,2,5,6", "b.jpg,9,9,x,1,2,five,6"]
+    expected = formats.parse("\n".join(rows).encode(), "t.csv")
+    assert [type(row) for row in expected] == [Object, Skipped]
+    for separator in ";\t":
+        text = "\ufeff" + "\r\n".join(rows).replace(",", separator)
+        assert formats.parse(text.encode(), "t.csv") == expected
+
+
 def fields_of(row: Object) -> dict:
     return {name: getattr(row, name) for name in Object.__slots__}
 
@@ -378,6 +395,17 @@ def fields_of(row: Object) -> dict:
             "JSON lines, 2 of them with the keys image_id, bbox",
         ),
         (b'[{"image": "a.jpg", "label": [{"x": 1, "y": 2}]}]', "a list of 1 with the keys image, label"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS, not the file itself"),
+        (
+            b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+            "is an HTML page, not the file itself; download it again",
+        ),
+        (zipped("[Content_Types].xml", "xl/workbook.xml"), "is an Office document, not an annotation file"),
+        (zipped("model/data.pkl", "model/data/0"), "is a file of PyTorch, not an annotation file"),
+        (zipped("embeddings.npy"), "is an .npz of arrays, not an annotation file"),
+        (zipped("a.jpg", "b.jpg"), r"is a zip without an annotation file \(a.jpg, b.jpg\)"),
+        (b"\x8a\x01\0\0\0\0\0\0\xfe" * 9, "is a binary file of no known kind"),
+        (b"image,x1,y1\na.jpg,1,2\n", 'its first line is "image,x1,y1"'),
         (b"<svg></svg>", "XML with the root <svg>"),
         (b"<annotation>", "line 1: not valid XML"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "declares XML entities"),
