@@ -49,8 +49,8 @@ class Findings:
 
     ranked: the search. final: what is reported; the same, or what was chosen on another split, scored once on `scored_on`.
     chosen_on: that other split. verdict: None where no question was asked. models: one row a model, where there are several.
-    classifiers: one row a classifier, where there are several. choices: how each was chosen, a sentence each. new_references: what
-    was asked of new references. effects: of paddings, context and resolution apart, where sets at several input sizes tell them apart.
+    classifiers: one row a classifier, where there are several. choices: how each was chosen, a sentence each. new_references:
+    what was asked of new references. effects: of paddings, context and resolution apart, where input sizes tell them apart.
     """
 
     title: str
