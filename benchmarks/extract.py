@@ -29,7 +29,7 @@ from embedding import extraction
 from embedding.embedder import Embedder
 from embedding.embedder import load as load_model
 from embedding.extraction import Batch
-from embedding.precision import cosines, multiplies_bf16
+from engines.precision import cosines, multiplies_bf16
 from imaging import images
 
 MODELS = ("tf_efficientnet_lite0", "resnet50", "vit_small_patch16_224")

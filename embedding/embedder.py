@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,9 @@ from backbones.preprocess import BOX
 from backbones.weights import DEFAULT, EMBEDDED, RANDOM, named_in
 from common.messages import UsageError, UserError, shorten, warn
 from embedding import extraction
-from embedding.precision import DTYPES, MIN_COSINE, cosines, fastest_close, folded, lowered, multiplies_bf16
+from engines.compilation import compiled
+from engines.precision import DTYPES, fastest_close, folded, lowered, multiplies_bf16
+from engines.program import Program, Run
 
 
 class Embedder:
@@ -51,6 +52,7 @@ class Embedder:
         self.device = pick_device(device)
         self._portable, self._fixed_batch = backbone.portable, backbone.fixed_batch
         self._chunk: int | None = backbone.fixed_batch
+        self._compiled_module: Run | None = None
         self.settled = precision != "auto"
         pooled = Pooled(backbone, options.get("layer"), options.get("pooling"), spec)
         normalised = Normalised(pooled, backbone.preprocess).requires_grad_(False)
@@ -62,9 +64,7 @@ class Embedder:
         self._unfolded: nn.Module = normalised.to(self.device)
         self._folded: nn.Module = self._unfolded
         self.use("fp32")
-        shape = (2, self.preprocess.height, self.preprocess.width, 3)
-        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        self.dim = int(self._first(noise).shape[1])
+        noise, self.dim = _noise_and_dim(self)
         if backbone.portable:
             self._unfolded = self._unfolded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._folded = folded(self._unfolded, torch.from_numpy(noise).to(self.device))
@@ -76,13 +76,6 @@ class Embedder:
     def n_weights(self) -> int:
         """Number of parameters of the model, its classifier left away."""
         return sum(weights.numel() for weights in self._unfolded.parameters())
-
-    def _first(self, batch: np.ndarray) -> np.ndarray:
-        try:
-            return self(batch)
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the model is the user's choice
-            size = f"{self.preprocess.width} x {self.preprocess.height}"
-            raise UserError(f"{self.spec} cannot embed images of {size} pixels: {shorten(error)}") from None
 
     def __call__(self, batch: np.ndarray | torch.Tensor, boxes: np.ndarray | None = None) -> np.ndarray:
         pixels = batch if isinstance(batch, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(batch))
@@ -123,15 +116,30 @@ class Embedder:
     @property
     def compiled(self) -> bool:
         """Whether batches go through torch.compile."""
-        return self._compiled_module is not None
+        return self._compiled_module is not None and self.engine == "torch"
+
+    @property
+    def exportable(self) -> bool:
+        """Whether an engine beside torch can compute this: in fp32 on a CPU, images of one size, without boxes."""
+        is_plain = self._portable and not self._boxed and not self.preprocess.keeps_size
+        return is_plain and (self.device.type, self.precision) == ("cpu", "fp32")
+
+    def program(self, pixels: np.ndarray) -> Program:
+        """Return the model as engines beside torch take it, for batches of images like `pixels`."""
+        return Program(self._folded, torch.from_numpy(pixels), self.fingerprint)
+
+    def use_engine(self, engine: str, run: Run) -> None:
+        """Compute by this engine from now on; `run` is what Program.start gave for it."""
+        self.use("fp32")
+        self.engine, self._compiled_module = engine, run
 
     def use(self, precision: str) -> None:
         """Compute in this precision from now on, not compiled."""
-        self.precision = precision
+        self.precision, self.engine = precision, "torch"
         # Folded normalisations would put their fp32 offsets into rounded biases, an error that mixed precision is there to avoid.
         source = self._unfolded if precision == "mixed" else self._folded
         self._module = source if precision == "fp32" else lowered(source, precision, self.device.type)
-        self._compiled_module: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._compiled_module = None
 
     def settle(self, sample: Callable[[], np.ndarray], known: str | None = None) -> None:
         """Under precision "auto", choose the fastest precision whose rows stay close to fp32's.
@@ -156,20 +164,24 @@ class Embedder:
         if self.preprocess.keeps_size:
             warn("going on without torch.compile: the crops have many sizes")
             return None
-        plain, started = self(pixels), time.perf_counter()
-        # Silence torch's warning about a missing CUDA runtime.
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        try:
-            self._compiled_module = torch.compile(self._module, dynamic=False)
-            close = cosines(self(pixels), plain).min() >= MIN_COSINE
-            reason = "" if close else "its results differ"
-        except Exception as error:  # no compiler, no Python headers, a model it cannot trace …
-            reason = shorten(error)
-        if reason:
-            self._compiled_module = None
-            warn(f"going on without torch.compile: {reason}")
-            return None
-        return time.perf_counter() - started
+        started = time.perf_counter()
+
+        def rows(run: Run) -> np.ndarray:
+            self._compiled_module = run
+            return self(pixels)
+
+        self._compiled_module = compiled(self._module, rows)
+        return None if self._compiled_module is None else time.perf_counter() - started
+
+
+def _noise_and_dim(embedder: Embedder) -> tuple[np.ndarray, int]:
+    """Return two images of noise in the model's input size, and how long its vectors are. Raises UserError where it cannot run."""
+    height, width = embedder.preprocess.height, embedder.preprocess.width
+    noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    try:
+        return noise, int(embedder(noise).shape[1])
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:  # the model is the user's choice
+        raise UserError(f"{embedder.spec} cannot embed images of {width} x {height} pixels: {shorten(error)}") from None
 
 
 def _check_any_size(embedder: Embedder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from common import knn, messages
-from embedding import extraction, set_writer
+from embedding import arithmetic, extraction, set_writer
+from embedding.arithmetic import Model
 from embedding.output_set import OutputSet
-from embedding.set_writer import Model, Options, Part
+from embedding.set_writer import Options, Part
 from imaging.images import ImageError
 
 _TOGETHER = 2048  # crops that are loaded at a time, or somewhat more
@@ -120,7 +121,7 @@ def write_sets(parts: Sequence[Part], photos: Sequence[Photo], model: Any, optio
     layout = _Layout(photos, [len(part.manifest) for part in parts])
     n_images = sum(len(part.manifest) for part in parts)
     with contextlib.ExitStack() as stack:
-        passes: dict[tuple[str, bool], dict[int, _OpenSet]] = {}
+        passes: dict[arithmetic.Arithmetic, dict[int, _OpenSet]] = {}
         for number, part in enumerate(parts):
             output = OutputSet(options.output_root, part.stem)
             stack.enter_context(output.locked())
@@ -131,17 +132,17 @@ def write_sets(parts: Sequence[Part], photos: Sequence[Photo], model: Any, optio
                 continue
             load = partial(layout.load, photos, number)
             set_writer.tell_enlarged(load, model)
-            set_writer.choose_arithmetic(model, record, output, wanted, load, options, n_images, len(part.manifest))
-            record = {**wanted, "precision": model.precision, "compiled": model.compiled}
+            size = len(part.manifest)
+            arithmetic.choose(model, record, output, wanted, load, **options.arithmetic, n_images=n_images, n_rows=size)
+            record = {**wanted, **asdict(arithmetic.of(model))}
             opened = _OpenSet(part, output, record, layout.order[number])
-            passes.setdefault((model.precision, model.compiled), {})[number] = opened
-        for arithmetic, sets in passes.items():
+            passes.setdefault(arithmetic.of(model), {})[number] = opened
+        for used, sets in passes.items():
             number, first = next(iter(sets.items()))
-            if (model.precision, model.compiled) != arithmetic:
+            if arithmetic.of(model) != used:
                 load, size = partial(layout.load, photos, number), len(first.manifest)
-                set_writer.choose_arithmetic(
-                    model, first.record, first.output, first.record, load, options, n_images, size
-                )
+                how = {**options.arithmetic, "n_images": n_images, "n_rows": size}
+                arithmetic.choose(model, first.record, first.output, first.record, load, **how)
             _embed(sets, layout, photos, model, options)
     outputs = [OutputSet(options.output_root, part.stem) for part in parts]
     return [Written(output.found(), output.lost()) for output in outputs]

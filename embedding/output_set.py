@@ -20,6 +20,7 @@ from common.messages import UserError
 from imaging.crops import Manifest
 
 SHARD_ROWS = 100_000
+BEFORE = {"preprocessing_version": 1, "engine": "torch"}  # what older versions did, and did not record
 # What a record names only where it differs from the default.
 _AT_DEFAULT = ("background", "crop", "image_size", "pooling", "base_fingerprint", "object_px", "boxes")
 
@@ -61,7 +62,7 @@ class OutputSet:
         record = self._meta(found[0]) if found else self._unfinished_record()
         if record is None:
             return None
-        record = {"preprocessing_version": 1, **record}  # what older versions did not record
+        record = {**BEFORE, **record}
         changed = [key for key, value in wanted.items() if value is not None and record.get(key) != value]
         changed += [key for key, value in wanted.items() if value is None and key not in record]
         changed += [key for key in _AT_DEFAULT if key in record and key not in wanted]
@@ -106,14 +107,14 @@ class OutputSet:
             return {table_files.plain(row[0]): row[1] for row in table_files.read_csv(self.skipped_csv)[1]}
         return {}
 
-    def precision_of_others(self, record: dict[str, Any]) -> str | None:
-        """Return the precision of the folder's finished sets of the same data set and model, None where there are none."""
+    def arithmetic_of_others(self, record: dict[str, Any], field: str) -> str | None:
+        """Return `precision` or `engine` of the folder's finished sets of the same data set and model, None without any."""
         for path in sorted(self.folder.glob("*.npz")):
             meta: dict[str, Any] = {}
             with contextlib.suppress(UserError, OSError):  # unreadable neighbours are ignored
                 meta = self._meta(path)
             if all(meta.get(key) == record[key] for key in ("dataset_name", "fingerprint")) and meta.get("precision"):
-                return str(meta["precision"])
+                return str({**BEFORE, **meta}[field])
         return None
 
     def open(self, record: dict[str, Any], dim: int) -> RowFile:

@@ -4,57 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from backbones.preprocess import BOX, Preprocess
-from common import cli, files, knn, messages, table_files
+from backbones.preprocess import BOX
+from common import files, knn, messages, table_files
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
-from embedding import extraction
+from embedding import arithmetic, extraction
+from embedding.arithmetic import Model
 from embedding.output_set import OutputSet, digest
 from imaging import images
 from imaging.colors import COLORS
 from imaging.crops import Manifest
-
-COMPILE_FROM = 20_000  # images from which torch.compile pays for its own time on a CPU
-
-
-class Model(Protocol):
-    """An Embedder, or Replicas on a cluster; see there."""
-
-    spec: str
-    options: dict[str, Any]
-    fingerprint: str
-    base_fingerprint: str
-    preprocess: Preprocess
-    dim: int
-    device: Any
-    settled: bool
-    precision: str
-
-    @property
-    def compiled(self) -> bool: ...
-    def settle(self, sample: Callable[[], np.ndarray], known: str | None = None) -> None: ...
-    def use(self, precision: str) -> None: ...
-    def compile(self, pixels: np.ndarray) -> float | None: ...
-    def embed(
-        self,
-        paths: Sequence[Path],
-        *,
-        batch_size: int,
-        workers: int,
-        first_batch: int = 0,
-        filled_to: int | None = None,
-        max_pixels: int = cli.MAX_PIXELS,
-        background: str = "white",
-        pace: extraction.Pace | None = None,
-        boxes: np.ndarray | None = None,
-    ) -> Iterator[extraction.Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -71,8 +37,14 @@ class Options:
     max_pixels: int
     strict: bool
     overwrite: bool
+    engine: str = "auto"
     verify: bool = False
     spreadsheet_safe: bool = False
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """What arithmetic.choose takes of them."""
+        return {"compilation": self.compile, "engine": self.engine, "batch_size": self.batch_size}
 
 
 @dataclass(frozen=True)
@@ -112,6 +84,7 @@ def asked_for(part: Part, model: Model, options: Options) -> dict[str, Any]:
         **({"background": options.background} if options.background != "white" else {}),
         "precision": None if options.precision == "auto" else options.precision,
         "compiled": None,
+        "engine": None if options.engine == "auto" else options.engine,
     }
 
 
@@ -211,9 +184,11 @@ def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> l
             return images.decode(paths[row], max_pixels=options.max_pixels, background=COLORS[options.background])
 
         tell_enlarged(load, model)
-        choose_arithmetic(model, record, output, wanted, load, options, n_images, len(paths))
+        arithmetic.choose(
+            model, record, output, wanted, load, **options.arithmetic, n_images=n_images, n_rows=len(paths)
+        )
         contents = images.contents(manifest.root, manifest.paths, options.workers)  # before they are embedded
-        record = {**wanted, "precision": model.precision, "compiled": model.compiled, "contents": contents}
+        record = {**wanted, **asdict(arithmetic.of(model)), "contents": contents}
         _embed(model, output, record, manifest, paths, options)
     return checked(output, options)
 
@@ -245,7 +220,7 @@ def _extended(output: OutputSet, part: Part) -> Part | None:
 
 def note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:
     """Add a run to the models.csv of the folder: one row a model, precision and processor, its images and seconds added up."""
-    from embedding.precision import processor
+    from engines.precision import processor
 
     names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds")
     key = (model.spec, model.fingerprint, model.precision, processor(model.device))
@@ -328,48 +303,6 @@ def _warn_enlarged(width: int, height: int, size: int) -> None:
         f"crops of {width} x {height} pixels are enlarged to {size}; where the photos have more pixels, "
         "cut larger crops: --object_px, or --post_padding_method none"
     )
-
-
-def choose_arithmetic(
-    model: Model,
-    record: dict[str, Any] | None,
-    output: OutputSet,
-    wanted: dict[str, Any],
-    load: Callable[[int], np.ndarray],
-    options: Options,
-    n_images: int,
-    n_rows: int,
-) -> None:
-    """Set precision and compilation: those of the unfinished run, else those of the sets in the folder, else what pays.
-
-    Images are read for that, by `load` from its row, only where something is to be measured. n_rows: how many the set has.
-    """
-
-    @cache
-    def sample() -> np.ndarray:
-        return extraction.sample(load, n_rows, model.preprocess)
-
-    if record is None and not model.settled:
-        known = output.precision_of_others(wanted)
-        model.settle(sample, known)
-        messages.note(f"computing in {model.precision} on {model.device}")
-        if known not in (None, model.precision):
-            messages.note(
-                f"{options.output_root} has sets of this model in {known}, which is not close enough to fp32 for these images; "
-                "for all alike: --precision fp32 --overwrite"
-            )
-    if record is not None and (model.precision, model.compiled) != (record["precision"], record["compiled"]):
-        model.use(record["precision"])
-    pays = str(model.device) == "cpu" and n_images >= COMPILE_FROM and not model.preprocess.keeps_size
-    compiled = record["compiled"] if record else options.compile == "on" or (options.compile == "auto" and pays)
-    if compiled and not model.compiled and len(sample()):
-        seconds = model.compile(extraction.fill(sample(), options.batch_size))
-        if seconds is not None:
-            messages.note(f"compiled in {seconds:.0f} s")
-        elif record is not None:
-            raise messages.UserError(
-                "the unfinished run was compiled, which cannot be done now; add --overwrite to start anew"
-            )
 
 
 def checked(output: OutputSet, options: Options) -> list[Path]:

@@ -92,6 +92,7 @@ class Replicas:
         self.base_fingerprint = model.base_fingerprint
         self.preprocess, self.dim, self.device = model.preprocess, model.dim, model.device
         self.settled, self.precision, self.compiled = model.settled, model.precision, False
+        self.engine, self.exportable = "torch", False
         self._compiled_for: np.ndarray | None = None
 
     def settle(self, sample: Callable[[], np.ndarray], known: str | None = None) -> None:
@@ -102,6 +103,14 @@ class Replicas:
     def use(self, precision: str) -> None:
         """Compute in this precision from now on, not compiled."""
         self.precision, self.compiled, self._compiled_for = precision, False, None
+
+    def program(self, pixels: np.ndarray) -> Any:
+        """Replicas compute by torch only; see `exportable`."""
+        raise NotImplementedError
+
+    def use_engine(self, engine: str, run: Any) -> None:
+        """See `program`."""
+        raise NotImplementedError
 
     def compile(self, pixels: np.ndarray) -> float | None:
         """Compile as Embedder.compile does on one replica; the others follow with their next batch."""

@@ -24,7 +24,8 @@ ROOMS = {
     "classifiers": {"common", "uncertainty"},
     "plots": {"common", "imaging"},
     "export": {"common", "imaging"},
-    "embedding": {"common", "backbones", "imaging"},
+    "engines": {"common"},
+    "embedding": {"common", "backbones", "engines", "imaging"},
     "combinations": {"common", "evaluation", "uncertainty", "classifiers"},
     "report": {"common", "evaluation", "uncertainty", "combinations", "imaging", "soundness"},
     "soundness": {"common", "imaging", "evaluation", "uncertainty"},
@@ -41,7 +42,7 @@ CROWDED = {
     "indexes": 12,
     "cropping": 12,
     "evaluation": 10,
-    "combinations": 9,
+    "combinations": 10,
     "terminal": 12,
 }  # modules in a room, at most; 8 where nothing is said
 PURE = (
@@ -75,7 +76,7 @@ HEAVY = (
     "pyarrow",
     "ray",
 )
-MADE_OF_TORCH = ("backbones", "embedding", "training/network.py")  # may import torch at the top
+MADE_OF_TORCH = ("backbones", "embedding", "engines", "training/network.py")  # may import torch at the top
 # Under what name an imported module is required, or the package that brings it.
 REQUIRED_AS = {
     "cv2": "opencv-python-headless",
@@ -307,11 +308,13 @@ def test_parsers_offer_what_there_is():
     import extract_embedding
     import search
     from backbones import preprocess
-    from embedding.set_writer import COMPILE_FROM
+    from embedding.arithmetic import COMPILE_FROM
+    from engines.program import ENGINES
     from retrieval import retrieve, tables
 
     extract = extract_embedding.build_parser()
     assert offered(extract, "--pooling") == set(preprocess.POOLINGS)
+    assert offered(extract, "--engine") == {"auto", *ENGINES}
     assert offered(extract, "--resize_mode") == set(preprocess.RESIZE_MODES)
     assert f"from {COMPILE_FROM:,} images" in extract.format_help()
     assert offered(search.build_parser(), "--rerank") == retrieve.RERANKINGS.keys()

@@ -19,9 +19,9 @@ from backbones import models, programs, weights
 from backbones.backbone import Backbone
 from backbones.preprocess import Preprocess, resize
 from common.messages import UsageError, UserError
-from embedding import precision
 from embedding.embedder import Embedder
 from embedding.embedder import load as load_model
+from engines import precision
 
 ENCODER = textwrap.dedent(
     """
@@ -207,7 +207,7 @@ def test_rounded_filters_are_bfloat16_with_errors_that_cancel():
 
 
 def test_folding_keeps_the_function_and_removes_the_normalisations():
-    from embedding.precision import folded
+    from engines.precision import folded
 
     class Shared(nn.Module):
         """One normalisation that may be folded, and one that may not, as its input is used twice."""

@@ -21,7 +21,7 @@ from torch import nn
 
 from common import cli, files
 from common.messages import UserError, shorten
-from embedding.precision import cache_folder, processor
+from engines.precision import cache_folder, processor
 
 ENGINES = ("torch", "onnxruntime", "openvino")
 CLOSE = 1e-4  # the largest relative difference of a vector from torch's
