@@ -99,7 +99,7 @@ class Embedder:
         if self._fixed_batch and n < self._fixed_batch:
             pixels = torch.cat([pixels, pixels[-1:].expand(self._fixed_batch - n, -1, -1, -1)])
         dtype = DTYPES[self.precision]
-        run = self._compiled_module or self._module
+        run = self._module if self._compiled_module is None else self._compiled_module
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return run(pixels.to(self.device), *(box.to(self.device) for box in boxes)).float().cpu().numpy()[:n]
 

@@ -223,7 +223,8 @@ def note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> Non
     from engines.precision import processor
 
     names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds")
-    key = (model.spec, model.fingerprint, model.precision, processor(model.device))
+    how = model.precision if model.engine == "torch" else f"{model.precision} by {model.engine}"
+    key = (model.spec, model.fingerprint, how, processor(model.device))
     path = folder / MODELS_CSV
     try:
         with files.locked(folder / f".{MODELS_CSV}.lock", wait=True):
