@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, messages, table_files
+from imaging.colors import add_background
 from terminal.options import add_reference_options
 
 if TYPE_CHECKING:
@@ -43,13 +44,16 @@ def by_classifier(
     device: str,
     batch_size: int,
     workers: int,
+    background: str | None,
 ) -> Labelled:
     """Return the most probable classes of each image."""
     from embedding import classifier, query_images
     from training import calibration
 
     loaded = classifier.load(model, weights, device=device, precision="fp32")
-    logits, readable = query_images.embed(paths, loaded.embedder, batch_size=batch_size, workers=workers)
+    color = background or "white"
+    sizes = {"batch_size": batch_size, "workers": workers}
+    logits, readable = query_images.embed(paths, loaded.embedder, background=color, **sizes)
     confidences = calibration.softmax(logits, loaded.temperature)
     return list(zip(readable, best(confidences, loaded.classes, top_k), strict=True))
 
@@ -65,6 +69,7 @@ def by_references(
     device: str,
     batch_size: int,
     workers: int,
+    background: str | None,
 ) -> Labelled:
     """Return what `answer` says of the images' vectors, without it the votes of their nearest neighbours."""
     from embedding import query_images
@@ -72,7 +77,9 @@ def by_references(
 
     gallery = ExactSearch(references)
     embedder = query_images.recorded_model(gallery.model, gallery.source, dim=gallery.dim, spec=model, device=device)
-    vectors, readable = query_images.embed(paths, embedder, batch_size=batch_size, workers=workers)
+    color = query_images.background(gallery.model, gallery.source, background)
+    sizes = {"batch_size": batch_size, "workers": workers}
+    vectors, readable = query_images.embed(paths, embedder, background=color, **sizes)
     labelled = answer(vectors) if answer else votes(gallery, vectors, k)
     return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]
 
@@ -125,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw the images with their labels (the first 60)")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
+    add_background(parser, None)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     return parser
 
@@ -134,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
     from embedding import query_images
 
     paths = query_images.find(args.image)
-    options = {name: getattr(args, name) for name in ("top_k", "device", "batch_size", "workers")}
+    options = {name: getattr(args, name) for name in ("top_k", "device", "batch_size", "workers", "background")}
     if args.reference_npz:
         if args.weights or args.weights_key:
             raise messages.UsageError(

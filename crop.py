@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from common import cli, messages
 from cropping import options, photo_splits
+from imaging.colors import add_background
 
 if TYPE_CHECKING:
     from annotations.records import Skipped
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add = parser.add_argument
     options.add_options(parser, required=True)
-    options.add_background(parser)
+    add_background(parser)
     add("--output_root", metavar="DIR", required=True, help="crops folder to write; {padding} becomes the padding")
     photo_splits.add_options(parser)
     add("--image_format", choices=("jpg", "png"), default="jpg", help="file format of the crops")
@@ -71,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     from cropping import crops_folder, cutter, padding, planning
-    from cropping.cutter import Crop, Style
+    from cropping.cutter import Style
     from imaging import crops, images
 
     roots = padding.choose(args.output_root, args.padding_percent, args.w_pad, args.h_pad)
@@ -80,18 +81,19 @@ def run(args: argparse.Namespace) -> None:
     drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed) if args.split_by_photo else None
     plan = planning.read(asked, style, drawing)
     planned, folder = plan.objects, plan.folder
-    paths = [crop.path for crop in planned if isinstance(crop, Crop)]
     record = {**style.record(), **cutter.fingerprints(planned, folder)}
     contents = cache(lambda: images.contents(folder, cutter.files_of(planned), args.workers))
     skipped: dict[Path, list[Skipped]] = {}
     written: Counter[Path] = Counter()
     with contextlib.ExitStack() as stack:
-        todo = {}
+        todo, held = {}, {}
         for root, around in roots.items():
             own_record = {**record, "padding": str(around)}
             how = {"overwrite": args.overwrite, "verify": args.verify}
-            if stack.enter_context(crops_folder.writing(root, own_record, paths, contents, **how)):
-                skipped[root] = crops_folder.read_skipped(root)
+            wanted = plan.wanted(around, style)
+            held[root] = stack.enter_context(crops_folder.writing(root, own_record, wanted, contents, **how))
+            if held[root].finished:
+                skipped[root] = held[root].skipped()
             else:
                 todo[root] = around
         if todo:
@@ -106,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
             outcomes, written = cut(results, total=len(cutter.by_image(planned)))
         for root, around in todo.items():
             rows, skipped[root] = cutter.settle(planned, outcomes, around, style)
-            crops_folder.write(root, rows, skipped[root], spreadsheet_safe=args.spreadsheet_safe)
+            held[root].write(rows, skipped[root], spreadsheet_safe=args.spreadsheet_safe)
     if rules := cutter.how_found(planned):
         print(rules)
     for root in roots:

@@ -20,55 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli, files, messages, table_files
+from common import cli, messages, table_files
 from plots.methods import METHODS
 from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options, check_rejection
 
 if TYPE_CHECKING:
+    from combinations.verdict import Findings
     from common.knn import Neighbours
-    from evaluation.codes import CodedSets
     from evaluation.evaluator import Evaluator
-    from evaluation.records import Combination, Decisions, Rule
-
-
-def show_similarity(coded: CodedSets, reference_ids: Sequence[str], output_root: Path) -> None:
-    """Print the mean cosine within and between classes of the merged references and draw it class by class."""
-    from plots import heatmaps
-    from terminal.measures import class_similarity
-
-    text, matrix, names = class_similarity(coded, reference_ids)
-    print(text)
-    ids = "+".join(reference_ids)
-    path = output_root / files.name_part(f"similarity_{ids}.png")
-    heatmaps.similarity_heatmap(path, matrix, names, title=f"Mean cosine between classes, references {ids}")
-    print(f"wrote {path} and .svg\n")
-
-
-def draw(
-    coded: CodedSets,
-    rule: Rule,
-    combination: Combination,
-    decisions: Decisions,
-    methods: Sequence[str],
-    *,
-    top_n: int,
-    output_root: Path,
-    seed: int,
-) -> None:
-    """Draw references and queries of one combination as 2-D maps."""
-    from plots import maps, projection
-    from terminal.measures import map_points
-
-    vectors, labels, role, correct = map_points(coded, rule, combination, decisions)
-    ids = "+".join(combination.reference_ids), "+".join(combination.query_ids)
-    for method in methods:
-        messages.note(f"{method} of {len(vectors):,} vectors …")
-        points = projection.project(vectors, method, 2, seed=seed)
-        learnt = "" if combination.is_plain else f"_{combination.classifier}"
-        path = output_root / files.name_part(f"{method}_{ids[0]}_{ids[1]}{learnt}.png")
-        title = f"{method.upper()}, references {ids[0]}, queries {ids[1]}{learnt.replace('_', ', ')}"
-        maps.embedding_map(path, points, labels, top_n=top_n, marker_by=role, correct=correct, title=title)
-        print(f"wrote {path} and .svg")
+    from evaluation.records import Combination, Decisions
 
 
 def keep(
@@ -90,6 +50,30 @@ def keep(
         table = per_query.prediction_table(evaluator, decided)
         table_files.write(predictions, table, spreadsheet_safe=safe, checked=True)
         print(f"wrote {predictions}: {messages.count(len(table), 'prediction')}")
+
+
+def show_more(
+    evaluator: Evaluator,
+    start: Combination,
+    findings: Findings | None,
+    reference_ids: Sequence[str] | None,
+    output_root: Path,
+    safe: bool,
+    *,
+    learning_curve: bool,
+    check: bool,
+    similarity: bool,
+    seed: int,
+) -> None:
+    """Print what else is asked for; pictures and lists, `safe` for spreadsheets, go to `output_root`."""
+    from terminal import measures, pictures, soundness
+
+    if learning_curve:
+        measures.show_learning_curve(evaluator, start, findings, seed)
+    if check:
+        soundness.show(evaluator, start, output_root, safe=safe)
+    if similarity:
+        pictures.show_similarity(evaluator.coded, reference_ids or list(evaluator.coded.references)[:1], output_root)
 
 
 @contextmanager
@@ -120,29 +104,28 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import paddings, verdict
     from combinations.search import chosen_combinations
-    from common.embedding_sets import read_sides
-    from evaluation.codes import code_sets, remarks
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes, with_classifiers
     from evaluation.records import Rule
-    from terminal import output, prompt, rejection, tables
-    from terminal.measures import show, show_learning_curve
+    from terminal import output, pictures, prompt, rejection, sides, tables
+    from terminal.measures import show, show_new_references
 
     check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
     if args.interactive:
         prompt.check_alone(vars(args))
-    sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
-    sides += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
-    references, queries, *held_out = read_sides(sides, label_level=args.label_level, **cli.reading(args))
-    coded = code_sets(references, queries, args.label_level)
+    given = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
+    given += [("--val_npz", args.val_npz, "val")] if args.val_npz else []
+    reading = {name: vars(args)[name] for name in ("label_level", "group_by")} | cli.reading(args)
+    coded, *held_out = sides.read_coded(given, **reading)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    title = args.company_name or queries[0].dataset or "-"
-    draw_maps = partial(draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
+    title = args.company_name or coded.dataset or "-"
+    draw_maps = partial(
+        pictures.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed
+    )
     with searching(args.cluster) as search, output.told_as(args.format) as tell:
         evaluator = Evaluator(coded, rule, search)
-        validation = Evaluator(code_sets(references, held_out[0], args.label_level), rule) if held_out else None
-        for remark in remarks(coded, rule):
-            messages.warn(remark)
+        validation = Evaluator(held_out[0], rule) if held_out else None
+        sides.warn_of([coded], rule)
         combinations = chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
         print(f"{tables.sets(coded, rule, title)}\n")
         if args.interactive:
@@ -162,20 +145,20 @@ def run(args: argparse.Namespace, command: str) -> None:
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in asked}
         if args.reject:
-            rejecting = args.reject, args.unknown_npz, args.threshold
-            print(f"\n{rejection.rejection(evaluator, validation, combinations, *rejecting)}")
-        if args.learning_curve:
-            show_learning_curve(evaluator, start, findings, args.seed)
-        if args.similarity:
-            show_similarity(coded, args.reference_ids or list(coded.references)[:1], args.output_root)
+            how = args.reject, args.unknown_npz, args.threshold
+            print(f"\n{rejection.rejection(evaluator, validation, combinations, *how)}")
+        asked_too = {name: vars(args)[name] for name in ("learning_curve", "check", "similarity", "seed")}
+        show_more(evaluator, start, findings, args.reference_ids, args.output_root, args.spreadsheet_safe, **asked_too)
         if args.plot or args.predictions:
             draw_all = partial(draw_maps, methods=args.plot) if args.plot else None
             keep(evaluator, decided, draw_all, args.predictions, args.spreadsheet_safe)
-        if args.results or args.format == "json":
+        if args.results or args.format == "json" or args.references_vary:
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
+            if args.references_vary:
+                findings = show_new_references(evaluator, findings, combinations, args.label_level, args.seed)
             tell(rule, findings)
-            where = args.results, args.results_mode, args.spreadsheet_safe
-            output.add_to_results(*where, coded, rule, findings, command)
+            to = args.results, args.results_mode, args.spreadsheet_safe
+            output.add_to_results(*to, coded, rule, findings, command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

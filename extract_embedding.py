@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from common import cli, messages
 from cropping import options as cropping_options
 from cropping import photo_splits
+from imaging.colors import add_background
 
 if TYPE_CHECKING:
     from annotations.records import Skipped
@@ -70,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--precision", choices=("auto", "fp32", "mixed", "bf16", "fp16"), default="auto", help=text)
     text = "torch.compile; auto: from 20,000 images on a CPU"
     add("--compile", choices=("auto", "on", "off"), default="auto", help=text)
-    cropping_options.add_background(parser)
+    add_background(parser)
     cli.add_cluster(parser)
     add("--num_gpus", type=cli.number(0), metavar="G", help="with --cluster: GPUs of each model replica (default: 1)")
     add("--normalize", action="store_true", help="scale every vector to length 1")

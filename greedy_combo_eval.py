@@ -17,17 +17,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from common import cli, files, messages, table_files
+from common import cli, messages
 from terminal.options import add_evaluation_options, add_search_options
 
 if TYPE_CHECKING:
     from classifiers.recipes import Recipe
-    from combinations.comparison import Comparison
-    from common.embeddings import EmbeddingSet
     from evaluation.evaluator import Evaluator
-    from evaluation.records import Combination, Decisions, Rule, Tally
+    from evaluation.records import Combination, Rule, Tally
 
 
 def exhaustive(
@@ -79,6 +77,21 @@ def step_by_step(
     return scored
 
 
+def over_datasets(
+    given: Sequence[tuple[str, Sequence[str], str]],
+    rule: Rule,
+    values: Mapping[str, Any],
+    coding: Mapping[str, Any],
+    reading: Mapping[str, Any],
+) -> None:
+    """Print one answer over several data sets; `values`: those of all options."""
+    from terminal import across
+
+    across.check_alone(values)
+    chosen = {name: values[name] for name in ("pairing", "top", "seed")}
+    across.show(given, rule, size=values["combination_size"] or (2, 2), **chosen, coding=coding, reading=reading)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__, __file__)
     add_evaluation_options(parser)
@@ -91,24 +104,24 @@ def run(args: argparse.Namespace, command: str) -> None:
     from combinations import comparison, results
     from combinations.paddings import are_paddings, starting_pair
     from combinations.verdict import Findings, beside, verdict
-    from common.embedding_sets import read_sides
-    from evaluation.codes import code_sets
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
     from report import page
-    from terminal import output, tables
+    from terminal import output, sides, soundness, tables
+    from terminal.measures import show_new_references
 
     if args.fusion == "concat" and args.pairing == "crossed":
         raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
-    sides = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
-    sides += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
-    read = read_sides(sides, label_level=args.label_level, **cli.reading(args))
-    references, *queries = (moved(side, args.data_root) for side in read)
+    given = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
+    given += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
+    coding = {name: vars(args)[name] for name in ("label_level", "group_by", "data_root")}
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    evaluators = [Evaluator(code_sets(references, side, args.label_level), rule) for side in queries]
+    if args.across_datasets:
+        return over_datasets(given, rule, vars(args), coding, cli.reading(args))
+    evaluators = [Evaluator(coded, rule) for coded in sides.read_coded(given, **coding, **cli.reading(args))]
     test, chooser = evaluators[0], evaluators[-1]
-    warn_of(evaluators, rule)
+    sides.warn_of([one.coded for one in evaluators], rule)
     start = starting_pair(chooser, args.baseline)
     recipes, choices = choose_recipes(args.classifier, chooser, start, on_queries=bool(args.val_npz))
     with output.told_as(args.format) as tell:
@@ -117,11 +130,9 @@ def run(args: argparse.Namespace, command: str) -> None:
         else:
             scored = step_by_step(chooser, recipes, args.pairing, args.min_gain, args.max_size)
         ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
-        if lost := ranked.n_left_out:
-            messages.note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")
         chosen_on = args.val_split if args.val_npz else None
         findings = Findings(
-            title=args.company_name or queries[0][0].dataset or "-",
+            title=args.company_name or test.coded.dataset or "-",
             ranked=ranked,
             final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
             verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
@@ -130,61 +141,25 @@ def run(args: argparse.Namespace, command: str) -> None:
             choices=choices,
             **beside(test, start, recipes, args.seed),
         )
+        if args.references_vary:
+            both = [findings.final.results[0].combination, findings.final.baseline.combination]
+            findings = show_new_references(test, findings, both, args.label_level, args.seed)
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:
+            checked = soundness.report(test, starting_pair(test, None)) if args.check else None
             decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
             if args.flips:
                 how = args.if_independent, args.seed, args.spreadsheet_safe
-                write_flips(test, decided, findings.final, args.flips, *how)
+                output.write_flips(test, decided, findings.final, args.flips, *how)
             if args.report:
-                page.write(args.report, test, decided, findings, seed=args.seed)
+                page.write(args.report, test, decided, findings, checked=checked, seed=args.seed)
                 print(f"wrote {args.report}")
             # Last: where this run stands in results.txt, the other files are those of this run.
             to = args.results, args.results_mode, args.spreadsheet_safe
             output.add_to_results(*to, test.coded, rule, findings, command)
         finally:  # what was searched is shown even where a file cannot be written
-            print(tables.summary(findings, args.top))
+            print(tables.summary(findings, args.top, tables.grouped(chooser.coded)))
             tell(rule, findings)
-
-
-def warn_of(evaluators: Sequence[Evaluator], rule: Rule) -> None:
-    """Tell what is remarkable of the sets, once each."""
-    from evaluation.codes import remarks
-
-    for remark in dict.fromkeys(remark for evaluator in evaluators for remark in remarks(evaluator.coded, rule)):
-        messages.warn(remark)
-
-
-def moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:
-    """Return the sets with their crops in another folder, if there is one, whose name may hold {id}."""
-    if not data_root:
-        return sets
-    return [one.renamed(data_root=data_root.replace("{id}", files.name_part(one.id))) for one in sets]
-
-
-def write_flips(
-    evaluator: Evaluator,
-    decided: Mapping[Combination, Decisions],
-    final: Comparison,
-    path: Path,
-    if_independent: bool,
-    seed: int,
-    safe: bool,
-) -> None:
-    """Write the table of flips and print how many crops each of the first combinations rescues and breaks."""
-    from combinations import comparison, flips
-
-    coded, baseline = evaluator.coded, final.baseline.combination
-    reported = [result.combination for result in final.results[: comparison.REPORTED]]
-    alone = {name: decided[pair] for name, pair in comparison.same_id_pairs(evaluator).items()}
-    table = flips.table(coded, alone, {name: decided[name] for name in dict.fromkeys([baseline, *reported])})
-    for table_path in (path.with_suffix(".parquet"), path.with_suffix(".csv")):
-        table_files.write(table_path, table, spreadsheet_safe=safe, checked=True)
-    for combination in reported:
-        if combination != baseline:
-            change = flips.compare(coded, decided[baseline], decided[combination], seed=seed)
-            print(f"{combination} against {baseline}: {flips.summary(change, if_independent=if_independent)}")
-    print(f"wrote {path.with_suffix('.parquet')} and .csv: {messages.count(len(table), 'crop')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

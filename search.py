@@ -71,7 +71,8 @@ def query(args: argparse.Namespace) -> None:
     with open_references(**_chosen(vars(args), SEARCHED)) as references:
         model_options = {"dim": references.dim, "spec": args.model, "device": args.device}
         embedder = query_images.recorded_model(references.model, references.source, **model_options)
-        vectors, sound = query_images.embed(pictures, embedder, batch_size=args.batch_size)
+        color = query_images.background(references.model, references.source, args.background)
+        vectors, sound = query_images.embed(pictures, embedder, batch_size=args.batch_size, background=color)
         names = [str(path) for path in sound]
         queries = Queries(vectors, names, [None] * len(names))
         results = retrieve(references, queries, args.k, where=where, method=args.rerank, candidates=args.candidates)
@@ -92,8 +93,7 @@ def query(args: argparse.Namespace) -> None:
             raise messages.UserError(f"{args.plot}: there are no results to draw; change the filters")
         if len(names) > DRAWN:
             messages.note(f"only the first {DRAWN} queries are drawn")
-        metric = references.metric
-        picture_sheets.results(args.plot, drawn, score="cosine" if metric == "COSINE" else metric)
+        picture_sheets.results(args.plot, drawn, score={"COSINE": "cosine"}.get(references.metric, references.metric))
         messages.note(f"wrote {args.plot}")
 
 

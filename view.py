@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import cli, messages
+from imaging.colors import add_background
 
 if TYPE_CHECKING:
     from retrieval.items import References
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SPEC",
         help="model for the pictures that are searched (default: the one that the file names)",
     )
+    add_background(parser, None)
     cli.add_spreadsheet_safe(parser, "selection.csv")
     return parser
 
@@ -72,9 +74,8 @@ def run(args: argparse.Namespace) -> None:
         files = [ParquetRows(path, args.data_root or ()) for path in args.files]
         index = stack.enter_context(opened_index(args.index, args.collection, files[0])) if args.index else None
         data = ViewerData(files)
-        app = make_app(
-            data, PictureSearch(data, model=args.model, index=index), args.host, spreadsheet_safe=args.spreadsheet_safe
-        )
+        search = PictureSearch(data, model=args.model, index=index, background=args.background)
+        app = make_app(data, search, args.host, spreadsheet_safe=args.spreadsheet_safe)
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
         messages.note(f"{messages.count(sum(file.n for file in files), 'row')}; Ctrl-C ends")

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import files
 from common.messages import UserError
 
+_ZIPS = {"[Content_Types].xml": "an Office document", "data.pkl": "a file of PyTorch", ".npy": "an .npz of arrays"}
 Compact = Callable[[dict[str, Any]], None]
 _BRACKET_BYTES = 80  # what Python needs for the smallest list or object of a JSON text
 _OTHER_KINDS = (
@@ -37,6 +39,10 @@ _OTHER_KINDS = (
     (b"\x80\x04", "a Python pickle"),
     (b"\x80\x05", "a Python pickle"),
 )
+
+
+class Lines(list):
+    """The values of JSON lines."""
 
 
 class Repeated(dict):
@@ -81,6 +87,8 @@ def unpacked(data: bytes, path: Path | str) -> bytes:
         data = _gunzipped(data, path)
     elif data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         data = _unzipped(data, path)
+    if what := files.stand_in(data[: files.HEAD]):
+        raise UserError(f"{path} is {what}")
     for magic, name in _OTHER_KINDS:
         if data.startswith(magic):
             raise UserError(
@@ -113,7 +121,14 @@ def _unzipped(data: bytes, path: Path | str) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [info for info in archive.infolist() if not info.is_dir() and "__MACOSX/" not in info.filename]
-            inside = [info for info in names if info.filename.lower().endswith(endings)] or names
+            inside = [info for info in names if info.filename.lower().endswith(endings)]
+            if kind := next((kind for end, kind in _ZIPS.items() if any(i.filename.endswith(end) for i in names)), ""):
+                raise UserError(f"{path} is {kind}, not an annotation file; export the annotations as JSON, XML or CSV")
+            if not inside:
+                shown = ", ".join(info.filename for info in names[:3])
+                raise UserError(
+                    f"{path} is a zip without an annotation file ({shown}); name the annotations themselves"
+                )
             if len(inside) != 1:
                 listed = ", ".join(info.filename for info in inside[:5])
                 raise UserError(
@@ -137,6 +152,10 @@ def decoded(data: bytes, path: Path | str) -> str:
     try:
         text = data.decode(json.detect_encoding(data))
     except UnicodeDecodeError as error:
+        if b"\0" in data[:4096]:
+            raise UserError(
+                f"{path} is a binary file of no known kind; export the annotations as JSON, XML or CSV"
+            ) from None
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8, "
@@ -159,7 +178,7 @@ def parse_json(text: str, path: Path | str, compact: Compact | None = None) -> A
         except json.JSONDecodeError as error:
             if error.msg != "Extra data":
                 raise
-            return list(_lines(text, decoder, error))
+            return Lines(_lines(text, decoder, error))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); export it again"

@@ -14,6 +14,14 @@ from common.messages import Unusable
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh")
 BOX_UNITS = ("pixels", "fraction", "percent")
 _NO, _YES = {"", "0", "false", "f", "no", "n", "off", "none", "null"}, {"1", "true", "t", "yes", "y", "on"}
+_LABEL_KEYS = (
+    "label",
+    "class",
+    "name",
+    "category",
+    "type",
+    "object",
+)  # what an attribute that holds the label is called
 # The names that tools give the four numbers of a box, and what they mean.
 _NAMED = (
     (("x", "y", "width", "height"), "xywh"),
@@ -181,3 +189,22 @@ def ellipse(centre_and_radii: Sequence[float], degrees: float = 0) -> Box:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     half_w, half_h = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
     return box((cx, cy, 2 * half_w, 2 * half_h), "cxcywh")
+
+
+def label_of(attributes: Any, where: str) -> str:
+    """Return the label: the only attribute that has a value, or the one that is called like a label; `where` they stand."""
+    if not isinstance(attributes, dict):
+        raise bad(where, attributes)
+    values = {key: value for key, value in attributes.items() if value not in (None, "", {}, [])}
+    key = next((key for key in _LABEL_KEYS if key in values), None)
+    if key is None and len(values) == 1:
+        (key,) = values
+    if key is None:
+        raise Unusable(f"no label among {where}: {shown(attributes)}")
+    value = values[key]
+    if isinstance(value, dict):  # a checkbox: {"cat": true}
+        chosen = [name for name, on in value.items() if on is True]
+        if len(chosen) != 1:
+            raise Unusable(f"several labels: {shown(value)}")
+        value = chosen[0]
+    return text(value, key)

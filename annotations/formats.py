@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annotations import coco, createml, cvat, datumaro, label_studio, labelme, sku, tables, via, voc, yolo
-from annotations.contents import decoded, parse_json, parse_xml, unpacked
+from annotations import coco, createml, cvat, datumaro, fields, label_studio, labelme, sku, tables, via, voc, yolo
+from annotations.contents import Lines, decoded, parse_json, parse_xml, unpacked
 from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
 from common.messages import UsageError, UserError, count, note
@@ -27,7 +27,13 @@ _JSON = {
     "createml": createml,
     "label_studio": label_studio,
 }
-_BARE_BOXES = {"coco": "xywh", "datumaro": "xywh", "via": "xywh", "yolo": "cxcywh", "createml": "cxcywh"}
+_BARE_BOXES = {
+    "coco": "xywh",
+    "datumaro": "xywh",
+    "via": "xywh",
+    "yolo": "cxcywh",
+    "createml": "cxcywh",
+}
 ONE_IMAGE = ("yolo", "voc", "labelme")  # formats with a file for each photo
 _ENDINGS = (".json", ".jsonl", ".ndjson", ".xml", ".csv", ".txt", ".gz", ".zip")
 
@@ -117,12 +123,12 @@ def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised
         return Unrecognised(
             f"{source} is no {FORMATS[forced]}; leave --annotation_format out to recognise it by content"
         )
-    holds = "its first line is no known one"
+    holds = f"its first line is {fields.shown(str(content).strip().partition(chr(10))[0].strip())}"
     if isinstance(content, dict):
         holds = f"its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
     elif isinstance(content, list):
         first = content[0] if content else None
-        holds = f"a list of {len(content):,}"
+        holds = f"JSON lines, {len(content):,} of them" if isinstance(content, Lines) else f"a list of {len(content):,}"
         holds += f" with the keys {', '.join(map(str, list(first)[:6]))}" if isinstance(first, dict) else ""
     return Unrecognised(
         f"{source} is of no known annotation format ({holds}): neither SKU JSON, COCO JSON nor one of "

@@ -20,7 +20,12 @@ _SHAPES = ("rectangle", "polygon", "ellipse", "brush", "keypoint")
 def recognise(content: Any) -> bool:
     tasks = content if isinstance(content, list) else [content]
     dicts = [task for task in tasks[:20] if isinstance(task, dict)]
-    return any(_is_task(task) or _regions(task) for task in dicts)
+    return any(_is_task(task) or any(map(_is_own, _regions(task))) for task in dicts)
+
+
+def _is_own(region: dict[str, Any]) -> bool:
+    """Return whether a region says what only Label Studio says: many tools have lists of objects with an x."""
+    return "original_width" in region or any(str(key).endswith("labels") for key in region)
 
 
 def _is_task(task: dict[str, Any]) -> bool:

@@ -42,7 +42,7 @@ class Shape:
 
 def sample_of(name: str) -> str:
     """Return the sample id of an image's name: the name without the ending of an image."""
-    stem, ending = os.path.splitext(name)
+    stem, ending = os.path.splitext(name.strip())
     return stem if ending.lower() in EXTENSIONS else name
 
 

@@ -20,8 +20,9 @@ _TENSORFLOW = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
 
 def form(text: str) -> str | None:
     """Return which of the known tables this is, by its header: open_images, tensorflow, via, or None."""
+    first = io.StringIO(text, newline="")
     try:
-        header = {name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])}
+        header = {name.strip() for name in next(csv.reader(first, delimiter=_delimiter(text)), [])}
     except csv.Error:
         return None
     if header >= _OPEN_IMAGES:
@@ -29,6 +30,10 @@ def form(text: str) -> str | None:
     if header >= _TENSORFLOW:
         return "tensorflow"
     return "via" if header >= via.CSV_COLUMNS else None
+
+
+def _delimiter(text: str) -> str:
+    return max(",;\t", key=text.partition("\n")[0].count)
 
 
 def read(text: str, source: str, options: Options, *, name: str | None = None) -> Iterator[Object | Skipped]:
@@ -43,7 +48,7 @@ def read(text: str, source: str, options: Options, *, name: str | None = None) -
 
 
 def _table(text: str, source: str, broken: list[Skipped]) -> Rows:
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
     header = [name.strip() for name in next(reader)]
     while True:
         try:

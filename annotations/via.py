@@ -1,4 +1,4 @@
-"""VGG Image Annotator 1 and 2: JSON (a project or its annotations) and CSV. VIA 3 writes another form."""
+"""VGG Image Annotator 1 and 2: JSON (a project or its annotations) and CSV; what VIA 3 writes is left to via3.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from annotations import fields
+from annotations import fields, via3
 from annotations.coco import check_plain
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
@@ -16,19 +16,23 @@ from annotations.segmentation import polygon
 from common.messages import Unusable
 
 CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
-_LABEL_KEYS = ("label", "class", "name", "category", "type", "object")
 
 
 def recognise(content: Any) -> bool:
     if not isinstance(content, dict):
         return False
-    return isinstance(content.get("_via_img_metadata"), dict) or any(
-        isinstance(photo, dict) and "filename" in photo and "regions" in photo for photo in content.values()
+    return (
+        via3.recognise(content)
+        or isinstance(content.get("_via_img_metadata"), dict)
+        or any(isinstance(photo, dict) and "filename" in photo and "regions" in photo for photo in content.values())
     )
 
 
 def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
     """Yield every region of every photo."""
+    if via3.recognise(content):
+        yield from via3.read(content, source, options)
+        return
     photos = content["_via_img_metadata"] if isinstance(content.get("_via_img_metadata"), dict) else content
     for key, item in photos.items():
         regions = item.get("regions") if isinstance(item, dict) else None
@@ -71,7 +75,7 @@ def _region(record: Any, options: Options) -> Shape:
     check_plain(record)
     place = record.get("shape_attributes")
     check_plain(place)
-    classes = (_label(record.get("region_attributes")),)
+    classes = (fields.label_of(record.get("region_attributes"), "region_attributes"),)
     kind, units = place.get("name"), options.box_units or "pixels"
 
     def numbers(*keys: str) -> list[float]:
@@ -96,22 +100,3 @@ def _region(record: Any, options: Options) -> Shape:
         turn = fields.number(place.get("theta") or 0, "theta") * 180 / 3.141592653589793  # VIA 2 writes radians
         return Shape(classes, fields.ellipse(numbers("cx", "cy", "rx", "ry"), turn), units)
     raise Unusable(f"a {fields.shown(kind)} has no box")
-
-
-def _label(attributes: Any) -> str:
-    """Return the label: the only attribute that has a value, or the one that is called like a label."""
-    if not isinstance(attributes, dict):
-        raise fields.bad("region_attributes", attributes)
-    values = {key: value for key, value in attributes.items() if value not in (None, "", {}, [])}
-    key = next((key for key in _LABEL_KEYS if key in values), None)
-    if key is None and len(values) == 1:
-        (key,) = values
-    if key is None:
-        raise Unusable(f"no label among region_attributes: {fields.shown(attributes)}")
-    value = values[key]
-    if isinstance(value, dict):  # a checkbox: {"cat": true}
-        chosen = [name for name, on in value.items() if on is True]
-        if len(chosen) != 1:
-            raise Unusable(f"several labels: {fields.shown(value)}")
-        value = chosen[0]
-    return fields.text(value, key)

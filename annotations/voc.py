@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from annotations import fields
 from annotations.contents import Element
 from annotations.options import Options
-from annotations.photos import Photo, Shape, objects
+from annotations.photos import Photo, Shape, objects, sample_of
 from annotations.records import Object, Outline, Skipped
 from annotations.segmentation import polygon
-from common.messages import Unusable
+from common.messages import Unusable, count, warn
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
@@ -29,10 +31,35 @@ def read(content: Element, source: str, options: Options, *, stem: str) -> Itera
     named = content.value("filename") or content.value("path")
     folder = posixpath.dirname(stem)
     name = posixpath.join(folder, named) if named and "/" not in named and "\\" not in named else named or stem
-    photo = Photo(name, options.split_of(stem, source, one_image=True), declared, source)
+    split = options.split_of(stem, source, listed_splits(Path(source).parent).get(Path(source).stem), one_image=True)
+    photo = Photo(name, split, declared, source)
     units = options.box_units or "pixels"
     records = ((item.line, item) for item in content.all("object"))
     yield from objects(photo, records, lambda item: _shape(item, units), options)
+
+
+@functools.lru_cache(maxsize=16)
+def listed_splits(folder: Path) -> dict[str, str]:
+    """Return the split of each photo, by its name without ending, that the lists of ImageSets/Main beside `folder` give.
+
+    A photo of trainval.txt alone is one of train. One that two lists name is of the first of them, and this is told.
+    """
+    splits: dict[str, str] = {}
+    twice: list[str] = []
+    for name in ("train", "val", "valid", "test", "trainval"):
+        path = folder.parent / "ImageSets" / "Main" / f"{name}.txt"
+        if not path.is_file():
+            continue
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            stem = sample_of(posixpath.basename(line.split()[0].replace("\\", "/"))) if line.strip() else ""
+            if stem and splits.setdefault(stem, "train" if name == "trainval" else name) != name and name != "trainval":
+                twice.append(stem)
+    if twice:
+        warn(
+            f"{folder.parent / 'ImageSets' / 'Main'} lists {count(len(twice), 'photo')} in two splits, such as {twice[0]}, which "
+            f"is taken as {splits[twice[0]]}; repair the lists"
+        )
+    return splits
 
 
 def _shape(item: Element, units: str) -> Shape:

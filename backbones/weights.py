@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.messages import UsageError, UserError, note, shorten
+from common.files import HEAD, stand_in
+from common.messages import UsageError, UserError, note, shorten, warn
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,7 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; check --weights")
+    _refuse_other_kinds(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -76,9 +78,43 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
         kind = "a whole model or object" if isinstance(content, _Placeholder) else type(content).__name__
         raise UserError(f"{path} holds {kind}, not a state dict; save model.state_dict()")
     tensors = dict(_flat(content))
+    for name in _averages_without_names(content):
+        warn(f"{path}: {name} holds averaged weights in a list without names, which cannot be used; others are taken")
     if not tensors:
         raise UserError(f"{path} holds no tensors; save model.state_dict()")
     return tensors
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise UserError where the first bytes say that the file holds no weights at all."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+    if what := stand_in(head):
+        raise UserError(f"{path} is {what}")
+    if head.startswith(b"\x1f\x8b"):
+        raise UserError(f"{path} is a gzip file; unpack it first: gunzip -k {path}")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith(("data.pkl", "constants.pkl")) for name in names):
+            shown = ", ".join(names[:3])
+            raise UserError(
+                f"{path} is a zip without a file of PyTorch ({shown}); save model.state_dict(), best as safetensors"
+            )
+
+
+def _averages_without_names(content: Mapping[Any, Any], before: str = "") -> Iterator[str]:
+    """Yield the keys of lists of tensors that are called as averages of weights are."""
+    import torch
+
+    for key, value in content.items():
+        name = f"{before}{key}"
+        is_average = any(word in name.lower() for word in ("ema", "shadow", "average", "swa"))
+        parts = value if isinstance(value, (list, tuple)) else []
+        if isinstance(value, Mapping):
+            yield from _averages_without_names(value, f"{name}.")
+        elif is_average and len(parts) > 1 and all(isinstance(part, torch.Tensor) for part in parts):
+            yield name
 
 
 class _Placeholder:

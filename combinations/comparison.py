@@ -24,7 +24,8 @@ class Result:
     """The numbers of one combination, defined in docs/metrics.md. Shares are in 0..1, NaN where they are not defined.
 
     `score` is what combinations are ranked by: the accuracy of their decisions, with its 95 % interval `low` to `high`.
-    `nearest_accuracy` is that of the nearest neighbour alone. `difference` from the baseline is over the crops that every query
+    `nearest_accuracy` is that of the nearest neighbour alone; `recall_limits`: the intervals of recall at 5 and 10; `n_close`:
+    close calls, see records.Decisions. `difference` from the baseline is over the crops that every query
     set holds; `p` is corrected over all combinations compared. `pareto`: no other combination is at once as accurate and cheaper,
     or as cheap and more accurate.
     """
@@ -41,6 +42,8 @@ class Result:
     macro_f1: float
     recall_at_5: float
     recall_at_10: float
+    recall_limits: tuple[tuple[float, float], tuple[float, float]]
+    n_close: int
     cost: Cost
     pareto: bool
     difference: float
@@ -55,7 +58,8 @@ class Comparison:
 
     `n_compared` combinations share the correction. `n_matched` crops are in every query set; `n_left_out` views are of crops that
     are not, which comparisons and, except under `stack`, decisions leave out. `named`: the baseline was named or chosen elsewhere;
-    else it is the best single pair. `evidence`: what stands behind a verdict.
+    else it is the best single pair. `evidence`: what stands behind a verdict. `unit`: what intervals and p count as one, photo or
+    group.
     """
 
     results: list[Result]
@@ -65,6 +69,7 @@ class Comparison:
     n_matched: int
     n_left_out: int
     evidence: Evidence
+    unit: str = "photo"
 
 
 def score(tally: Tally) -> float:
@@ -121,6 +126,7 @@ def compare(
             least=row_of[least or baseline],
             seed=seed,
         ),
+        unit=coded.units.noun(),
     )
 
 
@@ -207,6 +213,8 @@ def _result(
         macro_f1=tally.scores.macro_f1,
         recall_at_5=float(tally.recalled[1] / tally.n),
         recall_at_10=float(tally.recalled[2] / tally.n),
+        recall_limits=_recall_limits(tally),
+        n_close=tally.n_close,
         cost=cost,
         pareto=pareto,
         difference=float(difference[0]),
@@ -214,6 +222,11 @@ def _result(
         difference_high=float(difference[2]),
         p=float(difference[3]),
     )
+
+
+def _recall_limits(tally: Tally) -> tuple[tuple[float, float], tuple[float, float]]:
+    low, high = intervals.accuracy_intervals(tally.image_recalled[1:], tally.image_size)
+    return (float(low[0]), float(high[0])), (float(low[1]), float(high[1]))
 
 
 def pareto_front(scores: Sequence[float], costs: Sequence[float]) -> np.ndarray:

@@ -148,16 +148,26 @@ def paddings_across(evaluators: Mapping[str, Evaluator], *, seed: int = 0) -> di
     """
     tables = [{row.id: row for row in padding_rows(one, seed=seed)} for one in evaluators.values()]
     shared = [identity for identity in tables[0] if all(identity in table for table in tables)] if tables else []
-    found: dict[str, list[tuple[float, float]]] = {identity: [] for identity in shared[1:]}
+    pooled = pooled_gaps(evaluators, [Combination((identity,), (identity,)) for identity in shared])
+    return {pair.query_ids[0]: gap for pair, gap in pooled.items()}
+
+
+def pooled_gaps(evaluators: Mapping[str, Evaluator], combinations: Sequence[Combination]) -> dict[Combination, Pooled]:
+    """Return for each combination but the first its difference from that, pooled over data sets as in `paddings_across`.
+
+    Data sets whose query sets have no crop in common are left out; combinations are missing where that leaves none.
+    """
+    found: dict[Combination, list[tuple[float, float]]] = {combination: [] for combination in combinations[1:]}
     for one in evaluators.values():
         size = one.coded.matched_sizes
-        if not size.any() or len(shared) < 2:
+        if not size.any() or len(combinations) < 2:
             continue
-        pairs = [Combination((identity,), (identity,)) for identity in shared]
-        totals = np.stack([tally.matched_right for tally in _tallies(one, pairs)])
+        views = [len(each.query_ids) if one.rule.fusion == "stack" else 1 for each in combinations]
+        tallied = zip(_tallies(one, combinations), views, strict=True)
+        totals = np.stack([tally.matched_right / n for tally, n in tallied])
         gap = totals[1:] - totals[0]
         low, high = intervals.difference_intervals(gap, size)
         variance = ((high - low) / (2 * NORMAL)) ** 2
-        for identity, mean, spread in zip(shared[1:], gap.sum(axis=1) / size.sum(), variance, strict=True):
-            found[identity].append((float(mean), float(spread)))
-    return {identity: pooled_difference(*zip(*rows, strict=True)) for identity, rows in found.items() if rows}
+        for combination, mean, spread in zip(combinations[1:], gap.sum(axis=1) / size.sum(), variance, strict=True):
+            found[combination].append((float(mean), float(spread)))
+    return {combination: pooled_difference(*zip(*rows, strict=True)) for combination, rows in found.items() if rows}

@@ -18,7 +18,7 @@ from common import files, table_files
 from common.messages import UserError, count
 from evaluation.codes import CodedSets
 from evaluation.fusion import DECISION, NAME
-from evaluation.records import Rule
+from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
 
 FIRST = ("reference_ids", "query_ids", "accuracy_at_1", "n_queries")  # columns that older tools read by their place
@@ -73,7 +73,8 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
     how = f"chosen on {findings.chosen_on}" if findings.chosen_on else "where it was also chosen"
     references = [Path(coded.references[r].source).name for r in combination.reference_ids]
     queries = [Path(coded.queries[q].source).name for q in combination.query_ids]
-    few = ", few images" if result.n_images < FEW_IMAGES else ""
+    noun = coded.units.noun("image")
+    few = f", few {noun}s" if result.n_images < FEW_IMAGES else ""
     rows = {
         "Reference npz files": f"({', '.join(references)})",
         "Query npz files": f"({', '.join(queries)})",
@@ -83,7 +84,12 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
             if rule.k > 1 or not combination.is_plain
             else {}
         ),
-        "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} images{few})",
+        "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} {noun}s{few})",
+        **(
+            {"95% interval, new references": _new(findings, combination)}
+            if combination in findings.new_references
+            else {}
+        ),
         "Dataset": findings.title,
         "Fusion": NAME[rule.fusion],
         **({"k": f"{rule.k}"} if combination.is_plain else {"Classifier": str(combination.classifier)}),
@@ -94,8 +100,9 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
         "Decisions of a label without references": f"{result.n_unknown}",
         "Accuracy over the others": _share(result.accuracy_answerable),
         "Macro-F1": _share(result.macro_f1),
-        "Recall@5": _share(result.recall_at_5),
-        "Recall@10": _share(result.recall_at_10),
+        "Recall@5": _within(result.recall_at_5, result.recall_limits[0]),
+        "Recall@10": _within(result.recall_at_10, result.recall_limits[1]),
+        **({"Close calls": f"{result.n_close} decisions that rounding may have made"} if result.n_close else {}),
         "Cost of a decision": f"{result.cost.forward_passes} forward passes, {result.cost.gallery_rows} gallery rows, "
         f"{result.cost.operations} multiply-adds",
         "Scored on": f"{findings.scored_on}, {how}" if findings.verdict else findings.scored_on,
@@ -103,10 +110,15 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
     if combination != baseline:
         rows[f"Difference from {baseline}"] = f"{_signed(result.difference)} over {comparison.n_matched} common crops"
         rows["Difference 95% interval"] = f"{_signed(result.difference_low)} to {_signed(result.difference_high)}"
-        rows[f"p corrected over {comparison.n_compared} combinations"] = _share(result.p)
+        rows[f"p corrected over the {count(comparison.n_compared, 'other')}"] = _share(result.p)
     else:
         rows["Difference"] = "this is the baseline"
     return _lines(rows) + "\n"
+
+
+def _new(findings: Findings, combination: Combination) -> str:
+    new = findings.new_references[combination]
+    return f"{new.interval.low:.4f} to {new.interval.high:.4f}" if new else "reference photos unknown or too few"
 
 
 def _lines(rows: Mapping[str, str]) -> str:
@@ -115,6 +127,10 @@ def _lines(rows: Mapping[str, str]) -> str:
 
 def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _within(value: float, limits: tuple[float, float]) -> str:
+    return f"{_share(value)}, 95% interval {limits[0]:.4f} to {limits[1]:.4f}"
 
 
 def _signed(value: float) -> str:
@@ -134,6 +150,7 @@ def rows(rule: Rule, findings: Findings) -> list[dict[str, object]]:
     return [
         {
             **_row(result),
+            **(_new_columns(findings, result.combination) if findings.new_references else {}),
             "rank": rank,
             "matched": result.combination.matched,
             "fusion": rule.fusion,
@@ -149,6 +166,12 @@ def rows(rule: Rule, findings: Findings) -> list[dict[str, object]]:
         )
         for rank, result in enumerate(comparison.results, 1)
     ]
+
+
+def _new_columns(findings: Findings, combination: Combination) -> dict[str, object]:
+    new = findings.new_references.get(combination)
+    low, high = (new.interval.low, new.interval.high) if new else (math.nan, math.nan)
+    return {"low_new_references": low, "high_new_references": high}
 
 
 def _row(result: Result) -> dict[str, object]:
@@ -206,7 +229,7 @@ def write(
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
         new = [{**row, "run": run.identity} for row in table(rule, findings)]
         files.write_text(table_path, _csv([*kept, *new], spreadsheet_safe))
-        text = _text(run, findings, models, blocks(coded, rule, findings))
+        text = _text(run, findings, models, blocks(coded, rule, findings), coded.units.group_by)
         try:
             files.write_text(path, _without_unfinished(old, run, finished) + text)
         except OSError:  # a run that is reported as failed must not stand there as finished
@@ -249,7 +272,7 @@ def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
     )
 
 
-def _text(run: Run, findings: Findings, models: str, parts: Sequence[str]) -> str:
+def _text(run: Run, findings: Findings, models: str, parts: Sequence[str], group_by: str | None) -> str:
     answers = f"{findings.verdict}\n" if findings.verdict else ""
     header = {
         "Run": run.identity,
@@ -259,6 +282,7 @@ def _text(run: Run, findings: Findings, models: str, parts: Sequence[str]) -> st
         "Data set": run.dataset,
         "Models": ", ".join(run.models),
         "Sets": f"{count(run.n_reference, 'reference set')}, {count(run.n_query, 'query set')}",
+        **({"Intervals by": f"group, {group_by}"} if group_by else {}),
         **({"Classifiers": "; ".join(findings.choices)} if findings.choices else {}),
     }
     table_of_models = f"\n{models}\n" if models else ""

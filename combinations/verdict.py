@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from classifiers.recipes import Recipe
+from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, compare, compare_all
 from combinations.effects import Effect, effects
 from combinations.evidence import Answer
@@ -15,6 +15,7 @@ from combinations.paddings import PairedRow, are_paddings, classifier_rows
 from combinations.search import enumerate_combinations
 from common.messages import count
 from evaluation.evaluator import Evaluator, tally
+from evaluation.half_samples import NewReferences
 from evaluation.learning import with_classifiers
 from evaluation.records import Combination, Decisions
 
@@ -48,8 +49,8 @@ class Findings:
 
     ranked: the search. final: what is reported; the same, or what was chosen on another split, scored once on `scored_on`.
     chosen_on: that other split. verdict: None where no question was asked. models: one row a model, where there are several.
-    classifiers: one row a classifier, where there are several. choices: how each was chosen, a sentence each. effects: of paddings,
-    context and resolution apart, where sets at several input sizes tell them apart.
+    classifiers: one row a classifier, where there are several. choices: how each was chosen, a sentence each. new_references:
+    what was asked of new references. effects: of paddings, context and resolution apart, where input sizes tell them apart.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Findings:
     chosen_on: str | None = None
     classifiers: Sequence[PairedRow] = ()
     choices: Sequence[str] = ()
+    new_references: Mapping[Combination, NewReferences | None] = field(default_factory=dict)
     effects: Sequence[Effect] = ()
 
 
@@ -74,9 +76,7 @@ def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) 
 def _which(ranked: Comparison, name: str, on: str) -> str:
     answer = ranked.evidence.pairs
     if answer is None:
-        learnt = ranked.evidence.classifiers
-        only = ranked.baseline.combination if learnt is None else learnt.best if learnt.is_better else learnt.rival
-        return f"Use {only}, the only pair of sets."
+        return f"Use {replace(ranked.baseline.combination, classifier=NEAREST)}, the only pair of sets."
     rival, best = f"{answer.rival}, {name}", answer.best
     if answer.is_better:
         return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
@@ -136,7 +136,7 @@ def outlook(ranked: Comparison) -> str:
     evidence = ranked.evidence
     if evidence.photos_needed != evidence.photos_needed:
         return ""
-    n_photo = count(ranked.baseline.n_images, "photo")
+    n_photo = count(ranked.baseline.n_images, ranked.unit)
     return f"Scored on {n_photo}; to find a gain of 2 points takes about {evidence.photos_needed:,.0f} (power 80%)."
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common import npz
+from common import files, npz
 from common.messages import UserError
 
 # First bytes of files that hold arrays in ways that are not read here: what they are, and how `x` gets the arrays.
@@ -70,6 +71,8 @@ def open_arrays(path: Path) -> Arrays:
     """Return the arrays of a file. Raises UserError for other kinds and damaged files, OSError when it cannot be opened."""
     with open(path, "rb") as file:
         start = file.read(4096)
+    if what := files.stand_in(start):
+        raise UserError(f"{path} is {what}")
     if start.startswith(b"\x93NUMPY"):
         return Columns(path, {"embeddings": npz.read_npy(path)})
     if start.startswith(b"PAR1"):
@@ -203,16 +206,38 @@ def _csv(path: Path) -> dict[str, np.ndarray]:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
-    if all(_is_number(cell) for cell in rows[0][1:-1]) and len(rows[0]) > 2:  # no header
-        header = [str(place) for place in range(len(rows[0]))]
-    else:
+    if _has_header(rows):
         header, rows = rows[0], rows[1:]
+    else:
+        header = [str(place) for place in range(len(rows[0]))]
     lengths = {len(row) for row in rows} - {len(header)}
     if lengths or not rows:
         raise UserError(f"{path}: rows of {sorted(lengths)} fields under a header of {len(header)}; repair the file")
     if len(set(header)) < len(header):
         raise UserError(f"{path}: two columns have one name; rename one of them")
-    return {name: _column(values) for name, values in zip(header, zip(*rows, strict=True), strict=True)}
+    columns: dict[str, Sequence[str]] = dict(zip(header, zip(*rows, strict=True), strict=True))
+    if delimiter == ";":
+        columns = {name: _with_points(values) for name, values in columns.items()}
+    return {name: _column(values) for name, values in columns.items()}
+
+
+def _has_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first row names the columns: with texts, or as pandas does with 0, 1, 2, …"""
+    first = rows[0]
+    numbers = [cell.strip() for cell in first if _is_number(cell)]
+    if len(numbers) > 2 and any(numbers == [str(start + place) for place in range(len(numbers))] for start in (0, 1)):
+        return True
+    if len(first) < 3 or not all(map(_is_number, first[1:-1])):
+        return True
+    ends = [place for place in (0, len(first) - 1) if not _is_number(first[place])]
+    return any(all(_is_number(row[place]) for row in rows[1:] if len(row) == len(first)) for place in ends)
+
+
+def _with_points(values: Sequence[str]) -> Sequence[str]:
+    """Return a column of numbers with decimal commas with points, any other as it is."""
+    if all(re.fullmatch(r"\s*[-+]?\d*(,\d+)?([eE][-+]?\d+)?\s*", value) for value in values):
+        return [value.replace(",", ".") for value in values]
+    return values
 
 
 def _decodes(path: Path) -> bool:

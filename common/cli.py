@@ -66,9 +66,12 @@ def make_parser(doc: str | None, script: str) -> argparse.ArgumentParser:
 
 
 def version() -> str:
-    """Return the version that pyproject.toml states."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'^version = "(.+)"$', text, re.MULTILINE)
+    """Return the version that pyproject.toml states, or what was installed."""
+    if not (ROOT / "pyproject.toml").is_file():
+        from importlib import metadata
+
+        return metadata.version("padding-study")
+    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else "unknown"
 
 
@@ -258,6 +261,10 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], No
 
 
 def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str]) -> int:
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for the options that begin as what is typed
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     try:
         _check_names(parser, argv)
         args = parser.parse_args(with_config(parser, list(argv)))
@@ -357,7 +364,7 @@ def _remedy(package: str | None) -> str:
     imported_as = {"cv2": "opencv", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "umap": "umap-learn"}
     name = imported_as.get(package or "", package or "").split(".")[0].replace("_", "-")
     for file in ("requirements.txt", "requirements-extra.txt"):
-        if name and name in (ROOT / file).read_text(encoding="utf-8"):
+        if name and (ROOT / file).is_file() and name in (ROOT / file).read_text(encoding="utf-8"):
             return f"activate its environment (source .venv/bin/activate), or run pip install -r {ROOT / file}"
     return f"run pip install {name}"
 

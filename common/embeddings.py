@@ -22,14 +22,24 @@ from common.run_record import FLAG, NAME, OBJECT, TEXT, WHOLE, check_fields, opt
 
 # The fields of meta that say which model made the vectors.
 MODELS_CSV = "models.csv"  # beside the sets of a folder: how large and how fast the models are that made them
-MODEL_FIELDS = ("model", "model_options", "fingerprint", "preprocess", "preprocessing_version", "normalized")
+MODEL_FIELDS = (
+    "model",
+    "model_options",
+    "fingerprint",
+    "preprocess",
+    "preprocessing_version",
+    "normalized",
+    "background",
+)
 FORMAT_VERSION = 1
 PREPROCESSING_VERSION = (
     1  # higher wherever the same image and options give other pixels: another decoder, another resize
 )
 META = {  # the fields that this suite reads, see docs/formats.md
     **dict.fromkeys(("id", "split", "dataset_name", "padding"), optional(NAME)),
-    **dict.fromkeys(("model", "fingerprint", "data_root", "precision", "input", "contents"), optional(TEXT)),
+    **dict.fromkeys(
+        ("model", "fingerprint", "data_root", "precision", "input", "contents", "background"), optional(TEXT)
+    ),
     **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
     **dict.fromkeys(("skipped", "batch_size", "preprocessing_version"), optional(WHOLE)),
     **dict.fromkeys(("normalized", "compiled"), optional(FLAG)),
@@ -198,7 +208,7 @@ def load(
     meta = _meta(path, fields, company_name)
     if not (fields.keys() & {"labels", "class_names", "targets"}):
         meta["unread"] = described(arrays, [other for other in arrays.names if other != name and other not in fields])
-    embedding_set = EmbeddingSet(vectors, **_texts(path, fields, len(vectors)), meta=meta)
+    embedding_set = EmbeddingSet(vectors, **_texts(path, fields, *vectors.shape), meta=meta)
     return _without_invalid(embedding_set, drop_invalid)
 
 
@@ -227,6 +237,8 @@ def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
         raise UserError(f"{path}: {name!r} is no matrix of numbers; name the right array with --key") from None
     if vectors.dtype.kind not in "fiu":
         raise UserError(f"{path}: {name!r} holds {vectors.dtype}, not numbers; save the embeddings as float32")
+    if vectors.ndim > 2 and vectors.size == len(vectors) * max(vectors.shape[1:]):  # (n, dim, 1, 1) of a last pooling
+        vectors = vectors.reshape(len(vectors), -1)
     if vectors.ndim != 2:
         raise UserError(f"{path}: {name!r} has shape {vectors.shape}; embeddings need two dimensions, one row a crop")
     if not vectors.size:
@@ -249,7 +261,7 @@ def _sound_rows(vectors: np.ndarray) -> np.ndarray:
     return sound
 
 
-def _texts(path: Path, arrays: dict[str, Any], n: int) -> dict[str, np.ndarray]:
+def _texts(path: Path, arrays: dict[str, Any], n: int, dim: int) -> dict[str, np.ndarray]:
     """Return labels, crop_ids, sample_ids, paths from a schema file or an older one."""
     text = {name: _text(path, name, arrays[name]) for name in array_choice.TEXT_FIELDS if name in arrays}
     if "targets" in text and "classes" in text and not {"labels", "class_names"} & set(text):
@@ -268,7 +280,10 @@ def _texts(path: Path, arrays: dict[str, Any], n: int) -> dict[str, np.ndarray]:
     }
     for name, values in found.items():
         if len(values) != n or (name != "labels" and values.ndim != 1):
-            raise UserError(f"{path}: {len(values)} {name} for {n} vectors; the file is damaged or from another tool")
+            remedy = "the file is damaged or from another tool"
+            if len(values) == dim:
+                remedy = f"each is a column of the ({n}, {dim}) matrix: save it transposed, one row a crop"
+            raise UserError(f"{path}: {len(values)} {name} for {n} vectors; {remedy}")
     return found
 
 

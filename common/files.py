@@ -60,6 +60,15 @@ def kind_of(head: bytes) -> str:
     return "a text file" if text else ""
 
 
+def stand_in(head: bytes) -> str:
+    """Return what a file is that only stands for the wanted one, and what to do; "" where its first bytes say nothing such."""
+    if head.startswith(b"version https://git-lfs."):
+        return "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
+    if kind_of(head[:HEAD]) == "an HTML page":
+        return "an HTML page, not the file itself; download it again, without signing in or with a direct link"
+    return ""
+
+
 def _same_kind(path: Path, new: Path) -> None:
     """Raise UserError where the regular file `path` is of another kind than the one that would take its place."""
     with open(path, "rb") as old_file, open(new, "rb") as new_file:

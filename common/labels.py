@@ -1,16 +1,18 @@
-"""Labels, IDs and splits: label paths, split names, natural order, and a sample in which every class keeps its share."""
+"""Labels, IDs and splits: label paths, split names, groups of photos, natural order, stratified samples."""
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.messages import UserError, warn
+from common.messages import UsageError, UserError, count, warn
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SPLIT_NAMES = tuple(name for names in SPLITS.values() for name in names)
@@ -163,3 +165,35 @@ def natural(text: str) -> list[tuple[float, str]]:
     """Return a sorting key by which -5 comes before 5, 5 before 10, and 10 before 10-vit; numbers come before words."""
     parts = enumerate(re.split(r"((?:^-)?\d+(?:\.\d+)?)", text))  # every second one is a number
     return [(float(part), "") if at % 2 else (math.inf, part) for at, part in parts if part]
+
+
+def groups(photos: Sequence[str], group_by: str | None) -> list[str]:
+    """Return the group of each photo: itself, the first group of an expression, or what a CSV of sample_id,group says."""
+    if group_by is None:
+        return list(photos)
+    if group_by.lower().endswith(".csv"):
+        return _listed(photos, _read_groups(Path(group_by)), f"{group_by} has no line for")
+    try:
+        expression = re.compile(group_by)
+    except re.error as error:
+        raise UsageError(f"--group_by {group_by}: not a regular expression ({error})") from None
+    if not expression.groups:
+        raise UsageError(f"--group_by {group_by}: put what photos of one group share in brackets, as in '(shelf\\d+)_'")
+    found = {photo: match.group(1) for photo in photos if (match := expression.search(photo)) and match.group(1)}
+    return _listed(photos, found, f"--group_by {group_by} matches nothing in")
+
+
+def _listed(photos: Sequence[str], group_of: Mapping[str, str], complaint: str) -> list[str]:
+    lacking = [photo for photo in photos if photo not in group_of]
+    if lacking:
+        raise UserError(f"{complaint} {count(len(lacking), 'sample id')} of {len(photos):,}, such as {lacking[0]!r}")
+    return [group_of[photo] for photo in photos]
+
+
+def _read_groups(path: Path) -> dict[str, str]:
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            rows: Iterable[dict[str, str]] = csv.DictReader(file)
+            return {row["sample_id"]: row["group"] for row in rows}
+    except (KeyError, csv.Error):
+        raise UserError(f"{path}: --group_by needs a CSV with the columns sample_id and group") from None

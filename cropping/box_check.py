@@ -20,6 +20,7 @@ from imaging import images
 
 LIMIT = 0.25  # the share of wrong boxes from which on a file is not cropped unless the user says how to read it
 _ALONE = 1  # a single wrong box is an outlier, whatever its share
+_MANY = 10  # boxes from which on it is no chance that all lie in the first quarter of their photos
 _READINGS = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2", "cxcywh": "centre x, centre y, width, height"}
 
 Headers = Mapping[str, "images.Header | str"]  # of each image file, or the reason why it has none
@@ -96,6 +97,7 @@ def settle(
     if resized.any():  # their crops are skipped where the images are cut
         messages += _told(_sizes_differ(crops, boxes, frames, resized, source), resized, choice)
     wrong = _wrong(boxes.values * np.tile(scales, 2), frames) & ~resized
+    messages += _percent_like(boxes, frames, choice, source)
     messages += _judge(boxes, frames, wrong, choice, source, box_format)
     for row, crop, frame, scale, other in zip(rows, crops, frames.tolist(), scales.tolist(), resized, strict=True):
         if not other:
@@ -116,6 +118,20 @@ def _judge(
     if wrong.sum() > _ALONE or wrong.mean() >= LIMIT:
         return [f"{share}, and no other reading of the file explains it; look at some of them"]
     return []
+
+
+def _percent_like(boxes: _Boxes, frames: np.ndarray, choice: Choice, source: str) -> list[str]:
+    """Return a warning where boxes may be percent: all end within 100 pixels of the first corner, in photos of over 200.
+
+    A box that lies anywhere has one chance in four at most to end in that quarter; for _MANY boxes it is one in a million.
+    """
+    wide = (frames >= 200).all() and (boxes.units == "pixels").all() and len(frames) >= _MANY
+    if choice.confirmed or not wide or boxes.values.max() > 100 or boxes.values.max() < 2 or boxes.values.min() < 0:
+        return []
+    return [
+        f"{source}: all {len(frames):,} boxes end within 100 pixels of their photos' first corner; if they are percent, "
+        "--box_units percent reads them so, --box_units pixels says that they are not"
+    ]
 
 
 def _in_pixels(crop: Crop, frame: tuple[int, int], scale: tuple[float, float], exif: str) -> Crop:
@@ -232,7 +248,10 @@ def _likely_cause(boxes: _Boxes, frames: np.ndarray, wrong: np.ndarray, box_form
     if counts[best] > wrong.sum() / 2:
         return ""
     words, options = readings[best].words, readings[best].options
-    return f"{words}, {counts[best]:,} would: {options} reads them so, --box_units {units} as now"
+    others = [reading.options for reading, n in zip(readings, counts, strict=True) if n == counts[best]]
+    others = [other for other in others if other != options][:3]
+    alike = f" (so would {', or '.join(others)}: look at some crops)" if others else ""
+    return f"{words}, {counts[best]:,} would: {options} reads them so{alike}, --box_units {units} as now"
 
 
 def _by_number(boxes: _Boxes, frames: np.ndarray, box_format: str, units: str) -> Iterator[_Reading]:

@@ -22,8 +22,9 @@ RULES = (
     "by the end of their paths",
     "by their names",
     "by their names with another ending",
+    "by their names in another case",
 )
-_EXACT, _BESIDE, _END, _NAME, _STEM = RULES
+_EXACT, _BESIDE, _END, _NAME, _STEM, _CASE = RULES
 MISSING = "image missing: no "  # how such a reason begins; then comes the name that was looked for
 _SEARCHES = 200  # missing images whose nearest name is looked for; each takes milliseconds
 
@@ -43,7 +44,7 @@ class ImageFolder:
         self.folder = Path(folder)
         self._listed: dict[str, tuple[set[str], dict[str, list[str]]]] = {}
         self._found: dict[tuple[str, str, str], Found | ImageError] = {}
-        self._tree: tuple[dict[str, list[str]], dict[str, list[str]]] | None = None
+        self._tree: list[dict[str, list[str]]] | None = None
         self._searches = 0
 
     def find(self, image_id: str, *, beside: str = "", split: str = "") -> Found:
@@ -69,7 +70,7 @@ class ImageFolder:
         if "\0" in image_id:
             raise ImageError(f"unsafe image id: {image_id!r}")
         if is_plain(image_id.replace("\\", "/")):
-            for name in dict.fromkeys((image_id, image_id.replace("\\", "/"))):
+            for name in dict.fromkeys((image_id, image_id.replace("\\", "/"), image_id.replace("\\", "/").strip())):
                 if files := self._files(name):
                     return Found(_only(files), _EXACT)
                 if beside and (files := self._files(f"{beside}/{name}")):
@@ -81,11 +82,14 @@ class ImageFolder:
                 ending = "/".join(parts[start:])
                 if files := self._files(ending) or (self._files(f"{beside}/{ending}") if beside else []):
                     return Found(_only(files), _END)
-        for table, rule in zip(self._trees(), (_NAME, _STEM), strict=True):
+        for table, rule, key in zip(self._trees(), (_NAME, _STEM, _CASE), _KEYS, strict=True):
             for path in paths:
                 name = path.rpartition("/")[2]
-                if files := table.get(_plain(name if rule == _NAME else _stem(name)), []):
-                    return Found(_only(_narrowed(files, path, beside, split)), rule if _is_image(name) else _NAME)
+                if files := table.get(key(name), []):
+                    return Found(
+                        _only(_narrowed(files, path, beside, split)),
+                        rule if _is_image(name) or rule == _CASE else _NAME,
+                    )
         raise ImageError(f"{MISSING}{image_id}{self._nearest(paths[-1] if paths else image_id)}")
 
     def _files(self, image_id: str) -> list[str]:
@@ -109,17 +113,17 @@ class ImageFolder:
         self._listed[below] = names, by_key
         return names, by_key
 
-    def _trees(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Return every file below the folder by its name, and every image by its name without ending."""
+    def _trees(self) -> list[dict[str, list[str]]]:
+        """Return every file below the folder by its name, and every image by its name without ending, and in lower case."""
         if self._tree is None:
-            by_name: dict[str, list[str]] = {}
-            by_stem: dict[str, list[str]] = {}
+            by_name, by_stem, by_case = self._tree = [{}, {}, {}]
             for path in sorted(self._walk("", frozenset())):
                 name = path.rpartition("/")[2]
                 by_name.setdefault(_plain(name), []).append(path)
                 if _is_image(name):
                     by_stem.setdefault(_plain(_stem(name)), []).append(path)
-            self._tree = by_name, by_stem
+                    for key in (name, _stem(name)):
+                        by_case.setdefault(_folded(key), []).append(path)
         return self._tree
 
     def _walk(self, below: str, above: frozenset[str]) -> Iterator[str]:
@@ -155,7 +159,8 @@ def is_plain(image_id: str) -> bool:
 
 def _addresses(image_id: str) -> Iterator[str]:
     """Yield the relative paths that an id may mean: as it stands, decoded, as a URL, as what a URL's query names."""
-    for text in dict.fromkeys((image_id, unquote(image_id), unquote(unquote(image_id)))):
+    decoded = (image_id, unquote(image_id), unquote(unquote(image_id)))
+    for text in dict.fromkeys((*decoded, *(text.strip() for text in decoded))):
         path, mark, query = text.replace("\\", "/").partition("?")
         values = [value for _, value in parse_qsl(query) if _is_image(value) or "/" in value]
         for address in (*values, path, f"{path}?{query}" * bool(mark), path.partition("#")[0]):
@@ -207,6 +212,13 @@ def _key(name: str) -> str:
 
 def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)  # macOS stores names decomposed
+
+
+def _folded(name: str) -> str:
+    return _plain(name).casefold()
+
+
+_KEYS = (_plain, lambda name: _plain(_stem(name)), _folded)  # of the tables of the whole folder
 
 
 def choose(folder: Path | None, annotations: Sequence[Path]) -> Path:

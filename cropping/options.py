@@ -55,12 +55,6 @@ def add_options(parser: argparse._ActionsContainer, *, required: bool) -> list[a
     return actions
 
 
-def add_background(parser: argparse._ActionsContainer) -> None:
-    """Add --background, the colour that shows through."""
-    text = "colour behind what is transparent in an image"
-    parser.add_argument("--background", choices=COLORS, default="white", help=text)
-
-
 def given(values: Mapping[str, Any]) -> list[str]:
     """Return which of these options the values of all options name: those that are not at their default."""
     actions = add_options(argparse.ArgumentParser(), required=False)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,6 +57,8 @@ class Drawing(NamedTuple):
         The order of the crops changes nothing. Raises UserError when a photo has no group, or a split would stay empty.
         """
         import numpy as np
+
+        from common.labels import groups
 
         photos = sorted(set(samples))
         names = NAMES[len(self.shares)]
@@ -176,37 +177,3 @@ def stratified(counts: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
         given[split] += counts[number]
         drawn[number] = split
     return drawn
-
-
-def groups(photos: Sequence[str], group_by: str | None) -> list[str]:
-    """Return the group of each photo: itself, the first group of an expression, or what a CSV of sample_id,group says."""
-    if group_by is None:
-        return list(photos)
-    if group_by.lower().endswith(".csv"):
-        return _listed(photos, _read(Path(group_by)), f"{group_by} has no line for")
-    try:
-        expression = re.compile(group_by)
-    except re.error as error:
-        raise UsageError(f"--group_by {group_by}: not a regular expression ({error})") from None
-    if not expression.groups:
-        raise UsageError(f"--group_by {group_by}: put what photos of one group share in brackets, as in '(shelf\\d+)_'")
-    found = {photo: match.group(1) for photo in photos if (match := expression.search(photo)) and match.group(1)}
-    return _listed(photos, found, f"--group_by {group_by} matches nothing in")
-
-
-def _listed(photos: Sequence[str], group_of: Mapping[str, str], complaint: str) -> list[str]:
-    lacking = [photo for photo in photos if photo not in group_of]
-    if lacking:
-        raise UserError(f"{complaint} {count(len(lacking), 'sample id')} of {len(photos):,}, such as {lacking[0]!r}")
-    return [group_of[photo] for photo in photos]
-
-
-def _read(path: Path) -> dict[str, str]:
-    import csv
-
-    try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows: Iterable[dict[str, str]] = csv.DictReader(file)
-            return {row["sample_id"]: row["group"] for row in rows}
-    except (KeyError, csv.Error):
-        raise UserError(f"{path}: --group_by needs a CSV with the columns sample_id and group") from None

@@ -10,7 +10,7 @@ from annotations import formats
 from annotations.formats import Source
 from annotations.records import Skipped
 from common import messages
-from cropping import box_check, cutter, image_folder, padding, photo_splits
+from cropping import box_check, crop_runs, crops_folder, cutter, image_folder, padding, photo_splits
 from cropping.cutter import Crop, Size, Style
 from cropping.image_folder import MISSING, ImageFolder
 from cropping.options import Annotations
@@ -40,6 +40,26 @@ class Plan:
             except images.ImageError as error:
                 found[file, declared] = str(error)
         return found
+
+    def wanted(self, padding: Padding, style: Style) -> crop_runs.Wanted:
+        """Return what a run at this padding wants of a crops folder."""
+        crops = {crop.path: crop.item for crop in self.objects if isinstance(crop, Crop)}
+        missing = {
+            f"{crop.sample_id}_{crop.object_id}": crop.reason.removeprefix(MISSING).partition(";")[0]
+            for crop in self.objects
+            if isinstance(crop, Skipped) and crop.reason.startswith(MISSING)
+        }
+        return crop_runs.Wanted(crops, missing, lambda: self._lines(padding, style))
+
+    def _lines(self, padding: Padding, style: Style) -> list[dict[str, str]] | None:
+        """Return the lines of crops.csv by column, None where pixels do not follow from them: of outlines, and of photos that
+        are turned, transparent or deeper than 8 bits, for which the rules have changed."""
+        headers = {header for header in self.headers.values() if isinstance(header, images.Header)}
+        if style.cutout != "box" or any(header.orientation != 1 or not header.plain for header in headers):
+            return None
+        rows, _ = cutter.settle(self.objects, self.sizes(style), padding, style)
+        header, lines = crops_folder.lines_of(rows)
+        return [dict(zip(header, map(str, line), strict=True)) for line in lines]
 
 
 def read(asked: Annotations, style: Style, drawing: photo_splits.Drawing | None) -> Plan:

@@ -13,6 +13,7 @@ from common.cli import cores
 from common.messages import UserError, progress, warn
 from common.run_record import NAME, TEXT, check_fields, one_of, optional
 from imaging import crops
+from imaging.colors import COLORS
 
 if TYPE_CHECKING:
     from embedding.embedder import Embedder
@@ -84,8 +85,22 @@ def _recorded_options(model: Mapping[str, Any], source: str) -> tuple[dict[str, 
     return given, given.pop("resize_mode", preprocess.get("resize_mode", "squash"))
 
 
+def background(model: Mapping[str, Any], source: str, asked: str | None = None) -> str:
+    """Return the colour behind what is transparent in a query: the one `asked` for, else that of the vectors of `source`.
+
+    `model`: their meta fields. Raises UserError where these name no colour.
+    """
+    check_fields(model, {"background": optional(one_of(*COLORS))}, source)
+    return asked or model.get("background") or "white"
+
+
 def embed(
-    paths: Sequence[Path], embedder: Embedder, *, batch_size: int = 64, workers: int | None = None
+    paths: Sequence[Path],
+    embedder: Embedder,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    background: str = "white",
 ) -> tuple[np.ndarray, list[Path]]:
     """Return the vectors (n, dim) float32 and the images they are of; those that cannot be read are named on stderr and left out.
 
@@ -93,7 +108,7 @@ def embed(
     """
     vectors, readable = [], []
     with progress(total=len(paths), desc="embedding", unit="image") as bar:
-        for batch in embedder.embed(paths, batch_size=batch_size, workers=workers or cores()):
+        for batch in embedder.embed(paths, batch_size=batch_size, workers=workers or cores(), background=background):
             vectors.append(batch.vectors)
             readable += [paths[row] for row, sound in zip(batch.rows, batch.fine, strict=True) if sound]
             for row, reason in batch.skipped:

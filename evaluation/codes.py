@@ -12,20 +12,22 @@ import numpy as np
 from common.embedding_sets import pieces, require_one_model
 from common.embeddings import EmbeddingSet
 from common.messages import UserError
-from evaluation import fusion
 from evaluation.records import Rule
+from evaluation.units import PHOTOS, Units, crop_names, photo_names
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Of the rows of one set, (n,) int64 each: codes of the label, the crop and the source image.
+    """Of the rows of one set, (n,) int64 each: codes of the label, the crop, the image and the photo.
 
-    A reference's crop or image is -1 where no query has it: it matters only where a query has the same.
+    image: what intervals count as one, the source photo or its group (see units.py); -1 for references. photo: the source photo. A
+    reference's crop or photo is -1 where no query has it: it matters only where a query has the same.
     """
 
     label: np.ndarray
     crop: np.ndarray
     image: np.ndarray
+    photo: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class CodedSets:
 
     classes (n_class,), crops (n_crop,) and images (n_image,): the sorted texts that the codes stand for. crop_label and crop_image
     (n_crop,): codes of each crop. matched (n_crop,) bool: whether every query set holds the crop, once.
-    without_samples: the files of sets in which a row does not name its source image.
+    without_samples: the files of sets in which a row does not name its source photo. units: what an image is.
     """
 
     references: dict[str, EmbeddingSet]
@@ -48,6 +50,12 @@ class CodedSets:
     crop_image: np.ndarray
     matched: np.ndarray
     without_samples: list[str]
+    units: Units = PHOTOS
+
+    @property
+    def dataset(self) -> str:
+        """The data set that the queries name; '' where they do not."""
+        return next(iter(self.queries.values())).dataset
 
     @cached_property
     def starts(self) -> dict[str, int]:
@@ -69,7 +77,7 @@ class CodedSets:
     def shared_images(self) -> int:
         """Number of source images with crops on both sides: leakage, unless the same sample is left out."""
         reference, query = (
-            np.concatenate([codes.image for codes in side.values()])
+            np.concatenate([codes.photo for codes in side.values()])
             for side in (self.reference_codes, self.query_codes)
         )
         return len(np.intersect1d(reference[reference >= 0], query))
@@ -81,21 +89,26 @@ class CodedSets:
 
 
 def code_sets(
-    references: Sequence[EmbeddingSet], queries: Sequence[EmbeddingSet], label_level: int | None = None
+    references: Sequence[EmbeddingSet],
+    queries: Sequence[EmbeddingSet],
+    label_level: int | None = None,
+    units: Units = PHOTOS,
 ) -> CodedSets:
     """Code the labels at `label_level` (None: the deepest), crops and images of labelled sets with distinct IDs a side.
 
-    Raises UserError for a set without that level.
+    `units`: what intervals, p and resampling count as one. Raises UserError for a set without that level, or a photo without group.
     """
     everything = [*references, *queries]
     n_reference = len(references)
     classes, labels = code(label_names(everything, label_level))
     crops, query_crops = code(crop_names(queries, "query"))
-    images, query_images = code(image_names(queries, "query"))
+    photos, query_photos = code(photo_names(queries, "query"))
+    images, query_images = code(units.names(queries, "query")) if units.group_by else (photos, query_photos)
     reference_crops = look_up(crops, crop_names(references, "reference"))
-    reference_images = look_up(images, image_names(references, "reference"))
-    reference_codes = map(Codes, labels[:n_reference], reference_crops, reference_images)
-    query_codes = list(map(Codes, labels[n_reference:], query_crops, query_images))
+    reference_photos = look_up(photos, photo_names(references, "reference"))
+    none = [np.full(len(photo), -1) for photo in reference_photos]
+    reference_codes = map(Codes, labels[:n_reference], reference_crops, none, reference_photos)
+    query_codes = list(map(Codes, labels[n_reference:], query_crops, query_images, query_photos))
     rows_of = np.bincount(np.concatenate(query_crops), minlength=len(crops))
     sets_of = np.bincount(np.concatenate([np.unique(crop) for crop in query_crops]), minlength=len(crops))
     crop_image, crop_label = np.zeros((2, len(crops)), np.int64)
@@ -114,6 +127,7 @@ def code_sets(
         crop_image=crop_image,
         matched=(rows_of == len(queries)) & (sets_of == len(queries)),
         without_samples=without_samples(everything),
+        units=units,
     )
 
 
@@ -136,39 +150,6 @@ def _codes_among(texts: np.ndarray, piece: np.ndarray) -> np.ndarray:
     distinct, inverse = np.unique(piece, return_inverse=True)
     place = np.minimum(np.searchsorted(texts, distinct), len(texts) - 1)
     return np.where(texts[place] == distinct, place, -1)[inverse.ravel()]
-
-
-def crop_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
-    """Return per set, in pieces, the join keys of its crops; where crop_ids are missing, a row is known by side and number.
-
-    Then rows of the same number are the same crop if all sets are of one length, which is how older files are laid out.
-    """
-    aligned = len({len(embedding_set) for embedding_set in sets}) == 1
-    return [_crop_names(embedding_set, f"{side} {'' if aligned else embedding_set.id} row ") for embedding_set in sets]
-
-
-def _crop_names(embedding_set: EmbeddingSet, prefix: str) -> Iterator[np.ndarray]:
-    start = 0
-    for piece in pieces(embedding_set):
-        key, stop = fusion.crop_keys(piece), start + len(piece)
-        missing = key == ""
-        yield np.where(missing, np.char.add(prefix, np.arange(start, stop).astype(str)), key) if missing.any() else key
-        start = stop
-
-
-def image_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
-    """Return per set, in pieces, the join keys of the source images.
-
-    Without the source image a crop is its own cluster; the prefix keeps it apart from images of the same name.
-    """
-    return [_image_names(*both) for both in zip(sets, crop_names(sets, side), strict=True)]
-
-
-def _image_names(embedding_set: EmbeddingSet, crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    for piece, crop in zip(pieces(embedding_set), crops, strict=True):
-        key = fusion.sample_keys(piece)
-        missing = key == ""
-        yield np.where(missing, np.char.add("crop ", crop), key) if missing.any() else key
 
 
 def label_names(sets: Sequence[EmbeddingSet], level: int | None) -> list[Iterator[np.ndarray]]:

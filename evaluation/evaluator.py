@@ -19,6 +19,7 @@ from common.messages import UsageError, UserError
 from evaluation import fusion, metrics
 from evaluation.codes import CodedSets, Codes, check
 from evaluation.records import Combination, Cost, Decisions, Rule, Tally
+from uncertainty.scores import close_calls
 
 KEPT = 64  # fused sets and rows in common in memory: every set of queries is used with every set of references
 FITTED = 4  # fitted classifiers in memory, each of which may hold all its references
@@ -273,7 +274,7 @@ def _reference_rows(evaluator: Evaluator, ids: tuple[str, ...]) -> tuple[np.ndar
 
 
 def _group(rule: Rule, codes: Codes) -> np.ndarray:
-    return codes.image if rule.exclude == "sample" else codes.crop
+    return codes.photo if rule.exclude == "sample" else codes.crop
 
 
 def _task(evaluator: Evaluator, reference_ids: Sequence[str], query_id: str) -> Task:
@@ -330,7 +331,8 @@ def _classified(
         raise UsageError(
             "--classifier learns from all references and leaves none out: go without --exclude_self, --exclude_same_sample"
         )
-    return replace(decisions, voted=_given(evaluator, classifier, reference_ids, query_ids))
+    voted = _given(evaluator, classifier, reference_ids, query_ids)
+    return replace(decisions, voted=voted, close=np.zeros(len(decisions), bool))
 
 
 def _decide(
@@ -343,7 +345,8 @@ def _decide(
     view = np.full(len(query_rows), list(coded.queries).index(query_id))
     codes = coded.query_codes[query_id]
     query_codes = codes.crop[query_rows], codes.image[query_rows], codes.label[query_rows]
-    return Decisions(view, query_rows, *query_codes, nearest, voted, similarities, neighbours)
+    close = close_calls(similarities, labels)
+    return Decisions(view, query_rows, *query_codes, nearest, voted, similarities, neighbours, close)
 
 
 def _decide_fused(evaluator: Evaluator, combination: Combination) -> Decisions:
@@ -390,7 +393,8 @@ def _pool_views(views: Sequence[Decisions], rows: np.ndarray) -> Decisions:
     similarities, neighbours = (lists.reshape(rows.shape[1], -1)[:, :width] for lists in (similarities, neighbours))
     first, row = views[0], rows[0]
     codes = first.crop[row], first.image[row], first.label[row]
-    return Decisions(first.view[row], first.row[row], *codes, nearest, voted, similarities, neighbours)
+    close = np.any([view.close[row] for view, row in zip(views, rows, strict=True)], axis=0)
+    return Decisions(first.view[row], first.row[row], *codes, nearest, voted, similarities, neighbours, close)
 
 
 def tally(coded: CodedSets, decisions: Decisions, reference_ids: Iterable[str]) -> Tally:
@@ -401,12 +405,14 @@ def tally(coded: CodedSets, decisions: Decisions, reference_ids: Iterable[str]) 
         known[coded.reference_codes[r].label] = True
     right = np.stack([decisions.nearest == decisions.label, decisions.right])
     hits = coded.neighbour_label[decisions.neighbours[:, : max(metrics.RECALL_AT)]] == decisions.label[:, None]
-    recalled = [right[0].sum() if k == 1 else hits[:, :k].any(axis=1).sum() for k in metrics.RECALL_AT]
+    recalled = np.stack([right[0] if k == 1 else hits[:, :k].any(axis=1) for k in metrics.RECALL_AT])
     return Tally(
         n=len(decisions),
         n_unknown=int((~known[decisions.label]).sum()),
         right=right.sum(axis=1),
-        recalled=np.array(recalled),
+        n_close=int(decisions.close.sum()),
+        recalled=recalled.sum(axis=1),
+        image_recalled=np.stack([np.bincount(decisions.image, row, minlength=n_image) for row in recalled]),
         image_right=np.stack([np.bincount(decisions.image, row, minlength=n_image) for row in right]),
         image_size=np.bincount(decisions.image, minlength=n_image).astype(float),
         matched_right=np.bincount(decisions.image, right[1] & coded.matched[decisions.crop], minlength=n_image),

@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 
-from evaluation.codes import CodedSets, code, code_sets, image_names
+from evaluation.codes import CodedSets, code, code_sets
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Rule
 from uncertainty import references as uncertain
 from uncertainty.intervals import AccuracyInterval
+
+
+@dataclass(frozen=True)
+class NewReferences:
+    """The interval of an accuracy with new references and new queries, and the references' standard deviation, shares in 0..1."""
+
+    interval: AccuracyInterval
+    spread: float
+
+
+def new_references(
+    coded: CodedSets,
+    rule: Rule,
+    combinations: Iterable[Combination],
+    *,
+    label_level: int | None = None,
+    seed: int = 0,
+) -> dict[Combination, NewReferences | None]:
+    """Return for each combination what `reference_interval` says; None where its reference photos are unknown or too few."""
+    unknown = {one.id for one in coded.references.values() if one.source in coded.without_samples}
+    found = {}
+    for combination in combinations:
+        known = unknown.isdisjoint(combination.reference_ids)
+        both = reference_interval(coded, rule, combination, label_level=label_level, seed=seed) if known else None
+        found[combination] = NewReferences(*both) if both else None
+    return found
 
 
 def reference_interval(
@@ -27,7 +56,7 @@ def reference_interval(
     """
     references = [coded.references[r] for r in combination.reference_ids]
     queries = [coded.queries[q] for q in combination.query_ids]
-    photo = np.concatenate(code(image_names(references, "reference"))[1])
+    photo = np.concatenate(code(coded.units.names(references, "reference"))[1])
     label = np.concatenate([coded.reference_codes[r].label for r in combination.reference_ids])
     if len(np.unique(photo)) < 4 or min(map(len, references)) < 4 * rule.k:
         return None
@@ -38,7 +67,7 @@ def reference_interval(
             reference.take(np.flatnonzero(part))
             for reference, part in zip(references, np.split(kept, ends), strict=True)
         ]
-        evaluator = Evaluator(code_sets(halves, queries, label_level), rule)
+        evaluator = Evaluator(code_sets(halves, queries, label_level, coded.units), rule)
         total = tally(evaluator.coded, evaluator.decide(combination), combination.reference_ids)
         return total.image_right[1], total.image_size
 

@@ -10,7 +10,7 @@ import numpy as np
 from classifiers.choice import Choice, choose, per_photo
 from classifiers.recipes import NEAREST, Recipe, Rows, candidates
 from common.messages import UserError
-from evaluation.codes import code, image_names
+from evaluation.codes import code
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
 from uncertainty.intervals import difference_intervals
@@ -85,7 +85,7 @@ def rows(evaluator: Evaluator, combination: Combination) -> tuple[Rows, Rows]:
     """
     task, ids = evaluator.tasks(combination)[0], combination.reference_ids
     sets = evaluator.coded.references
-    photos = dict(zip(sets, code(image_names(list(sets.values()), "reference"))[1], strict=True))
+    photos = dict(zip(sets, code(evaluator.coded.units.names(list(sets.values()), "reference"))[1], strict=True))
     if evaluator.rule.fusion in ("mean", "concat"):
         photo = photos[ids[0]][evaluator.fused("reference", ids).rows]
     else:

@@ -32,6 +32,7 @@ class Decisions:
     nearest: label of the nearest neighbour; voted: label that the k neighbours vote for, or that another classifier gives; -1 is
     none. similarities (n, depth)
     float32 and neighbours (n, depth) int64, rows of the references in the order of their sets, -1 where there are fewer.
+    close: (n,) bool, whether a neighbour of another label is as near as the nearest, but for rounding, in any of the views.
     """
 
     view: np.ndarray
@@ -43,6 +44,7 @@ class Decisions:
     voted: np.ndarray
     similarities: np.ndarray
     neighbours: np.ndarray
+    close: np.ndarray
 
     def __len__(self) -> int:
         return len(self.label)
@@ -57,15 +59,18 @@ class Decisions:
 class Tally:
     """Totals of decisions, which add up.
 
-    n, n_unknown: decisions, and those whose label no reference has. right (2,): by the nearest neighbour, by what decides.
-    recalled (3,): decisions with their label among the first 1, 5, 10. image_right (2, n_image), image_size (n_image,): right and
-    all decisions per source image. matched_right (n_image,): right votes on crops that every query set holds. class_* (n_class,).
+    n, n_unknown, n_close: decisions, those whose label no reference has, those that are close (see `Decisions`). right (2,): by the
+    nearest neighbour, by what decides. recalled (3,), image_recalled (3, n_image): decisions with their label among the first 1, 5,
+    10, in all and by source image. image_right (2, n_image), image_size (n_image,): right and all decisions per source image.
+    matched_right (n_image,): right votes on crops that every query set holds. class_* (n_class,).
     """
 
     n: int
     n_unknown: int
+    n_close: int
     right: np.ndarray
     recalled: np.ndarray
+    image_recalled: np.ndarray
     image_right: np.ndarray
     image_size: np.ndarray
     matched_right: np.ndarray

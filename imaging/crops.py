@@ -155,11 +155,16 @@ def _boxes(columns: Mapping[str, Sequence[str]], path: Path) -> np.ndarray | Non
 
 
 def changes(root: Path) -> list[str]:
-    """Return a sentence for crops.csv and one for skipped.csv where they were changed since crop.py wrote them."""
+    """Return a sentence for crops.csv and one for skipped.csv where they were changed since crop.py wrote them.
+
+    Where a run of crop.py has not finished, which may have replaced one of them, the only sentence says that.
+    """
     try:
         written = run_record.read_json(root / RECORD).get("written", {})
     except (OSError, UserError):  # no folder of crop.py, or of an older version, or a record that says nothing for sure
         return []
+    if isinstance(written, dict) and "doing" in written:
+        return [f"{root}: a run of crop.py that adds crops has not finished here; run it again"]
     told = []
     for name, facts in written.items() if isinstance(written, dict) else ():
         known = name in (MANIFEST, SKIPPED) and isinstance(facts, dict) and (root / name).is_file()

@@ -55,6 +55,7 @@ MOST_BYTES = 1 << 30  # of an encoded image
 NO_HEIC = "HEIC image; pip install pillow-heif"
 
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_ORIENTATION, _TIFF_SAMPLES = 256, 257, 258, 274, 277
+_TIFF_SUBFILE, _TIFF_DNG = 254, 50706
 _TIFF_MOST, _TIFF_EXTRA, _TIFF_FORMAT, _TIFF_SMOST = 281, 338, 339, 341
 
 
@@ -110,6 +111,8 @@ def _header(file: BinaryIO) -> Header:
             deep = mode[0] in "IF" or (kind == "PNG" and len(start) > 24 and start[24] == 16)
             odd = kind == "PPM" and image.tile[0][0] != "raw"  # a maxval other than 255, or numbers as text
     except Exception as error:  # a parser of hostile files may raise anything
+        if what := files.stand_in(start):
+            raise ImageError(f"not an image: {what}") from error
         raise ImageError(NO_HEIC if image_kind(start) == "HEIC" and not reads_heic() else "not an image") from error
     plain = not (alpha or deep or odd or kind == "HEIF")
     return Header(width, height, _orientation(exif) if exif else 1, kind, plain, "straight" if alpha else "")
@@ -122,6 +125,8 @@ def _tiff_header(file: BinaryIO) -> Header:
     pillow()
     try:
         head = file.read(8)
+        is_raw = file.read(2) == b"CR"  # Canon's
+        file.seek(8)
         head += file.read(8) if head[2] == 43 or head[3] == 43 else b""  # BigTIFF
         tags = ImageFileDirectory_v2(head)
         file.seek(tags.next)
@@ -132,9 +137,12 @@ def _tiff_header(file: BinaryIO) -> Header:
         alpha = {1: "premultiplied", 2: "straight"}.get(int(extra[-1]), "") if extra else ""
         most = _many(tags.get(_TIFF_SMOST) or tags.get(_TIFF_MOST) or ())
         orientation = tags.get(_TIFF_ORIENTATION, 1)
+        is_raw = is_raw or bool(int(tags.get(_TIFF_SUBFILE, 0)) & 1) or _TIFF_DNG in tags
         is_float = 3 in _many(tags.get(_TIFF_FORMAT, 1))
     except Exception as error:  # a parser of hostile files may raise anything
         raise ImageError("not an image") from error
+    if is_raw:  # what stands first in such a file is a small preview
+        raise ImageError("a camera's raw file; export it as JPEG, PNG or TIFF")
     if width < 1 or height < 1:
         raise ImageError("not an image")
     white = float(max(most)) if most and bits > 8 else float(2**bits - 1) if 8 < bits < 16 and not is_float else None

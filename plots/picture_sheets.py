@@ -21,11 +21,13 @@ def results(
     *,
     title: str = "",
     score: str = "cosine",
+    judged: bool = True,
+    first: str = "query",
 ) -> None:
     """Draw a row for each query: its picture, then the results with rank, score and label.
 
     rows: (picture, true label or None, [(picture, label, score)]). Where the truth is known, results are marked with a sign, a
-    word and a frame.
+    word and a frame, unless they are not `judged`. `first` stands over the first picture of a row.
     """
     columns = 1 + max(len(found) for _, _, found in rows)
     texts = [text for _, truth, found in rows for text in (truth or "", *(label for _, label, _ in found))]
@@ -33,11 +35,11 @@ def results(
         for at, (picture, truth, found) in enumerate(rows):
             axes = figure.add_subplot(len(rows), columns, at * columns + 1)
             _show(axes, picture, figures.INK, 2.2)
-            axes.set_title("query", fontsize=8, color=figures.INK, loc="left", pad=3, **figures.BOLD)
+            axes.set_title(first, fontsize=8, color=figures.INK, loc="left", pad=3, **figures.BOLD)
             axes.set_xlabel(_label(clean, truth or Path(picture).name), fontsize=7, loc="left", labelpad=3)
             for rank, (shown, label, value) in enumerate(found, 1):
                 axes = figure.add_subplot(len(rows), columns, at * columns + 1 + rank)
-                right = None if truth is None else label == truth
+                right = None if truth is None or not judged else label == truth
                 color = figures.INK if right is None else RIGHT if right else WRONG
                 _show(axes, shown, "#BBBBBB" if right is None else color, 0.8 if right is None else 2.2)
                 mark = "" if right is None else " ✓ right" if right else " ✗ wrong"

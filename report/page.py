@@ -19,6 +19,8 @@ from evaluation.evaluator import Evaluator
 from evaluation.fusion import AVERAGE, DECISION, NAME
 from evaluation.records import Combination, Decisions
 from report import cards, charts, tables
+from report.data_check import data_check
+from soundness.check import Soundness
 from uncertainty import intervals
 
 if TYPE_CHECKING:
@@ -29,17 +31,30 @@ HERE = Path(__file__).resolve().parent
 
 
 def write(
-    path: Path, evaluator: Evaluator, decided: Mapping[Combination, Decisions], findings: Findings, *, seed: int = 0
+    path: Path,
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    findings: Findings,
+    *,
+    checked: Soundness | None = None,
+    seed: int = 0,
 ) -> None:
     """Write the page of what a search found, scored by `evaluator`, to `path`, whole or not at all.
 
     `decided`: the decisions of what the page shows, see comparison.decide_reported. Where the combination was chosen on the
-    queries it is scored on, the page says so.
+    queries it is scored on, the page says so. `checked`: whether the data are sound, where that was asked for.
     """
-    files.write_text(path, page(evaluator, decided, findings, seed=seed))
+    files.write_text(path, page(evaluator, decided, findings, checked=checked, seed=seed))
 
 
-def page(evaluator: Evaluator, decided: Mapping[Combination, Decisions], findings: Findings, *, seed: int = 0) -> str:
+def page(
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    findings: Findings,
+    *,
+    checked: Soundness | None = None,
+    seed: int = 0,
+) -> str:
     """Return the page as text; see `write`."""
     comparison, ranked = findings.final, findings.ranked
     coded, rule = evaluator.coded, evaluator.rule
@@ -73,6 +88,7 @@ def page(evaluator: Evaluator, decided: Mapping[Combination, Decisions], finding
         costs={name: charts.cost_chart(ranked.results, width) for name, width in tables.WIDTHS.items()},
         padding=tables.padding(coded, pairs, best),
         confusion=tables.confusion(coded.classes, decisions),
+        data_check=data_check(checked) if checked else None,
         flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
         side_by_side=findings.models,
         effects=findings.effects,
@@ -80,6 +96,8 @@ def page(evaluator: Evaluator, decided: Mapping[Combination, Decisions], finding
         n_ranked=RANKED,
         few=intervals.FEW_IMAGES,
         level=LEVEL,
+        unit=coded.units.noun("image"),
+        group_by=coded.units.group_by,
     )
 
 

@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from common import cli
+from imaging.colors import add_background
 
 RERANKINGS = ("none", "query_expansion", "k_reciprocal", "geometric")  # of retrieval/retrieve.py
 
@@ -44,6 +45,7 @@ def add_query_options(parser: ArgumentParser) -> None:
     add("--model", metavar="SPEC", help="where the model is now (default: as recorded with the vectors)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
+    add_background(parser, None)
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")
     cli.add_spreadsheet_safe(parser, "the TSV")
     add("--plot", type=cli.PICTURE, metavar="FILE.png", help="draw queries and results, right and wrong marked")

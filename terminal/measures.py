@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,59 +13,98 @@ from common import knn, messages
 from evaluation import metrics, per_query
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally
+from evaluation.half_samples import new_references
 from evaluation.learning_curve import learning_curve
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination, Decisions, Rule, Tally
 from terminal import tables
 from terminal.tables import fixed_line
 from uncertainty import intervals
+from uncertainty.intervals import AccuracyInterval
+from uncertainty.scores import class_recalls, macro_f1_interval
 
 SHOWN = 30  # classes in a table
+BY_QUERY = ("MAP@R", "R-precision")
+CLASSES = (
+    "label, worst first",
+    "precision",
+    "recall",
+    "F1",
+    "queries",
+    "shrunken recall",
+    "95% interval",
+    "reliability",
+)
 
 
 def measures(
     coded: CodedSets,
     rule: Rule,
     combination: Combination,
-    tally: Tally,
+    decisions: Decisions,
     retrieval: tuple[np.ndarray, np.ndarray],
 ) -> str:
-    """Return every measure of one combination: its totals, and MAP@R and R-precision with their images (per_query.retrieval)."""
-    lines = [fixed_line(combination, tally.accuracy), _accuracy(tally, 1, "Accuracy@1:")]
-    lines += [_accuracy(tally, 0, "Nearest neighbour alone:")] if rule.k > 1 else []
-    answerable = tally.n - tally.n_unknown
-    share = f"{tally.right[1] / answerable:.4f}" if answerable else "-"
+    """Return every measure of one combination, from its decisions, and MAP@R and R-precision with their images (per_query)."""
+    noun = coded.units.noun("image")
+    totals = tally(coded, decisions, combination.reference_ids)
+    lines = [fixed_line(combination, totals.accuracy), _accuracy(totals, 1, "Accuracy@1:", noun)]
+    lines += [_accuracy(totals, 0, "Nearest neighbour alone:", noun)] if rule.k > 1 else []
+    answerable = totals.n - totals.n_unknown
+    share = f"{totals.right[1] / answerable:.4f}" if answerable else "-"
     lines.append(
-        f"  Decisions {tally.n:,}, of a label no reference has {tally.n_unknown:,}; accuracy over the others {share}"
+        f"  Decisions {totals.n:,}, of a label no reference has {totals.n_unknown:,}; accuracy over the others {share}"
     )
-    (average_precision, r_precision), image = retrieval
-    interval = intervals.accuracy_interval(np.bincount(image, average_precision), np.bincount(image))
-    lines.append(f"  MAP@R {average_precision.mean():.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f}")
+    if totals.n_close:
+        lines.append(
+            f"  Close calls {totals.n_close:,}: a neighbour of another label is as near but for 1e-6; rounding decides"
+        )
     n_reference = sum(len(coded.references[r]) for r in combination.reference_ids)
-    recall = [
-        f"Recall@{k} {hits / tally.n:.4f}"
-        for k, hits in zip(RECALL_AT, tally.recalled, strict=True)
+    rows = [
+        (f"Recall@{k}", totals.image_recalled[row], totals.image_size)
+        for row, k in enumerate(RECALL_AT)
         if k <= n_reference
     ]
-    lines.append(f"  {'  '.join(recall)}  R-precision {r_precision.mean():.4f}  Macro-F1 {tally.scores.macro_f1:.4f}\n")
-    return "\n".join([*lines, *_classes(coded, tally)]) + "\n"
+    scores, image = retrieval
+    rows += [
+        (name, np.bincount(image, score), np.bincount(image)) for name, score in zip(BY_QUERY, scores, strict=True)
+    ]
+    lines += [_measure(name, intervals.accuracy_interval(total, size)) for name, total, size in rows]
+    macro_f1, low, high = macro_f1_interval(decisions.label, decisions.voted, decisions.image)
+    lines.append(f"  Macro-F1 {macro_f1:.4f}, 95 % interval {low:.4f} to {high:.4f}\n")
+    return "\n".join([*lines, *_classes(coded, totals)]) + "\n"
 
 
-def _accuracy(tally: Tally, row: int, name: str) -> str:
+def _measure(name: str, interval: AccuracyInterval) -> str:
+    return f"  {name} {interval.accuracy:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f}"
+
+
+def _accuracy(tally: Tally, row: int, name: str, noun: str) -> str:
     interval = intervals.accuracy_interval(tally.image_right[row], tally.image_size)
-    few = ", few images" if interval.few_images else ""
+    few = f", few {noun}s" if interval.few_images else ""
     return (
         f"  {name} {tally.right[row] / tally.n:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
-        f"({interval.n_images} images{few})"
+        f"({interval.n_images} {noun}s{few})"
     )
 
 
 def _classes(coded: CodedSets, tally: Tally) -> list[str]:
-    scores = tally.scores
-    columns = zip(coded.classes, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
-    rows = [(name, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", int(n)) for name, p, r, f, n in columns if n]
+    """Return a row for each class; recall also shrunken towards that of all, see uncertainty.scores.class_recalls."""
+    scores, recalls = tally.scores, class_recalls(tally.class_right, tally.class_size)
+    rows = [
+        (
+            coded.classes[at],
+            f"{scores.precision[at]:.3f}",
+            f"{scores.recall[at]:.3f}",
+            f"{scores.f1[at]:.3f}",
+            int(scores.support[at]),
+            f"{recalls.shrunken[at]:.3f}",
+            f"{recalls.low[at]:.3f} to {recalls.high[at]:.3f}",
+            f"{recalls.reliability[at]:.2f}",
+        )
+        for at in np.flatnonzero(scores.support)
+    ]
     rows.sort(key=lambda row: (row[3], row[0]))
-    lines = [messages.table(["label, worst first", "precision", "recall", "F1", "queries"], rows[:SHOWN])]
+    lines = [messages.table(CLASSES, rows[:SHOWN])]
     if len(rows) > SHOWN:
         lines.append(f"… and {len(rows) - SHOWN:,} labels with higher F1; --predictions writes every query")
     return lines
@@ -122,9 +162,8 @@ def show(
     decided = {}
     for combination in asked:
         decided[combination] = decisions = evaluator.decide(combination)
-        totals = tally(evaluator.coded, decisions, combination.reference_ids)
         retrieval = per_query.retrieval(evaluator, combination)
-        print(measures(evaluator.coded, evaluator.rule, combination, totals, retrieval))
+        print(measures(evaluator.coded, evaluator.rule, combination, decisions, retrieval))
     if rows:
         print(f"{tables.classifiers(rows)}\n")
     return decided
@@ -134,3 +173,14 @@ def show_learning_curve(evaluator: Evaluator, start: Combination, findings: Find
     """Print the accuracy of a pair over references per class."""
     points = learning_curve(evaluator, start, seed=seed)
     print(f"\n{tables.learning_curve(start, points, findings.ranked if findings else None)}")
+
+
+def show_new_references(
+    evaluator: Evaluator, findings: Findings, combinations: Sequence[Combination], label_level: int | None, seed: int
+) -> Findings:
+    """Print both intervals of the combinations that are reported, and return the findings with those for new references."""
+    known = {result.combination: result for result in findings.final.results}
+    asked = [combination for combination in dict.fromkeys(combinations) if combination in known]
+    found = new_references(evaluator.coded, evaluator.rule, asked, label_level=label_level, seed=seed)
+    print(f"\n{tables.new_references(found, known)}\n")
+    return replace(findings, new_references=found)

@@ -44,6 +44,13 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     scoring.add_argument(
         "--label_level", type=whole(0), metavar="L", help="label level that is scored (default: the deepest)"
     )
+    text = (
+        "what intervals, p and resampling count as one (default: the photo): the first group of an expression in the "
+    )
+    text += "sample id, or a CSV of sample_id,group"
+    scoring.add_argument("--group_by", metavar="REGEX|FILE.csv", help=text)
+    text = "also print the interval for new references, from halves of the reference photos (40 searches a combination)"
+    scoring.add_argument("--references_vary", action="store_true", help=text)
     leave = scoring.add_mutually_exclusive_group()
     left_out: dict[str, Any] = {"action": "store_const", "dest": "exclude", "default": "none"}
     leave.add_argument("--exclude_self", **left_out, const="self", help="a crop is not its own neighbour, at any ID")
@@ -124,6 +131,7 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
         "accuracy with few reference photos a class, many draws: with --reference_ids, or of the pair of least padding"
     )
     add("--learning_curve", action="store_true", help=text)
+    add_check(parser)
     add("--similarity", action="store_true", help="mean cosine within and between classes, with a heat map")
     add("--plot", nargs="+", choices=methods, default=[], help="2-D maps to draw")
     add("--top_n_labels", type=whole(1), default=10, metavar="N", help="labels drawn; the rest is OTHER")
@@ -134,6 +142,12 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
     add("--results", type=cli.Output(writes=("", ".csv")), metavar="FILE", help=text)
     add_results_mode(parser)
     add("--baseline", metavar="R/Q", help="what single pairs are asked to beat (default: the pair of least padding)")
+
+
+def add_check(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add --check."""
+    text = "is the data sound? near twins of references and queries, likely label errors, classes that cannot be told apart"
+    group.add_argument("--check", action="store_true", help=text)
 
 
 def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
@@ -167,6 +181,8 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--min_gain", type=number(0, 1), default=0.0, help="accuracy a greedy step must gain")
     group.add_argument("--max_size", type=whole(1), default=3, help="sets a side that the greedy search may reach")
     group.add_argument("--max_combinations", type=whole(1), default=5000, help="more than that is asked back")
+    text = "one answer over files of several data sets (meta.dataset_name): random effects, ranks; printed, not written"
+    group.add_argument("--across_datasets", action="store_true", help=text)
     group.add_argument("--baseline", metavar="R/Q", help="what differences are from (default: the best single pair)")
     group.add_argument(
         "--val_npz", nargs="+", metavar="[ID=]NPZ", help="choose on these queries, report on --test_npz once"
@@ -181,6 +197,7 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         help="the run's verdict and blocks are added to it, its rows to the .csv beside it",
     )
     add_results_mode(output)
+    add_check(output)
     output.add_argument("--blocks", action="store_true", help="also print every combination's block")
     output.add_argument("--top", type=whole(1), default=10, help="rows of the ranking that is printed")
     text = "which crops flip: FILE as .parquet and .csv"

@@ -1,4 +1,4 @@
-"""Where findings go beside the screen: into results.txt, or as JSON to stdout alone."""
+"""Where findings go beside the screen: into results.txt, into a table of flips, or as JSON to stdout alone."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from combinations import results
+from combinations import comparison, flips, results
+from combinations.comparison import Comparison
 from combinations.verdict import Findings
-from common import cli
+from common import cli, messages, table_files
 from evaluation.codes import CodedSets
-from evaluation.records import Rule
+from evaluation.evaluator import Evaluator
+from evaluation.records import Combination, Decisions, Rule
 from terminal import tables
 
 
@@ -36,6 +38,29 @@ def add_to_results(
         replace=mode == "replace",
         spreadsheet_safe=safe,
     )
+
+
+def write_flips(
+    evaluator: Evaluator,
+    decided: Mapping[Combination, Decisions],
+    final: Comparison,
+    path: Path,
+    if_independent: bool,
+    seed: int,
+    safe: bool,
+) -> None:
+    """Write the table of flips and print how many crops each of the first combinations rescues and breaks."""
+    coded, baseline = evaluator.coded, final.baseline.combination
+    reported = [result.combination for result in final.results[: comparison.REPORTED]]
+    alone = {name: decided[pair] for name, pair in comparison.same_id_pairs(evaluator).items()}
+    table = flips.table(coded, alone, {name: decided[name] for name in dict.fromkeys([baseline, *reported])})
+    for table_path in (path.with_suffix(".parquet"), path.with_suffix(".csv")):
+        table_files.write(table_path, table, spreadsheet_safe=safe, checked=True)
+    for combination in reported:
+        if combination != baseline:
+            change = flips.compare(coded, decided[baseline], decided[combination], seed=seed)
+            print(f"{combination} against {baseline}: {flips.summary(change, if_independent=if_independent)}")
+    print(f"wrote {path.with_suffix('.parquet')} and .csv: {messages.count(len(table), 'crop')}")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,8 @@ from common import knn
 from common.embedding_sets import read_sets
 from common.embeddings import EmbeddingSet
 from common.messages import UserError, note, warn
-from evaluation.codes import code, image_names
+from evaluation.codes import code
+from evaluation.units import photo_names
 from terminal import threshold_file
 
 UNKNOWN = "UNKNOWN"
@@ -83,7 +84,7 @@ def labelled_sets(files: Sequence[str], reading: Mapping[str, Any]) -> list[Embe
 def products(references: Sequence[EmbeddingSet]) -> Products:
     """Return the labelled sets, all of one model, as rows."""
     classes, label = np.unique(np.concatenate([one.label() for one in references]), return_inverse=True)
-    photo = np.concatenate(code(image_names(references, "reference"))[1])
+    photo = np.concatenate(code(photo_names(references, "reference"))[1])
     vectors = np.concatenate([np.asarray(one.vectors) for one in references])
     return Products(Rows(vectors, label, photo), classes, references[0].fingerprint)
 

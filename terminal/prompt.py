@@ -23,6 +23,7 @@ WITHOUT = (
     "learning_curve",
     "reference_ids",
     "query_ids",
+    "check",
     "similarity",
     "predictions",
     "results",

@@ -14,7 +14,7 @@ from classifiers.unknowns import closeness
 from common.embedding_sets import read_sets
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
-from evaluation.codes import code, image_names
+from evaluation.codes import CodedSets, code
 from evaluation.evaluator import Evaluator
 from evaluation.learning import rows
 from evaluation.records import Combination
@@ -84,7 +84,7 @@ def _accepted(
     close = closeness(queries.vectors, references, len(evaluator.coded.classes))
     known, taught = close.score(threshold.score), np.isin(queries.label, references.label)
     if unknown:
-        strange, photo = _strangers(unknown, references, len(evaluator.coded.classes), threshold.score)
+        strange, photo = _strangers(unknown, references, evaluator.coded, threshold.score)
         whose = "--unknown_npz"
     elif not taught.all():
         strange, photo, whose = known[~taught], queries.photo[~taught], "queries of labels without references"
@@ -103,10 +103,11 @@ def _accepted(
 
 
 def _strangers(
-    unknown: Sequence[EmbeddingSet], references: Rows, n_class: int, score: str
+    unknown: Sequence[EmbeddingSet], references: Rows, coded: CodedSets, score: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the scores and photos of crops that show no product of the references."""
     vectors = np.concatenate([np.asarray(one.vectors) for one in unknown])
     if vectors.shape[1] != references.vectors.shape[1]:
         raise UserError(f"{unknown[0].source} has {vectors.shape[1]} dimensions; name a set of the references' model")
-    return closeness(vectors, references, n_class).score(score), np.concatenate(code(image_names(unknown, "query"))[1])
+    close = closeness(vectors, references, len(coded.classes))
+    return close.score(score), np.concatenate(code(coded.units.names(unknown, "query"))[1])

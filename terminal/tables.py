@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from classifiers.recipes import NEAREST
 from combinations.comparison import Comparison, Result
 from combinations.effects import Effect
@@ -14,6 +16,7 @@ from combinations.verdict import Findings, outlook
 from common.messages import count, table
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
+from evaluation.half_samples import NewReferences
 from evaluation.learning_curve import DRAWS, CurvePoint
 from evaluation.records import Combination, Rule
 
@@ -28,8 +31,31 @@ def sets(coded: CodedSets, rule: Rule, title: str) -> str:
     """Return the first line of the output: what is compared, and how decisions are made."""
     return (
         f"Dataset {title}: {count(len(coded.references), 'reference set')}, {count(len(coded.queries), 'query set')}, "
-        f"{count(len(coded.classes), 'label')}, {how(rule)}"
+        f"{count(len(coded.classes), 'label')}, {how(rule)}{grouped(coded)}"
     )
+
+
+def new_references(found: Mapping[Combination, NewReferences | None], accuracies: Mapping[Combination, Result]) -> str:
+    """Return both intervals of some combinations: for the given references, and for new ones; "" for none."""
+    rows = []
+    for combination, new in found.items():
+        given = accuracies[combination]
+        cells = (f"{new.interval.low:.4f} to {new.interval.high:.4f}", f"{100 * new.spread:.1f}") if new else ("-", "-")
+        rows.append((combination, f"{given.score:.4f}", f"{given.low:.4f} to {given.high:.4f}", *cells))
+    if not rows:
+        return ""
+    header = ["combination", "accuracy", "these references", "new references as well", "points (sd) by references"]
+    missing = "" if all(found.values()) else "\n- where the photos of references are unknown, or too few to be halved"
+    return f"95% intervals for the given references, and for new ones (halves of their photos)\n\n{table(header, rows)}{missing}"
+
+
+def grouped(coded: CodedSets) -> str:
+    """Return what intervals, p and resampling count as one, where that is not the photo; "" else."""
+    if not coded.units.group_by:
+        return ""
+    n_photo = len({photo for codes in coded.query_codes.values() for photo in np.unique(codes.photo).tolist()})
+    counted = f"{count(len(coded.images), 'group')} of {count(n_photo, 'photo')}"
+    return f"; intervals, p and resampling by group, --group_by {coded.units.group_by}: {counted}"
 
 
 def how(rule: Rule) -> str:
@@ -47,9 +73,10 @@ def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequen
     every = {one.combination: one for one in findings.final.results}
     plain = [one for one in findings.final.results if one.combination.is_plain]
     results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in plain}
+    unit = coded.units.noun()
     heading = (
         f"Accuracy of {_range([one.n_queries for one in results.values()])} {DECISION[rule.fusion]}s on "
-        f"{_range([one.n_images for one in results.values()])} photos, ± half of the 95% interval in points, * best\n"
+        f"{_range([one.n_images for one in results.values()])} {unit}s, ± half of the 95% interval in points, * best\n"
         "reference ID by row, query ID by column"
     )
     recipes = [NEAREST, *dict.fromkeys(one.classifier for one in every if not one.is_plain)]
@@ -66,6 +93,7 @@ def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequen
         parts.append(_paddings(rows_of_ids, padding=findings.verdict is not None and findings.verdict.padding))
     parts += [effects(findings.effects)] if findings.effects else []
     parts += [classifiers(findings.classifiers)] if findings.classifiers else []
+    parts += [calls] if (calls := close_calls(findings.final.results)) else []
     parts += [str(findings.verdict)] if len(every) > 1 else []
     return "\n\n".join(parts)
 
@@ -179,7 +207,7 @@ def learning_curve(combination: Combination, points: Sequence[CurvePoint], compa
     text = f"{title}\n\n{table(['photos', 'references', 'accuracy', '95% interval', '95% of draws'], rows)}"
     if compared is None or math.isnan(compared.evidence.smallest_gain):
         return text
-    photos = count(compared.baseline.n_images, "query photo")
+    photos = count(compared.baseline.n_images, f"query {compared.unit}")
     return (
         f"{text}\n\n{photos} can show a gain of {100 * compared.evidence.smallest_gain:.1f} points or more (power 80%)"
     )
@@ -233,8 +261,22 @@ def ranking(results: Sequence[Result], top: int) -> str:
     return table([*named, "accuracy", "95% interval", "difference", "p", "Pareto"], rows)
 
 
-def summary(findings: Findings, top: int) -> str:
-    """Return the verdict, the models, the ranking, what may be believed of the winner, and the verdict again."""
+def close_calls(results: Sequence[Result]) -> str:
+    """Return a sentence about the combination with most decisions that rounding may have made; "" where there are none."""
+    most = max(results, key=lambda result: result.n_close)
+    if not most.n_close:
+        return ""
+    where = (
+        f"{most.combination} has {most.n_close:,} of {most.n_queries:,}" if len(results) > 1 else f"{most.n_close:,}"
+    )
+    return f"Close calls: {where}; there a neighbour of another label is as near but for 1e-6, and rounding decides."
+
+
+def summary(findings: Findings, top: int, unit: str = "") -> str:
+    """Return the verdict, the models, the ranking, what may be believed of the winner, and the verdict again.
+
+    `unit`: what `grouped` returns.
+    """
     ranked, chosen_on = findings.ranked, findings.chosen_on
     n_pair = sum(result.combination.is_pair for result in ranked.results)
     kinds = ((n_pair, "single pair"), (len(ranked.results) - n_pair, "combination"))
@@ -245,11 +287,12 @@ def summary(findings: Findings, top: int) -> str:
     parts += [effects(findings.effects)] if findings.effects else []
     parts.append(
         f"{counted}{f' on {chosen_on}' if chosen_on else ''}; difference from {kind} "
-        f"{ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}"
+        f"{ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}{unit}"
     )
     if findings.classifiers:
         parts.insert(-1, classifiers(findings.classifiers))
     parts.append(ranking(ranked.results, top))
+    parts += [calls] if (calls := close_calls(ranked.results)) else []
     if len(ranked.results) > top:
         parts[-1] += f"\n… and {len(ranked.results) - top:,} more, down to {ranked.results[-1].score:.4f}"
     if chosen_on:

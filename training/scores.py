@@ -13,6 +13,7 @@ from training import calibration
 from training.data import Reader, TrainingData
 from training.images import Inputs
 from uncertainty import intervals
+from uncertainty.scores import calibrated_error
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,17 +73,24 @@ def calibrate(
 ) -> dict[str, Any]:
     """Return the temperature fitted to validation data, and the calibration error before and after it, there and on `others`.
 
+    Beside it what perfect calibration shows at these confidences and its 95 % limit, see uncertainty.scores.calibrated_error.
+
     It is fitted for the likelihood. Where it makes the validation data's calibration error larger, it is 1: nothing is changed.
     """
     temperature = calibration.fit_temperature(logits, labels)
     before, after = (_calibration_error(logits, labels, each) for each in (1.0, temperature))
     temperature = temperature if after < before else 1.0
-    errors = {
-        part: [_calibration_error(part_logits[codes >= 0], codes[codes >= 0], each) for each in (1.0, temperature)]
+    parts = {
+        part: (part_logits[codes >= 0], codes[codes >= 0])
         for part, (part_logits, codes) in {"val": (logits, labels), **others}.items()
         if (codes >= 0).any()
     }
-    return {"temperature": temperature, "calibration_error": errors}
+    errors = {part: [_calibration_error(*both, each) for each in (1.0, temperature)] for part, both in parts.items()}
+    by_chance = {
+        part: list(calibrated_error(calibration.softmax(part_logits, temperature).max(axis=1), bins=calibration.BINS))
+        for part, (part_logits, _) in parts.items()
+    }
+    return {"temperature": temperature, "calibration_error": errors, "calibration_by_chance": by_chance}
 
 
 def _calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
@@ -135,19 +143,30 @@ def judge_embedding(
     part, rows, queries = _judged_on(data, val, reader)
     reference_rows, references = reader(data.train, "training")
 
-    def judge(module: nn.Module) -> dict[str, Any]:
+    def judge(module: nn.Module) -> tuple[dict[str, Any], np.ndarray]:
         query, reference = (
             Embedded(predict(module, images), data.codes[those], data.samples[those])
             for images, those in ((queries, rows), (references, reference_rows))
         )
         neighbours = nearest(query, reference, 1)[:, 0]
         predicted = np.where(neighbours < 0, -1, reference.labels[neighbours])
-        return scores(predicted, query.labels, query.samples, data.classes)
+        return scores(predicted, query.labels, query.samples, data.classes), predicted == query.labels
 
-    report = {"split": part, **judge(network)}
+    result, right = judge(network)
+    report = {"split": part, **result}
     if before is not None:
-        report["before"] = {name: value for name, value in judge(before).items() if name != "classes"}
+        was, right_before = judge(before)
+        gain = paired_limits(right, right_before, data.samples[rows])
+        report["before"] = {**{name: value for name, value in was.items() if name != "classes"}, "gain": gain}
     return report
+
+
+def paired_limits(right: np.ndarray, right_before: np.ndarray, samples: np.ndarray) -> list[float]:
+    """Return the 95 % limits, in -1..1, of the change in accuracy on the same queries (n,), by source image."""
+    _, place = np.unique(samples, return_inverse=True)
+    gap = np.bincount(place, weights=right.astype(float) - right_before)
+    low, high = intervals.difference_intervals(gap[None], np.bincount(place))
+    return [float(low[0]), float(high[0])]
 
 
 def _judged_on(data: TrainingData, val: Inputs, reader: Reader) -> tuple[str, np.ndarray, Inputs]:
@@ -172,13 +191,18 @@ def describe(about: dict[str, Any]) -> str:
     if (before := result.get("before")) is not None:
         gain = 100 * (result["accuracy"] - before["accuracy"])
         accuracy = f"{name} of the model before training {before['accuracy']:.4f}"
-        lines.append(f"{accuracy}; training changed it by {gain:+.1f} points")
+        low, high = (100 * limit for limit in before.get("gain", (float("nan"),) * 2))
+        interval = "" if low != low else f", 95 % interval {low:+.1f} to {high:+.1f} by source image; one seed"
+        lines.append(f"{accuracy}; training changed it by {gain:+.1f} points{interval}")
     for part, (raw, scaled) in sorted(result.get("calibration_error", {}).items(), reverse=True):  # val, then test
         with_temperature = f"with temperature {about['temperature']:.3f} {scaled:.4f}"
         without = "no temperature, as none makes that of val smaller"
-        lines.append(
-            f"Expected calibration error, {part} {raw:.4f}, {without if about['temperature'] == 1 else with_temperature}"
-        )
+        chance = ""
+        if part in result.get("calibration_by_chance", {}):  # models of older versions have none
+            mean, limit = result["calibration_by_chance"][part]
+            chance = f"; perfect calibration shows {mean:.4f}, up to {limit:.4f}"
+        told = without if about["temperature"] == 1 else with_temperature
+        lines.append(f"Expected calibration error, {part} {raw:.4f}, {told}{chance}")
     rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n) for label, (p, r, f, n) in result["classes"].items() if n]
     rows.sort(key=lambda row: (row[3], row[0]))
     lines += ["", table(["label, worst first", "precision", "recall", "F1", "images"], rows[:SHOWN])]

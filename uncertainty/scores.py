@@ -113,10 +113,11 @@ def calibrated_error(
     return float(found.mean()), float(np.quantile(found, 0.95))
 
 
-def close_calls(similarities: NDArray, labels: Codes, *, close: float = CLOSE) -> int:
-    """Return how many decisions have a neighbour of another label within `close` of the nearest: rounding may have decided.
+def close_calls(similarities: NDArray, labels: Codes, *, close: float = CLOSE) -> NDArray[np.bool_]:
+    """Return (n,): whether a neighbour of another label lies within `close` of the nearest, so that rounding may have decided.
 
     similarities, labels: (n, depth), the nearest first; label -1 is no neighbour.
     """
     other = (labels != labels[:, :1]) & (labels >= 0)
-    return int((other & (similarities[:, :1] - similarities < close)).any(axis=1).sum())
+    near = np.subtract(similarities[:, :1], similarities, where=labels >= 0, out=np.full(similarities.shape, np.inf))
+    return (other & (near < close)).any(axis=1)

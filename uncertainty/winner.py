@@ -6,7 +6,7 @@ photos are drawn with replacement; nothing is searched anew. No disk, no printin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,17 +72,40 @@ def rank_intervals(
 
     Rows that are equal share the better rank; a first place that is shared counts in equal parts.
     """
-    from scipy.stats import rankdata
+    return rank_intervals_across([(correct, size)], level=level, resamples=resamples, seed=seed)
 
-    totals, sizes = checked_totals(correct, size)
-    ranks, best = [], np.zeros(len(totals))
-    for drawn in _draws(totals.shape[1], resamples, len(totals), seed):
-        rank = rankdata(-_accuracies(totals, sizes, drawn).round(9), method="min", axis=1).astype(np.int32)
-        first = rank == 1
-        best += (first / first.sum(axis=1, keepdims=True)).sum(axis=0)
-        ranks.append(rank)
-    low, high = np.quantile(np.concatenate(ranks), [(1 - level) / 2, (1 + level) / 2], axis=0, method="nearest")
-    return Ranks(low.astype(np.int64), high.astype(np.int64), best / resamples)
+
+def rank_intervals_across(
+    datasets: Sequence[tuple[ArrayLike, ArrayLike]], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Ranks:
+    """Return the ranks of rows by their mean accuracy over data sets, photos being drawn anew within each (see `rank_intervals`).
+
+    `datasets`: (correct, size) of each, with the same rows. The data sets are given: nothing is said of a further one.
+    """
+    accuracies = np.zeros((resamples, len(np.asarray(datasets[0][0]))))
+    for number, (correct, size) in enumerate(datasets):
+        totals, sizes = checked_totals(correct, size)
+        drawn = _draws(totals.shape[1], resamples, len(totals), seed + number)
+        accuracies += np.concatenate([_accuracies(totals, sizes, each) for each in drawn]) / len(datasets)
+    rank = np.concatenate([_falling_ranks(part.round(9)) for part in np.array_split(accuracies, 8)])
+    first = rank == 1
+    best = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
+    low, high = np.quantile(rank, [(1 - level) / 2, (1 + level) / 2], axis=0, method="nearest")
+    return Ranks(low.astype(np.int64), high.astype(np.int64), best)
+
+
+def _falling_ranks(values: Floats) -> NDArray[np.int32]:
+    """Return the rank of each value in its row, 1 the largest, equal values the better rank.
+
+    scipy.stats.rankdata(-values, "min", axis=1), without the second that importing scipy.stats takes.
+    """
+    order = np.argsort(-values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    places = np.broadcast_to(np.arange(values.shape[1], dtype=np.int32), values.shape).copy()
+    places[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = 0
+    ranks = np.empty_like(places)
+    np.put_along_axis(ranks, order, np.maximum.accumulate(places, axis=1) + 1, axis=1)
+    return ranks
 
 
 def _best(totals: Floats, sizes: Floats) -> int:

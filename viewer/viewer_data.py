@@ -128,11 +128,15 @@ def described(file: ParquetRows, similarities: np.ndarray, rows: np.ndarray) -> 
 class PictureSearch:
     """Search by an uploaded picture, among the rows of the page's first file or in an index.
 
-    model: the spec to embed pictures with, in place of the one that the file names. index: see retrieval.items.References, or None.
+    model: the spec to embed pictures with, in place of the one that the file names. background: the colour behind
+    what is transparent in them, in place of that of the file. index: see retrieval.items.References, or None.
     """
 
-    def __init__(self, data: ViewerData, *, model: str | None = None, index: Any = None) -> None:
+    def __init__(
+        self, data: ViewerData, *, model: str | None = None, index: Any = None, background: str | None = None
+    ) -> None:
         self.data, self.file, self.spec, self.index = data, data.files[0], model, index
+        self.background = background
         self._embedder: Any = None
         self._one_at_a_time = threading.Lock()
 
@@ -148,6 +152,7 @@ class PictureSearch:
         """Return the vector (dim,) of an image file. Raises ImageError for the file, UserError for the model."""
         from embedding import query_images
         from imaging import images
+        from imaging.colors import COLORS
 
         header = images.read_header(data)
         if header.width * header.height > UPLOAD_PIXELS:
@@ -157,7 +162,8 @@ class PictureSearch:
         with self._one_at_a_time:  # so that no more than one picture is in memory, whole
             if self._embedder is None:
                 self._embedder = query_images.recorded_model(self._recorded_model(), self.file.name, spec=self.spec)
-            pixels = images.Encoded(data, header, header.orientation).decode()
+            color = COLORS[query_images.background(self.file.model, self.file.name, self.background)]
+            pixels = images.Encoded(data, header, header.orientation, background=color).decode()
             return self._embedder(self._embedder.preprocess(pixels)[None])[0]
 
     def _recorded_model(self) -> dict[str, Any]:

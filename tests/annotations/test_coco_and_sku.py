@@ -324,3 +324,10 @@ def test_memory_is_bounded_by_what_a_file_would_need(monkeypatch):
     monkeypatch.setattr(contents, "memory", lambda: 200_000)
     with pytest.raises(UserError, match="its keys are a"):
         read(data)
+
+
+def test_blanks_around_a_file_name_are_no_part_of_the_sample():
+    (only,) = read(
+        coco([{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}], [{"id": 7, "file_name": " a b.jpg "}])
+    )
+    assert (only.image, only.sample_id) == (" a b.jpg ", "a b")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,16 @@ JSON = {
                 {"shape_attributes": {"name": "polygon", "all_points_x": [1, 2, 3], "all_points_y": [1, 2, 1]}, "region_attributes": {"label": "a"}},  # noqa: E501
             ],
         }
+    },
+    "via 3": {
+        "attribute": {"1": {"aname": "kind", "options": {"0": "a"}}},
+        "file": {"1": {"fid": "1", "fname": "a.jpg", "type": 2}},
+        "view": {"1": {"fid_list": ["1"]}},
+        "metadata": {
+            "1_a": {"vid": "1", "xy": [2, 1, 2, 3, 4], "av": {"1": "0"}},
+            "1_b": {"vid": "1", "xy": [3, 5, 5, 2], "av": {"1": "0"}},
+            "1_c": {"vid": "1", "xy": [7, 1, 1, 5, 1, 5, 5], "av": {"1": "text"}},
+        },
     },
     "createml": [
         {"image": "a.jpg", "annotations": [{"label": "a", "coordinates": {"x": 5, "y": 5, "width": 2, "height": i}} for i in (1, 2, 3)]}  # noqa: E501
@@ -180,7 +192,7 @@ def test_a_changed_value_costs_one_record_at_most(name, data):
     places = [path for path in paths(content) if path]
     path = data.draw(st.sampled_from(places))
     value = data.draw(values | st.just(...))
-    found = read(json.dumps(changed(content, path, value)).encode(), "a.json", name)
+    found = read(json.dumps(changed(content, path, value)).encode(), "a.json", name.split()[0])
     lists = {
         "annotations",
         "shapes",
@@ -193,6 +205,7 @@ def test_a_changed_value_costs_one_record_at_most(name, data):
         "info",
         "p",
         "image",
+        "metadata",
     }
     inside_record = [key for key in path if isinstance(key, str) and key not in lists]
     if found is not None and value is not ... and len(path) > 3 and inside_record:
@@ -225,7 +238,7 @@ def edited(data: bytes, changes) -> bytes:
 @FUZZ
 @given(changes=edits, forced=st.booleans())
 def test_damaged_bytes(name, changes, forced):
-    own = name.removesuffix(" text")
+    own = name.removesuffix(" text").removesuffix(" 3")
     file, data = ("a.json", json.dumps(JSON[name]).encode()) if name in JSON else (TEXT[own][0], TEXT[own][1].encode())
     read(edited(data, changes), file, own if forced else None)
 
@@ -248,3 +261,13 @@ def test_every_line_is_a_record(name, data):
     found = read("\n".join([*([head] if head else []), *lines]).encode(), file, name)
     assert len(found) == RECORDS
     assert sum(isinstance(item, Skipped) for item in found) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_reader_with_many_examples(root):
+    """The tests of this file again, with 1,000 examples for each reader that are not those of the last time."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "not slow", __file__]
+    environment = os.environ | {"FUZZ_EXAMPLES": "1000"}
+    done = subprocess.run(command, cwd=root, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -162,6 +162,42 @@ def via_csv(subset, out):
     return out / "via.csv"
 
 
+def via3(subset, out):
+    photos = Photos(subset)
+    options = {str(number): label for number, label in enumerate(photos.labels)}
+    file, view, metadata = {}, {}, {}
+    for number, (name, _, _, boxes) in enumerate(photos, 1):
+        file[str(number)] = {"fid": str(number), "fname": name, "type": 2, "loc": 1, "src": ""}
+        view[str(number)] = {"fid_list": [str(number)]}
+        for i, (label, *box) in enumerate(boxes):
+            chosen = {"1": str(photos.labels.index(label)), "2": ""}
+            metadata[f"{number}_{i}"] = {"vid": str(number), "flg": 0, "z": [], "xy": [2, *box], "av": chosen}
+    kinds = {"1": ("kind", 4, options), "2": ("note", 1, {})}
+    attribute = {
+        key: {
+            "aname": name,
+            "anchor_id": "FILE1_Z0_XY1",
+            "type": kind,
+            "desc": "",
+            "options": choices,
+            "default_option_id": "",
+        }
+        for key, (name, kind, choices) in kinds.items()
+    }
+    about = {"pid": "__VIA_PROJECT_ID__", "pname": "x", "data_format_version": "3.1.1", "vid_list": list(view)}
+    content = {"project": about, "config": {}, "attribute": attribute, "file": file, "metadata": metadata, "view": view}
+    (out / "via3.json").write_text(json.dumps(content))
+    return out / "via3.json"
+
+
+def voc_with_lists(subset, out):
+    by_globox("save_pascal_voc", "Annotations")(subset, out)
+    (out / "ImageSets" / "Main").mkdir(parents=True)
+    stems = [Path(name).stem for name, *_ in Photos(subset)]
+    (out / "ImageSets" / "Main" / "trainval.txt").write_text("\n".join(stems) + "\n")
+    return out
+
+
 def tensorflow_csv(subset, out):
     with open(out / "_annotations.csv", "w", newline="") as file:
         writer = csv.writer(file)
@@ -200,10 +236,12 @@ WRITERS = {
     "yolo": by_globox("save_yolo_v5", "labels/train"),
     "yolo, polygons": yolo_polygons,
     "voc": by_globox("save_pascal_voc", "Annotations"),
+    "voc, lists": voc_with_lists,
     "labelme": by_globox("save_labelme", "labelme"),
     "cvat": by_globox("save_cvat", "annotations.xml"),
     "via": by_globox("save_via_json", "via.json"),
     "via, csv": via_csv,
+    "via, 3": via3,
     "open_images": by_globox("save_openimage", "boxes.csv"),
     "tensorflow": tensorflow_csv,
     "label_studio": label_studio,
@@ -273,6 +311,33 @@ def test_a_forced_format_is_that_reader_and_no_other(subset, tmp_path, name, cap
     assert error.startswith("crop.py: error: ")
 
 
+def peers(name: str) -> set[str]:
+    """What the test_a_format_gives_the_crops_of_coco takes a format's files from."""
+    writers = [write for key, write in WRITERS.items() if key.split(",")[0] == name]
+    globox = ("by_globox", "voc_with_lists")
+    return {"globox" if write.__qualname__.startswith(globox) else "the published schema" for write in writers}
+
+
+def test_every_row_of_the_formats_table_has_a_conversion_against_its_peer(root):
+    """Of the table in docs/inputs.md: a format that is added there, or a peer that is named there, needs a test here."""
+    text = (root / "docs" / "inputs.md").read_text(encoding="utf-8")
+    header, _, *lines = text.partition("## Formats")[2].partition("The readers are")[0].strip().splitlines()
+    assert [cell.strip() for cell in header.strip("| ").split("|")][::4] == ["name", "tested against"]
+    rows = {line.split("`")[1]: line.strip().removesuffix("|").rpartition("|")[2].strip() for line in lines}
+    assert rows.keys() == FORMATS.keys()
+    against_itself = {"coco": "the other formats, pycocotools' RLE", "sku": "COCO"}
+    for name, told in rows.items():
+        if name in against_itself:
+            assert told == against_itself[name]
+        else:
+            assert {peer.strip() for peer in told.split(",")} == peers(name), name
+            assert f"`{name}` — " in text, "an example"
+    readme = (root / "README.md").read_text(encoding="utf-8").partition("**Boxes in photographs**: ")[2]
+    named = readme.partition(", recognised by")[0].replace(" or ", ", ").replace("\n", " ").split(", ")
+    assert len(named) == len(FORMATS)
+    assert all(any(name.startswith(tool.strip()) for name in FORMATS.values()) for tool in named), named
+
+
 def test_packed_files_and_json_lines(subset, tmp_path):
     data = (subset / "train.json").read_bytes()
     plain = formats.parse(data, tmp_path / "train.json")
@@ -292,6 +357,23 @@ def test_packed_files_and_json_lines(subset, tmp_path):
     ]
 
 
+def zipped(*names: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name in names:
+            archive.writestr(name, "<x/>")
+    return data.getvalue()
+
+
+def test_tables_with_other_separators():
+    rows = ["filename,width,height,class,xmin,ymin,xmax,ymax", "a.jpg,9,9,x,1,2,5,6", "b.jpg,9,9,x,1,2,five,6"]
+    expected = formats.parse("\n".join(rows).encode(), "t.csv")
+    assert [type(row) for row in expected] == [Object, Skipped]
+    for separator in ";\t":
+        text = "\ufeff" + "\r\n".join(rows).replace(",", separator)
+        assert formats.parse(text.encode(), "t.csv") == expected
+
+
 def fields_of(row: Object) -> dict:
     return {name: getattr(row, name) for name in Object.__slots__}
 
@@ -307,6 +389,23 @@ def fields_of(row: Object) -> dict:
         (b"\x80\x04\x95", "is a Python pickle"),
         (b"\xff\xd8\xff\xe0", "is a JPEG image"),
         (b'{"a": 1}\n{"b": \n', "line 3, column 1: not valid JSON"),
+        (b'{"image": "a.jpg", "label": [{"x": 1}]}\n' * 3, r"\(JSON lines, 3 of them with the keys image, label\)"),
+        (
+            b'{"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 1}\n' * 2,
+            "JSON lines, 2 of them with the keys image_id, bbox",
+        ),
+        (b'[{"image": "a.jpg", "label": [{"x": 1, "y": 2}]}]', "a list of 1 with the keys image, label"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS, not the file itself"),
+        (
+            b"<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+            "is an HTML page, not the file itself; download it again",
+        ),
+        (zipped("[Content_Types].xml", "xl/workbook.xml"), "is an Office document, not an annotation file"),
+        (zipped("model/data.pkl", "model/data/0"), "is a file of PyTorch, not an annotation file"),
+        (zipped("embeddings.npy"), "is an .npz of arrays, not an annotation file"),
+        (zipped("a.jpg", "b.jpg"), r"is a zip without an annotation file \(a.jpg, b.jpg\)"),
+        (b"\x8a\x01\0\0\0\0\0\0\xfe" * 9, "is a binary file of no known kind"),
+        (b"image,x1,y1\na.jpg,1,2\n", 'its first line is "image,x1,y1"'),
         (b"<svg></svg>", "XML with the root <svg>"),
         (b"<annotation>", "line 1: not valid XML"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "declares XML entities"),
@@ -409,3 +508,69 @@ def test_a_folder_of_two_formats_asks_which(subset, tmp_path, capsys):
     assert "several formats: CreateML (1), TensorFlow CSV (1); choose one" in capsys.readouterr().err
     assert run(subset, tmp_path, tmp_path / "out", "--annotation_format", "createml") == 0
     assert "2 files without annotations passed over" in capsys.readouterr().err
+
+
+def test_image_sets_give_the_splits_of_pascal_voc(tmp_path, capsys):
+    box = "<object><name>x</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+    for year, stems in (("VOC2007", "abcdef"), ("VOC2012", "a")):
+        root = tmp_path / "VOCdevkit" / year
+        (root / "Annotations").mkdir(parents=True)
+        (root / "ImageSets" / "Main").mkdir(parents=True)
+        for stem in stems:
+            text = f"<annotation><filename>{stem}.jpg</filename>{box}</annotation>"
+            (root / "Annotations" / f"{stem}.xml").write_text(text)
+    lists = tmp_path / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main"
+    (lists / "train.txt").write_text("a\nb\n")
+    (lists / "val.txt").write_text("c  \nb\n")
+    (lists / "test.txt").write_text("JPEGImages/d.jpg\r\n\n")
+    (lists / "trainval.txt").write_text("a\nb\nc\ne\n")
+    (lists / "x_train.txt").write_text("f 1\n")  # photos with and without the class x
+    (tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Main" / "test.txt").write_text("a\n")
+    ((source,), _) = formats.read(tmp_path / "VOCdevkit", Options())
+    splits = {(item.source.split("/")[-3], item.sample_id[-1]): item.split for item in source.items}
+    by_list = dict(zip("abcdef", ("train", "train", "val", "test", "train", "all"), strict=True))
+    assert splits == {**{("VOC2007", stem): split for stem, split in by_list.items()}, ("VOC2012", "a"): "test"}
+    said = capsys.readouterr().err
+    assert "lists 1 photo in two splits, such as b, which is taken as train; repair the lists" in said
+    one = tmp_path / "VOCdevkit" / "VOC2007" / "Annotations" / "d.xml"
+    assert formats.read(one, Options())[0][0].items[0].split == "test"
+    assert formats.read(one, Options(split="mine"))[0][0].items[0].split == "test"  # a record's own comes first
+
+
+VIA3 = {
+    "attribute": {"1": {"aname": "kind", "options": {"0": "cat", "1": "dog"}}, "2": {"aname": "note", "options": {}}},
+    "file": {"1": {"fid": "1", "fname": "a.jpg", "type": 2}, "2": {"fid": "2", "fname": "b.mp4", "type": 4}},
+    "view": {"1": {"fid_list": ["1"]}, "2": {"fid_list": ["2"]}, "3": {"fid_list": ["1", "2"]}},
+}
+
+
+def test_regions_of_via_3():
+    """Each shape by its number: of [3, 20, 20, 5] the box is 15..25, of an ellipse centre -+ radii, of points their hull's."""
+    regions = {
+        "a": ("1", [2, 10, 20, 30, 40], {"1": "0"}),
+        "b": ("1", [3, 20, 20, 5], {"1": "1"}),
+        "c": ("1", [4, 20, 30, 5, 10], {"1": "1"}),
+        "d": ("1", [7, 1, 2, 9, 2, 9, 8], {"1": "0", "2": ""}),
+        "e": ("1", [8, 5, 1, 9, 5, 5, 9, 1, 5], {"2": "free text"}),
+        "f": ("1", [1, 5, 5], {"1": "0"}),
+        "g": ("1", [2, 10, 20, 30, 40], {"1": "0,1"}),
+        "h": ("1", [], {"1": "0"}),
+        "i": ("2", [2, 1, 2, 3, 4], {"1": "0"}),
+        "j": ("3", [2, 1, 2, 3, 4], {"1": "0"}),
+        "k": ("9", [2, 1, 2, 3, 4], {"1": "0"}),
+        "l": ("1", [2, 1, 2, 3, 4], {"1": "0", "2": "x"}),
+    }
+    metadata = {key: {"vid": vid, "z": [], "xy": xy, "av": av} for key, (vid, xy, av) in regions.items()}
+    found = formats.parse(json.dumps({**VIA3, "metadata": metadata}).encode(), "via.json", outlines=True)
+    assert boxes(found[:5]) == [(10, 20, 40, 60), (15, 15, 25, 25), (15, 20, 25, 40), (1, 2, 9, 8), (1, 1, 9, 9)]
+    assert [item.classes[0] for item in found[:5]] == ["cat", "dog", "dog", "cat", "free text"]
+    assert found[3].outline.polygons[0].tolist() == [1, 2, 9, 2, 9, 8]
+    assert [item.reason for item in found[5:]] == [
+        "a point of 2 numbers has no box",
+        'several labels: {"cat": true, "dog": true}',
+        "no region",
+        "file 2 is no image",
+        "view 3 is not one file",
+        "view 9 is not one file",
+        'no label among av: {"kind": "cat", "note": "x"}',
+    ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import gzip
+import io
 import os
 import pathlib
 import types
@@ -161,3 +163,27 @@ def test_a_whole_model_is_named_for_what_it_is(tmp_path):
     torch.save(network(1), tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"a whole model|could run code"):
         weights.give(network(), tmp_path / "w.pth", "net")
+
+
+def test_files_of_other_kinds_are_named(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    arrays = io.BytesIO()
+    np.savez(arrays, a=np.zeros(2))
+    for name, content, words in (
+        ("x.pth", pointer, "is a pointer of Git LFS, not the file itself"),
+        ("x.safetensors", pointer, "is a pointer of Git LFS, not the file itself"),
+        ("x.pth", b"<!doctype html><html>", "is an HTML page"),
+        ("x.pth.gz", gzip.compress(b"x"), "is a gzip file; unpack it first"),
+        ("x.npz", arrays.getvalue(), r"is a zip without a file of PyTorch \(a.npy\)"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=words):
+            weights.read(tmp_path / name)
+
+
+def test_averages_without_names_are_told(tmp_path, capsys):
+    """As score_sde and diffusers keep them: a list in the order of the parameters."""
+    state = {"w": torch.zeros(2), "b": torch.ones(1)}
+    torch.save({"model": state, "ema": {"decay": 0.99, "shadow_params": list(state.values())}}, tmp_path / "x.pth")
+    assert weights.read(tmp_path / "x.pth").keys() == {"model.w", "model.b"}
+    assert "ema.shadow_params holds averaged weights in a list without names" in capsys.readouterr().err

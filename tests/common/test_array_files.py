@@ -218,3 +218,50 @@ def test_any_other_kind_is_named_with_the_line_that_converts_it(tmp_path, kind, 
         load(other(tmp_path / f"a{ending}", kind))
     assert str(tmp_path / f"a{ending}") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("label", [True, False])
+@pytest.mark.parametrize("index", [True, False])
+def test_a_header_of_numbers_is_no_row(tmp_path, label, index):
+    """pandas names unnamed columns 0, 1, 2, …; its index has no name."""
+    vectors = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    frame = pd.DataFrame(vectors).assign(**({"label": [1, 2] * 3} if label else {}))
+    frame.to_csv(tmp_path / "x.csv", index=index)
+    found = load(tmp_path / "x.csv")
+    np.testing.assert_allclose(found.vectors, vectors, rtol=1e-6)
+    assert found.labels[:, 0].tolist() == ["1", "2"] * 3 if label else found.labels.shape[1] == 0
+
+
+def test_numbers_with_decimal_commas(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    frame = pd.DataFrame(vectors, columns=["f0", "f1", "f2", "f3", "f4"]).assign(label=["a,b", "1,x"] * 3)
+    frame.to_csv(tmp_path / "x.csv", index=False, sep=";", decimal=",")
+    found = load(tmp_path / "x.csv")
+    np.testing.assert_allclose(found.vectors, vectors, rtol=1e-6)
+    assert found.labels[:, 0].tolist() == ["a,b", "1,x"] * 3
+
+
+def test_vectors_of_a_last_pooling_and_a_turned_matrix(tmp_path):
+    vectors, labels = np.random.default_rng(0).normal(size=(6, 5)), np.array(list("aabbcc"))
+    for name, array in (("a", vectors[:, :, None, None]), ("b", vectors[:, None, :])):
+        np.savez(tmp_path / f"{name}.npz", embeddings=array, labels=labels)
+        np.testing.assert_allclose(load(tmp_path / f"{name}.npz").vectors, vectors, rtol=1e-6)
+    np.savez(tmp_path / "turned.npz", embeddings=vectors.T, labels=labels)
+    with pytest.raises(
+        UserError, match=r"6 labels for 5 vectors; each is a column of the \(5, 6\) matrix: save it transposed"
+    ):
+        load(tmp_path / "turned.npz")
+    np.savez(tmp_path / "cube.npz", embeddings=vectors.reshape(2, 3, 5))
+    with pytest.raises(UserError, match="embeddings need two dimensions"):
+        load(tmp_path / "cube.npz")
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npy", "x.csv", "x.parquet"])
+def test_what_stands_for_a_file_is_named(tmp_path, name):
+    for content, words in (
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "fetch it with `git lfs pull`"),
+        ("<!DOCTYPE html><html></html>", "is an HTML page, not the file itself"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=words):
+            load(tmp_path / name)

@@ -72,6 +72,35 @@ def test_other_readings_are_an_error_with_the_option_that_mends_them(photos, wri
     assert cut(photos) == TRUE * 3
 
 
+def test_two_readings_that_fit_alike_are_both_named(photos, capsys):
+    """Fractions fit as x, y, w, h and as centres where no box is near an edge: the sentence does not choose for the user."""
+    inner = [(100, 70, 60, 40), (120, 60, 50, 60)]
+    write(photos, [((x + w / 2) / WIDTH, (y + h / 2) / HEIGHT, w / WIDTH, h / HEIGHT) for x, y, w, h in inner])
+    assert run(photos) == 1
+    error = capsys.readouterr().err
+    assert "--box_units fraction reads them so (so would " in error
+    assert "--box_format cxcywh --box_units fraction" in error
+    assert run(photos, "--box_format", "cxcywh", "--box_units", "fraction") == 0
+    assert cut(photos) == inner * 3
+
+
+def test_boxes_in_percent_are_suspected_where_they_fit_as_pixels(photos, capsys):
+    """15 boxes that all end within the first 100 x 100 pixels of 300 x 200: one in a million by chance."""
+    write(photos, [(x / WIDTH * 100, y / HEIGHT * 100, w / WIDTH * 100, h / HEIGHT * 100) for x, y, w, h in TRUE])
+    assert run(photos) == 0
+    assert (
+        "all 15 boxes end within 100 pixels of their photos' first corner; if they are percent"
+        in capsys.readouterr().err
+    )
+    assert run(photos, "--box_units", "percent", "--overwrite") == 0
+    assert "percent" not in capsys.readouterr().err
+    assert cut(photos) == TRUE * 3
+    for boxes in (TRUE, [(5, 5, 20, 20)] * 4 + [(5, 5, 100, 20)], [(5, 5, 20, 20)] * 3):
+        write(photos, boxes)
+        assert run(photos, "--overwrite") == 0
+        assert "percent" not in capsys.readouterr().err
+
+
 def test_fewer_than_a_quarter_is_a_warning(photos, capsys):
     good = [(5 + i, 5, 30, 30) for i in range(20)]
     write(photos, [*good, (280, 5, 60, 30), (-30, 5, 60, 30)])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cropping.image_folder import RULES, Found, ImageFolder
 from imaging.images import ImageError
 
-EXACT, BESIDE, END, NAME, STEM = RULES
+EXACT, BESIDE, END, NAME, STEM, CASE = RULES
 FILES = (
     "cafe 1.jpg",
     "Ångström.png",
@@ -58,6 +58,10 @@ def folder(tmp_path):
         ("here.webp", "only/here.webp", NAME),
         ("here", "only/here.webp", NAME),
         ("here.jpg", "only/here.webp", STEM),
+        ("HERE.WEBP", "only/here.webp", CASE),
+        ("photos/HERE", "only/here.webp", CASE),
+        (" cafe 1.jpg ", "cafe 1.jpg", EXACT),
+        ("./set1/shelf.jpg%20", "set1/shelf.jpg", END),
         ("http://h/here.jpeg", "only/here.webp", STEM),
         ("twice/x.png", "twice/x.png", EXACT),
     ],

@@ -212,3 +212,23 @@ def test_what_lies_outside_the_image_is_filled(region):
     mirrored = cv2.copyMakeBorder(image, 300, 300, 300, 300, cv2.BORDER_REFLECT_101)
     expected = mirrored[300 + top : 300 + bottom, 300 + left : 300 + right]
     assert np.array_equal(resizing.cut(image, Region(*region, False), border="reflect"), expected)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(
+        images.ImageError, match="not an image: a pointer of Git LFS, not the file itself; fetch it with"
+    ):
+        images.decode(tmp_path / name)
+
+
+@pytest.mark.parametrize("tags", [{254: 1}, {50706: b"\1\4\0\0"}])
+def test_the_preview_in_a_cameras_raw_file_is_no_photo(tmp_path, tags):
+    """DNG, NEF, ARW and CR2 are TIFF files whose first picture is a reduced one (tag 254), or say that they are DNG."""
+    pixels = Image.fromarray(np.full((20, 30, 3), 99, np.uint8))
+    pixels.save(tmp_path / "a.tif", tiffinfo={254: 0})
+    assert images.decode(tmp_path / "a.tif").shape == (20, 30, 3)
+    pixels.save(tmp_path / "a.dng", "TIFF", tiffinfo=tags)
+    with pytest.raises(images.ImageError, match="a camera's raw file; export it as JPEG, PNG or TIFF"):
+        images.decode(tmp_path / "a.dng")

@@ -1,0 +1,186 @@
+"""Engines beside torch: a model exported once to ONNX, then run by ONNX Runtime or OpenVINO, in float32 on a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from common import cli, files
+from common.messages import UserError, shorten
+from embedding.precision import cache_folder, processor
+
+ENGINES = ("torch", "onnxruntime", "openvino")
+CLOSE = 1e-4  # the largest relative difference of a vector from torch's
+PAYS_FROM = (
+    500  # images from which exporting a model, about ten seconds, pays for itself where an engine is twice as fast
+)
+FASTER = 1.1  # times torch's speed, to be worth another engine
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+def installed() -> tuple[str, ...]:
+    """Return the engines that can be used here, torch first. Exporting a model needs the package onnxscript as well."""
+    return ("torch", *(name for name in ENGINES[1:] if _version(name) and _version("onnxscript")))
+
+
+def _version(package: str) -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return ""
+
+
+class Program:
+    """A model as an ONNX file in the cache folder of the user, and what was measured of it there.
+
+    module: uint8 (n, height, width, 3) -> float32 (n, dim). example: pixels of one batch; the program takes any n. fingerprint: of
+    the model; with torch's version it names the file, so that another model or version is exported anew.
+    """
+
+    def __init__(self, module: nn.Module, example: torch.Tensor, fingerprint: str) -> None:
+        self._module, self._example = module, example
+        key = f"{fingerprint} {tuple(example.shape[1:])} torch {torch.__version__} onnxscript {_version('onnxscript')}"
+        self.folder = cache_folder() / f"program-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        self.path = self.folder / "model.onnx"
+
+    def export(self) -> Path:
+        """Return the ONNX file, written on the first call; a damaged one is written anew.
+
+        Raises UserError where the model cannot be exported or the folder not be written.
+        """
+        seal = self.folder / "sha256"
+        with contextlib.suppress(OSError):
+            if seal.read_text() == _digest(self.path):
+                return self.path
+        shutil.rmtree(self.folder, ignore_errors=True)
+        size = torch.export.Dim("n", min=1, max=65536)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _silence(), torch.inference_mode(), files.whole(self.path) as temporary:
+                program = torch.onnx.export(
+                    self._module.eval(),
+                    (self._example[:2].repeat(2, 1, 1, 1),),
+                    dynamo=True,
+                    dynamic_shapes=({0: size},),
+                )
+                assert program is not None
+                program.save(str(temporary), external_data=False)
+            files.write_text(seal, _digest(self.path))
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written: {shorten(error)}") from None
+        except Exception as error:  # a model that cannot be traced, whatever it is
+            raise UserError(f"this model cannot be exported: {shorten(error)}; use --engine torch") from None
+        return self.path
+
+    def start(self, engine: str) -> Run:
+        """Return the function from pixels to vectors, computed by this engine. Raises UserError where it cannot."""
+        path = self.export()
+        try:
+            return _in_onnxruntime(path) if engine == "onnxruntime" else _in_openvino(path)
+        except ImportError as error:
+            raise UserError(f"--engine {engine}: {shorten(error)}; run pip install {engine} onnxscript") from None
+        except Exception as error:  # an operator that the engine lacks
+            raise UserError(f"{engine} cannot run this model: {shorten(error)}; use --engine torch") from None
+
+    def remembered(self, batch_size: int) -> str | None:
+        """Return the engine that was the fastest for this batch size on this processor, None where it was not measured."""
+        with contextlib.suppress(OSError, ValueError):
+            name = json.loads((self.folder / "fastest.json").read_text()).get(self._where(batch_size))
+            return name if name in installed() else None
+        return None
+
+    def fastest(self, torch_run: Run, pixels: torch.Tensor) -> str:
+        """Return the engine that takes a batch of pixels (n, height, width, 3) soonest and is close to torch; remembers it."""
+        expected, speeds = torch_run(pixels), {"torch": _seconds(torch_run, pixels) / FASTER}
+        for name in installed()[1:]:
+            with contextlib.suppress(UserError):
+                run = self.start(name)
+                if differs(run(pixels), expected) <= CLOSE:
+                    speeds[name] = _seconds(run, pixels)
+        chosen = min(speeds, key=lambda name: speeds[name])
+        with contextlib.suppress(OSError, ValueError, UserError):
+            known = self.folder / "fastest.json"
+            answers = json.loads(known.read_text()) if known.exists() else {}
+            files.write_text(known, json.dumps({**answers, self._where(len(pixels)): chosen}) + "\n")
+        return chosen
+
+    def _where(self, batch_size: int) -> str:
+        versions = " ".join(f"{name} {_version(name)}" for name in installed())
+        return f"{processor('cpu')}, {cli.cores()} cores, batch {batch_size}, {versions}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def differs(vectors: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest relative difference |x - y| / |y| of a row; infinite where one is not finite."""
+    x, y = vectors.double(), expected.double()
+    if x.shape != y.shape:
+        return float("inf")
+    largest = float(((x - y).norm(dim=1) / y.norm(dim=1).clamp_min(1e-30)).max())
+    return largest if largest == largest else float("inf")
+
+
+def _seconds(run: Run, pixels: torch.Tensor) -> float:
+    """Return the least of three times, after one that warms up."""
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        run(pixels)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def _in_onnxruntime(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the cores decode images meanwhile
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda pixels: torch.from_numpy(session.run(None, {name: pixels.numpy()})[0])
+
+
+def _in_openvino(path: Path) -> Run:
+    import openvino
+
+    hints: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    model = openvino.Core().compile_model(str(path), "CPU", {**hints, "INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixels: torch.from_numpy(np.array(model(pixels.numpy())[0]))
+
+
+@contextlib.contextmanager
+def _silence() -> Any:
+    """Keep an exporter's remarks, which are for its authors, off the terminal."""
+    loud = [logging.getLogger(name) for name in ("onnxscript", "torch.onnx", "torch.export", "onnx_ir")]
+    levels = [logger.level for logger in loud]
+    for logger in loud:
+        logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loud, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,71 @@
+"""The sides of an evaluation, read and coded: references with test queries, and with validation queries where there are some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from common import files
+from common.embedding_sets import expand, read_sides
+from common.embeddings import EmbeddingSet, load
+from common.messages import UserError, note, warn
+from evaluation.codes import CodedSets, code_sets, remarks
+from evaluation.records import Rule
+from evaluation.units import Units
+
+
+def read_coded(
+    sides: Sequence[tuple[str, Sequence[str], str]],
+    *,
+    label_level: int | None,
+    group_by: str | None,
+    data_root: str | None = None,
+    **reading: Any,
+) -> list[CodedSets]:
+    """Return the references coded with the queries of each further side.
+
+    `sides`: (option, files, split), references first; see embedding_sets.read_sides, which takes `reading`. `group_by`: see
+    evaluation.units. `data_root`: where the crops have moved; it may hold {id}.
+    """
+    references, *queries = (_moved(side, data_root) for side in read_sides(sides, label_level=label_level, **reading))
+    return [code_sets(references, side, label_level, Units(group_by)) for side in queries]
+
+
+def by_dataset(
+    given: Sequence[tuple[str, Sequence[str], str]], **reading: Any
+) -> dict[str, list[tuple[str, Sequence[str], str]]]:
+    """Return the sides of each data set, by the name that its files give, in the order of the files.
+
+    `reading`: keyword arguments of embeddings.load. Raises UserError where all files are of one data set, or one names none.
+    """
+    files_of: dict[str, list[list[str]]] = {}
+    for place, (_, specs, _) in enumerate(given):
+        for name, path in expand(specs):
+            dataset = load(path, **reading).dataset
+            if not dataset:
+                raise UserError(f"{path} names no data set; extract it with --company_name, one name a data set")
+            sides = files_of.setdefault(dataset, [[] for _ in given])
+            sides[place].append(f"{name}={path}" if name else str(path))
+    if len(files_of) < 2:
+        raise UserError(f"--across_datasets needs two data sets or more; all files are of {', '.join(files_of)}")
+    for dataset, sides in files_of.items():
+        if missing := [option for (option, _, _), own in zip(given, sides, strict=True) if not own]:
+            raise UserError(f"the data set {dataset} has no files in {missing[0]}; add them, or leave it away")
+    return {
+        dataset: [(option, own, split) for (option, _, split), own in zip(given, sides, strict=True)]
+        for dataset, sides in files_of.items()
+    }
+
+
+def _moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:
+    if not data_root:
+        return sets
+    return [one.renamed(data_root=data_root.replace("{id}", files.name_part(one.id))) for one in sets]
+
+
+def warn_of(coded_sides: Sequence[CodedSets], rule: Rule) -> None:
+    """Tell what is remarkable of the sets, once each, and what comparisons on the last side leave out."""
+    for remark in dict.fromkeys(remark for coded in coded_sides for remark in remarks(coded, rule)):
+        warn(remark)
+    if len(coded_sides[-1].queries) > 1 and (lost := coded_sides[-1].unmatched_views):
+        note(f"{lost:,} views are of crops that not every query set holds; comparisons leave them out")

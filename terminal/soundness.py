@@ -1,0 +1,184 @@
+"""What --check prints, draws and writes of one pair of sets: near twins, likely label errors, classes that cannot be told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from common import files, table_files
+from common.messages import count, table
+from evaluation.evaluator import Evaluator
+from evaluation.records import Combination
+from plots import picture_sheets
+from soundness.check import Soundness, check
+from uncertainty.intervals import AccuracyInterval
+
+SHOWN = 10  # rows of a table on the terminal
+DRAWN = 12  # rows of each sheet of pictures
+COLUMNS = (
+    *("kind", "crop_id", "picture", "side", "label", "other_crop_id", "other_label"),
+    *("agreement", "cosine", "own_votes", "other_votes"),
+)
+
+
+def show(evaluator: Evaluator, combination: Combination, output_root: Path, *, safe: bool = False) -> Soundness:
+    """Print what was found, draw sheets of pictures, and write the whole list as soundness.csv; return what was found."""
+    found = check(evaluator, combination)
+    print(f"\n{text(found)}")
+    name = f"soundness_{found.pair.reference_ids[0]}_{found.pair.query_ids[0]}"
+    if rows := listed(found):
+        path = output_root / files.name_part(f"{name}.csv")
+        files.write_text(path, table_files.csv_text(COLUMNS, rows, spreadsheet_safe=safe))
+        print(f"\nwrote {path}: {count(len(rows), 'row')}")
+    for kind, first, title, score, sheet in _sheets(found):
+        if sheet:
+            path = output_root / files.name_part(f"{name}_{kind}.png")
+            picture_sheets.results(path, sheet, title=title, score=score, judged=False, first=first)
+            print(f"wrote {path} and .svg")
+    return found
+
+
+def report(evaluator: Evaluator, combination: Combination) -> Soundness:
+    """Print what was found, and return it for the report."""
+    found = check(evaluator, combination)
+    print(f"{text(found)}\n")
+    return found
+
+
+def text(found: Soundness) -> str:
+    """Return what was found in words and tables."""
+    pair, crops = found.pair, found.crops
+    heading = (
+        f"Is the data sound? References {pair.reference_ids[0]} and queries {pair.query_ids[0]}: "
+        f"{count(crops.n_reference, 'crop')} and {count(found.n_query, 'crop')}"
+    )
+    parts = [heading, *_about_pictures(found), _twins(found), _suspects(found), _alike(found)]
+    return "\n\n".join(parts)
+
+
+def _about_pictures(found: Soundness) -> list[str]:
+    missing = len(found.crops) - found.n_pictures
+    if not missing:
+        return []
+    return [
+        f"{count(missing, 'picture')} of {len(found.crops):,} cannot be read, or show one colour only: their near twins are found "
+        "by the embedding alone, which misses some copies and takes some photos of one product for copies"
+    ]
+
+
+def _twins(found: Soundness) -> str:
+    twins = found.twins
+    if not len(twins):
+        return f"Near twins: none of {count(found.n_query, 'query', 'queries')} has one among the references"
+    have = "has a near twin" if len(twins) == 1 else "have a near twin"
+    without = _interval(found.without_twins) if found.without_twins else "nothing is left"
+    where = f"on {found.twin_photos} of {count(found.query_photos, 'photo')}"
+    said = (
+        f"Near twins: {len(twins):,} of {found.n_query:,} queries, {where}, {have} among the references; "
+        f"accuracy {found.accuracy.accuracy:.4f}, without them {without}"
+    )
+    rows = [
+        (found.crops.names[q], found.crops.names[r], "-" if math.isnan(agree) else f"{agree:.3f}", f"{cosine:.3f}")
+        for q, r, agree, cosine in zip(twins.query, twins.reference, twins.agreement, twins.cosine, strict=True)
+    ]
+    return f"{said}\n{_first(['query', 'reference', 'pictures agree', 'cosine'], rows)}"
+
+
+def _interval(interval: AccuracyInterval) -> str:
+    return f"{interval.accuracy:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f}"
+
+
+def _suspects(found: Soundness) -> str:
+    if not len(found.suspects):
+        return f"Labels: every crop of {len(found.crops):,} has the label that most of its neighbours' votes give"
+    said = (
+        f"Likely label errors, the likeliest first: {len(found.suspects):,} of {count(len(found.crops), 'crop')} "
+        f"{'is' if len(found.suspects) == 1 else 'are'} outvoted by neighbours of another label"
+    )
+    rows = [
+        (
+            found.crops.names[row],
+            found.classes[found.crops.label[row]],
+            f"{found.shares.own[row]:.3f}",
+            found.classes[found.shares.suggested[row]],
+            f"{found.shares.other[row]:.3f}",
+        )
+        for row in found.suspects
+    ]
+    return f"{said}\n{_first(['crop', 'label', 'votes', 'suggested', 'votes'], rows)}"
+
+
+def _alike(found: Soundness) -> str:
+    unsure = f"; {count(found.n_unsure, 'pair')} of classes with too few photos to say" if found.n_unsure else ""
+    if not found.alike:
+        return f"Classes: none that cannot be told apart{unsure}"
+    said = f"Classes that cannot be told apart (0.5 is chance): {count(len(found.alike), 'pair')}{unsure}"
+    rows = [
+        (
+            found.classes[pair.one],
+            found.classes[pair.other],
+            f"{pair.told_apart.accuracy:.3f}",
+            f"{pair.told_apart.low:.3f} to {pair.told_apart.high:.3f}",
+            pair.n_crop,
+            pair.told_apart.n_images,
+        )
+        for pair in found.alike
+    ]
+    return f"{said}\n{_first(['class', 'and', 'told apart', '95% interval', 'crops', 'photos'], rows)}"
+
+
+def _first(header: list[str], rows: list[tuple]) -> str:
+    more = f"\n… and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    return table(header, rows[:SHOWN]) + more
+
+
+def listed(found: Soundness) -> list[tuple]:
+    """Return the near twins, then the likely label errors, one row each under COLUMNS."""
+    crops, twins, shares = found.crops, found.twins, found.shares
+    labels = found.classes[crops.label]
+
+    def of(row: int) -> tuple:
+        side = "reference" if row < crops.n_reference else "query"
+        return crops.names[row], crops.pictures[row], side, labels[row]
+
+    pairs = zip(twins.query, twins.reference, twins.agreement, twins.cosine, strict=True)
+    rows = [
+        (
+            "near twin",
+            *of(q),
+            crops.names[r],
+            labels[r],
+            "" if math.isnan(agree) else f"{agree:.4f}",
+            f"{cosine:.4f}",
+            "",
+            "",
+        )
+        for q, r, agree, cosine in pairs
+    ]
+    for row in found.suspects:
+        votes = f"{shares.own[row]:.4f}", f"{shares.other[row]:.4f}"
+        rows.append(("label", *of(row), "", found.classes[shares.suggested[row]], "", "", *votes))
+    return rows
+
+
+def _sheets(found: Soundness) -> Iterator[tuple[str, str, str, str, list]]:
+    """Yield of each sheet of pictures: kind, what stands first in a row, title, name of its numbers, rows (picture_sheets)."""
+    crops, twins, labels = found.crops, found.twins, found.classes[found.crops.label]
+
+    def result(row: int, score: float) -> tuple[str, str, float]:
+        return crops.pictures[row], labels[row], score
+
+    pairs = zip(twins.query, twins.reference, twins.agreement, twins.cosine, strict=True)
+    of_twins = [(crops.pictures[q], labels[q], [result(r, agree)]) for q, r, agree, _ in pairs if not math.isnan(agree)]
+    yield "twins", "query", "Queries and their near twins", "agreement", of_twins[:DRAWN]
+    of_labels = []
+    for row in found.suspects[found.known[found.suspects]][:DRAWN]:
+        near = found.neighbours[row]
+        better = np.flatnonzero((near >= 0) & (crops.label[near] == found.shares.suggested[row]))[:3]
+        of_labels.append(
+            (crops.pictures[row], labels[row], [result(near[at], found.similarities[row, at]) for at in better])
+        )
+    yield "labels", "crop", "Likely label errors, and near crops of a label that suits better", "cosine", of_labels
