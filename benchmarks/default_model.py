@@ -102,9 +102,10 @@ def compare(manifests: Sequence[Manifest], vectors: Mapping[str, Sequence[np.nda
 
     def sets(side: int) -> Iterator[EmbeddingSet]:
         one = manifests[side]
-        texts = [np.array(values, str) for values in (one.crop_ids, one.sample_ids, one.paths)]
+        crop_ids, sample_ids, paths = (np.array(values, str) for values in (one.crop_ids, one.sample_ids, one.paths))
         for choice, both in vectors.items():
-            yield EmbeddingSet(both[side], one.labels, *texts, meta={"id": choice, "fingerprint": choice})
+            meta = {"id": choice, "fingerprint": choice}
+            yield EmbeddingSet(both[side], one.labels, crop_ids, sample_ids, paths, meta)
 
     evaluator = Evaluator(code_sets(list(sets(0)), list(sets(1))), Rule())
     tallies = dict(evaluator.tallies([Combination((choice,), (choice,)) for choice in vectors]))

@@ -105,12 +105,14 @@ def _view(pair: Combination, query: EmbeddingSet) -> _View | None:
         padding = float(text)
     except ValueError:
         return None
-    grows = 1 + 2 * padding / 100
-    own = (query.meta.get("preprocess") or {}).get("height")
-    pixels = query.meta.get("object_px") if asked == "crop" else None
-    size = pixels * grows if pixels else own
-    if not query.fingerprint or not math.isfinite(grows) or not isinstance(size, (int, float)):
+    grows, preprocess = 1 + 2 * padding / 100, query.meta.get("preprocess") or {}
+    if preprocess.get("resize_mode") == "model":  # which cuts the edges off
         return None
-    if asked == "crop" and not pixels:
+    if asked == "crop":
+        object_px = query.meta.get("object_px")
+        size = object_px and object_px * grows
+    else:
+        size = preprocess.get("height")
+    if not (query.fingerprint and math.isfinite(grows) and size and isinstance(size, (int, float))):
         return None
     return _View(pair, padding, text, round(size), size / grows)

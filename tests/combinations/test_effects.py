@@ -129,3 +129,18 @@ def test_one_id_of_two_variants_tells_them_apart(folder):
         embeddings.save(folder.parent / "same" / f"{at}.npz", one)
     (queries,) = read_sides([("--test_npz", [folder.parent / "same"], "test")])
     assert {one.id for one in queries} == {"20@m", "20@m@314", "20@m-gem"}
+
+
+def test_crops_at_their_own_sizes_keep_the_pixels_that_they_were_cut_with(folder):
+    """Under --image_size crop the object has the pixels of --object_px; of crops cut without it, nothing is known."""
+    references, queries = read_sides([("--train_npz", [folder], "train"), ("--test_npz", [folder], "test")])
+
+    def at_own_size(sets, **meta):
+        renamed = {"id": "20@crop", "image_size": "crop", "preprocess": {"height": 224}, **meta}
+        return [one.renamed(**renamed) if one.id == "20@314" else one for one in sets]
+
+    known = make_evaluator(*(at_own_size(side, object_px=224) for side in (references, queries)))
+    assert [str(row.of) for row in effects(known)] == ["20@crop/20@crop", "20/20", "20/20"]
+    other = make_evaluator(*(at_own_size(side, object_px=160) for side in (references, queries)))
+    unknown = make_evaluator(*(at_own_size(side) for side in (references, queries)))
+    assert effects(other) == effects(unknown) == []
