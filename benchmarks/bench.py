@@ -21,7 +21,10 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-PACKAGES = ("numpy", "torch", "faiss-cpu", "scikit-learn", "opencv-python-headless", "pyarrow", "umap-learn")
+PACKAGES = (
+    *("numpy", "torch", "onnxruntime", "openvino", "faiss-cpu", "scikit-learn"),
+    *("opencv-python-headless", "pyarrow", "umap-learn"),
+)
 
 Run = Callable[[], object]
 
