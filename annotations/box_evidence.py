@@ -22,7 +22,7 @@ def polygon_box(segmentation: Any) -> Box | None:
         return None
     try:
         return fields.enclosing(points)
-    except Unusable:
+    except (Unusable, OverflowError):  # a number of hundreds of digits
         return None
 
 
