@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from annotations import fields, segmentation
+from annotations import box_evidence, fields, segmentation
 from annotations.contents import Repeated
 from annotations.fields import shown
 from annotations.options import Options
@@ -14,6 +14,7 @@ from annotations.records import Box, Object, Outline, Skipped
 from common.messages import Unusable, UserError
 
 T = TypeVar("T")
+_AROUND = "box around the segmentation"  # of an annotation, put there by compact()
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -24,9 +25,15 @@ def recognise(content: Any) -> bool:
 def compact(outlines: bool) -> Callable[[dict[str, Any]], None]:
     """Return what shrinks an annotation once it is parsed: its points become an Outline, or where the box is enough, nothing."""
 
+    seen = 0
+
     def shrink(item: dict[str, Any]) -> None:
+        nonlocal seen
         if "segmentation" not in item or "image_id" not in item:
             return
+        if seen < box_evidence.SAMPLE and _has_box(item.get("bbox")):
+            seen += 1
+            item[_AROUND] = box_evidence.polygon_box(item["segmentation"])
         if not outlines and _has_box(item.get("bbox")):
             item["segmentation"] = None
             return
@@ -58,6 +65,10 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
             raise UserError(f"{source} has {key!r} twice; merge the two lists")
     images = _by_id(content["images"], "image_id", _image)
     categories = _by_id(content["categories"], "category_id", _category)
+    known = [item for item in content["annotations"] if isinstance(item, dict) and isinstance(item.get(_AROUND), Box)]
+    pairs = [(item["bbox"], item[_AROUND]) for item in known]
+    if len(pairs) > 2 and options.box_format is None and (words := box_evidence.other_meaning(pairs)):
+        raise UserError(f"{source}: {words}")
     for row, item in enumerate(content["annotations"], 1):
         sample_id = object_id = ""
         try:

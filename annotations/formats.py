@@ -149,6 +149,8 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
     labels = [path for path in files if yolo.is_label_file(path)] if forced in (None, "yolo") else []
     if labels:
         dataset = yolo.open_dataset(root)
+        if not dataset.names:
+            note(f"{root}: no data.yaml and no classes.txt with the classes' names; their numbers are the labels")
         found["yolo"] = [(path, list(yolo.read(path.read_bytes(), path, root, dataset, options))) for path in labels]
     for path in files:
         if path in labels or path.suffix.lower() == ".txt" or path.name in ("crop.json", "crops.csv", "skipped.csv"):

@@ -45,7 +45,7 @@ def _shape(item: Any, units: str) -> Shape:
         return Shape(classes, fields.enclosing(corners), units, Outline((corners,)))
     flat = array("d", [number for point in points for number in fields.numbers(point, 2, "points")])
     if kind in ("rectangle", "mask"):
-        if len(flat) != 4:
+        if len(flat) not in (4, 8):  # two corners, or all four as newer versions write them
             raise fields.bad("points", points)
         return Shape(classes, fields.enclosing(flat), units)
     if kind == "circle":

@@ -23,6 +23,7 @@ class Photo:
     split: str
     declared: tuple[int, int] | None
     source: str
+    own_name: str = ""  # of the annotation file, where it is about this photo only
 
     @property
     def sample_id(self) -> str:
@@ -68,6 +69,7 @@ def objects(
             photo.source,
             shape.units,
             outline,
+            photo.own_name,
         )
 
 

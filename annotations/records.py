@@ -47,6 +47,8 @@ class Object:
     source: str
     units: str = "pixels"
     outline: Outline | None = None
+    # The name of an annotation file about one photo: the photo's, where there is none of the name that the file gives.
+    own_name: str = field(default="", compare=False, repr=False)
 
     @property
     def crop_id(self) -> str:

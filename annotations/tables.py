@@ -69,7 +69,8 @@ def _read_open_images(table: Rows, source: str, options: Options) -> Iterator[Ob
     names = _class_names(Path(source).parent)
 
     def shape(row: dict[str, str]) -> Shape:
-        if fields.flag(row.get("IsGroupOf", ""), "IsGroupOf"):
+        group = row.get("IsGroupOf", "").strip()
+        if fields.flag("" if group == "-1" else group, "IsGroupOf"):  # -1: nobody has looked
             raise Unusable("crowd region")
         values = [fields.number(row[key], key) for key in ("XMin", "YMin", "XMax", "YMax")]
         label = fields.text(row["LabelName"], "LabelName")

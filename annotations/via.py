@@ -50,7 +50,7 @@ def read_csv(table: Iterator[tuple[int, dict[str, str]]], source: str, options: 
     counts: dict[str, int] = {}
     for line, row in table:
         name = row["filename"]
-        if row.get("region_count", "").strip() == "0":
+        if row.get("region_count", "").strip() == "0" and row["region_shape_attributes"].strip() in ("", "{}"):
             continue
         counts[name] = counts.get(name, 0) + 1
         if not name.strip():

@@ -32,7 +32,7 @@ def read(content: Element, source: str, options: Options, *, stem: str) -> Itera
     folder = posixpath.dirname(stem)
     name = posixpath.join(folder, named) if named and "/" not in named and "\\" not in named else named or stem
     split = options.split_of(stem, source, listed_splits(Path(source).parent).get(Path(source).stem), one_image=True)
-    photo = Photo(name, split, declared, source)
+    photo = Photo(name, split, declared, source, stem if named else "")
     units = options.box_units or "pixels"
     records = ((item.line, item) for item in content.all("object"))
     yield from objects(photo, records, lambda item: _shape(item, units), options)

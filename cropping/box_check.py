@@ -20,7 +20,7 @@ from imaging import images
 
 LIMIT = 0.25  # the share of wrong boxes from which on a file is not cropped unless the user says how to read it
 _ALONE = 1  # a single wrong box is an outlier, whatever its share
-_MANY = 10  # boxes from which on it is no chance that all lie in the first quarter of their photos
+_UNLIKELY = 1e-4  # a chance below which boxes are suspected to be percent
 _READINGS = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2", "cxcywh": "centre x, centre y, width, height"}
 
 Headers = Mapping[str, "images.Header | str"]  # of each image file, or the reason why it has none
@@ -121,12 +121,13 @@ def _judge(
 
 
 def _percent_like(boxes: _Boxes, frames: np.ndarray, choice: Choice, source: str) -> list[str]:
-    """Return a warning where boxes may be percent: all end within 100 pixels of the first corner, in photos of over 200.
+    """Return a warning where boxes may be percent: all end within 100 pixels of the first corner.
 
-    A box that lies anywhere has one chance in four at most to end in that quarter; for _MANY boxes it is one in a million.
+    Of boxes that lie anywhere, each has a chance of 100 x 100 to the photo's pixels at most to do so.
     """
-    wide = (frames >= 200).all() and (boxes.units == "pixels").all() and len(frames) >= _MANY
-    if choice.confirmed or not wide or boxes.values.max() > 100 or boxes.values.max() < 2 or boxes.values.min() < 0:
+    chance = np.log(np.minimum(1, 1e4 / frames.prod(axis=1, dtype=float))).sum()
+    inside = (boxes.units == "pixels").all() and boxes.values.min() >= 0 and 2 < boxes.values.max() <= 100
+    if choice.confirmed or not inside or len(frames) < 3 or chance > np.log(_UNLIKELY):
         return []
     return [
         f"{source}: all {len(frames):,} boxes end within 100 pixels of their photos' first corner; if they are percent, "

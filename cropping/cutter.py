@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from annotations.records import Object, Skipped
 from common import cli, files
 from common.messages import Unusable, UsageError, UserError
-from cropping import crops_folder, cutouts, resizing
+from cropping import crops_folder, cutouts, image_folder, resizing
 from cropping.image_folder import RULES, Found, ImageFolder, is_plain
 from cropping.padding import Padding, place
 from imaging import crops, images
@@ -141,7 +141,11 @@ def _locate(item: Object | Skipped, folder: ImageFolder, besides: Mapping[str, s
     try:
         image = folder.find(item.image, beside=besides[item.source], split=item.split)
     except Unusable as error:
-        return Skipped(item.sample_id, item.object_id, str(error), item.source)
+        try:
+            image = folder.find(item.own_name, beside=besides[item.source], split=item.split)
+        except Unusable:
+            return Skipped(item.sample_id, item.object_id, str(error), item.source)
+        image = Found(image.file, image_folder.OWN_NAME)
     if item.sample_id != item.image and not is_plain(item.sample_id.replace("\\", "/")):
         item = replace(item, sample_id=os.path.splitext(image.file)[0])
     return item, image

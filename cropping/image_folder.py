@@ -23,8 +23,10 @@ RULES = (
     "by their names",
     "by their names with another ending",
     "by their names in another case",
+    "by their names without the prefix of an upload to Label Studio",
+    "by the names of their annotation files",
 )
-_EXACT, _BESIDE, _END, _NAME, _STEM, _CASE = RULES
+_EXACT, _BESIDE, _END, _NAME, _STEM, _CASE, _UPLOAD, OWN_NAME = RULES
 MISSING = "image missing: no "  # how such a reason begins; then comes the name that was looked for
 _SEARCHES = 200  # missing images whose nearest name is looked for; each takes milliseconds
 
@@ -82,13 +84,19 @@ class ImageFolder:
                 ending = "/".join(parts[start:])
                 if files := self._files(ending) or (self._files(f"{beside}/{ending}") if beside else []):
                     return Found(_only(files), _END)
-        for table, rule, key in zip(self._trees(), (_NAME, _STEM, _CASE), _KEYS, strict=True):
+        by_name, by_stem, by_case = self._trees()
+        for table, rule, key in (
+            (by_name, _NAME, _plain),
+            (by_stem, _STEM, lambda name: _plain(_stem(name))),
+            (by_case, _CASE, _folded),
+            (by_name, _UPLOAD, lambda name: _plain(re.sub("^[0-9a-f]{8}-", "", name))),
+        ):
             for path in paths:
                 name = path.rpartition("/")[2]
                 if files := table.get(key(name), []):
                     return Found(
                         _only(_narrowed(files, path, beside, split)),
-                        rule if _is_image(name) or rule == _CASE else _NAME,
+                        _NAME if rule == _STEM and not _is_image(name) else rule,
                     )
         raise ImageError(f"{MISSING}{image_id}{self._nearest(paths[-1] if paths else image_id)}")
 
@@ -216,9 +224,6 @@ def _plain(name: str) -> str:
 
 def _folded(name: str) -> str:
     return _plain(name).casefold()
-
-
-_KEYS = (_plain, lambda name: _plain(_stem(name)), _folded)  # of the tables of the whole folder
 
 
 def choose(folder: Path | None, annotations: Sequence[Path]) -> Path:

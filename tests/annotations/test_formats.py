@@ -574,3 +574,38 @@ def test_regions_of_via_3():
         "view 9 is not one file",
         'no label among av: {"kind": "cat", "note": "x"}',
     ]
+
+
+def test_open_images_flags_that_nobody_has_set_are_not_set():
+    text = "ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,x,0,1,0,1,-1\na,x,0,1,0,1,1\n"
+    found = read_text(text, "a.csv")
+    assert [type(item) for item in found] == [Object, Skipped]
+    assert found[1].reason == "crowd region"
+
+
+def test_a_rectangle_of_labelme_has_two_or_four_corners():
+    shapes = [[[50, 50], [10, 20]], [[10, 20], [50, 20], [50, 50], [10, 50]], [[1, 2], [3, 4], [5, 6]]]
+    content = {"shapes": [{"label": "x", "shape_type": "rectangle", "points": points} for points in shapes]}
+    found = read_text(json.dumps(content), "a.json")
+    assert boxes(found[:2]) == [(10, 20, 50, 50)] * 2
+    assert found[2].reason == "bad points: [[1, 2], [3, 4], [5, 6]]"
+
+
+def test_yolo_without_names_says_so(tmp_path, capsys):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("3 .5 .5 .2 .2\n")
+    assert formats.read(tmp_path, Options())[0][0].items[0].classes == ("3",)
+    assert (
+        "no data.yaml and no classes.txt with the classes' names; their numbers are the labels"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_photo_that_was_renamed_with_its_xml_is_found(subset, expected, tmp_path, capsys):
+    """`filename` is what the photo was called when it was annotated; LabelImg leaves it so."""
+    written = by_globox("save_pascal_voc", "Annotations")(subset, tmp_path)
+    changed = sorted(written.glob("*.xml"))[0]
+    changed.write_text(changed.read_text().replace(f"<filename>{changed.stem}", "<filename>before"))
+    assert run(subset, written, tmp_path / "crops") == 0
+    assert "1 by the names of their annotation files" in capsys.readouterr().out
+    assert len(crops(tmp_path / "crops")) == len(expected)

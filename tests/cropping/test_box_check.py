@@ -85,7 +85,7 @@ def test_two_readings_that_fit_alike_are_both_named(photos, capsys):
 
 
 def test_boxes_in_percent_are_suspected_where_they_fit_as_pixels(photos, capsys):
-    """15 boxes that all end within the first 100 x 100 pixels of 300 x 200: one in a million by chance."""
+    """15 boxes that all end within the first 100 x 100 pixels of 300 x 200: a chance of (1/6)^15; 3 boxes prove nothing."""
     write(photos, [(x / WIDTH * 100, y / HEIGHT * 100, w / WIDTH * 100, h / HEIGHT * 100) for x, y, w, h in TRUE])
     assert run(photos) == 0
     assert (
@@ -95,7 +95,7 @@ def test_boxes_in_percent_are_suspected_where_they_fit_as_pixels(photos, capsys)
     assert run(photos, "--box_units", "percent", "--overwrite") == 0
     assert "percent" not in capsys.readouterr().err
     assert cut(photos) == TRUE * 3
-    for boxes in (TRUE, [(5, 5, 20, 20)] * 4 + [(5, 5, 100, 20)], [(5, 5, 20, 20)] * 3):
+    for boxes in (TRUE, [(5, 5, 20, 20)] * 4 + [(5, 5, 100, 20)], [(5, 5, 20, 20)]):
         write(photos, boxes)
         assert run(photos, "--overwrite") == 0
         assert "percent" not in capsys.readouterr().err
@@ -166,3 +166,31 @@ def test_small_boxes_leave_the_declared_size_in_charge(photos, capsys):
         shape = np.asarray(Image.open(photos / "images" / "0.png"))
         assert shape.shape[:2] == (HEIGHT, WIDTH)
         assert cut(photos) == [(5, 6, 70, 80)] * 3
+
+
+@pytest.mark.parametrize("written", ["xyxy", "cxcywh"])
+@pytest.mark.parametrize("cutout", ["box", "mask"])
+def test_polygons_say_what_the_numbers_of_their_boxes_mean(photos, written, cutout, capsys):
+    """All of these boxes fit into their photos as x, y, w, h, too: only the segmentations tell."""
+    inner = [(100, 70, 60, 40), (120, 60, 50, 60), (90, 50, 40, 30)]
+    mean = {"xyxy": lambda x, y, w, h: (x, y, x + w, y + h), "cxcywh": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)}
+    write(photos, [mean[written](*box) for box in inner])
+    content = json.loads((photos / "boxes.json").read_text())
+    for number, item in enumerate(content["annotations"]):
+        x, y, w, h = inner[number % 3]
+        item["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (photos / "boxes.json").write_text(json.dumps(content))
+    assert run(photos, "--cutout", cutout) == 1
+    error = capsys.readouterr().err
+    assert "100% of the first 9 boxes are not around their own segmentations" in error
+    assert f"100% are: --box_format {written} reads them so, --box_format xywh as now" in error
+    assert run(photos, "--cutout", cutout, "--box_format", written) == 0
+    assert cut(photos) == inner * 3
+    write(photos, inner)
+    sound = json.loads((photos / "boxes.json").read_text())
+    for item, told in zip(sound["annotations"], content["annotations"], strict=True):
+        item["segmentation"] = told["segmentation"]
+    sound["annotations"][0]["segmentation"] = [[0, 0, 9, 0, 9, 9]]  # one that is wrong is no evidence
+    (photos / "boxes.json").write_text(json.dumps(sound))
+    assert run(photos, "--cutout", cutout, "--overwrite") == 0
+    assert cut(photos) == inner * 3

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cropping.image_folder import RULES, Found, ImageFolder
 from imaging.images import ImageError
 
-EXACT, BESIDE, END, NAME, STEM, CASE = RULES
+EXACT, BESIDE, END, NAME, STEM, CASE, UPLOAD, _ = RULES
 FILES = (
     "cafe 1.jpg",
     "Ångström.png",
@@ -59,6 +59,7 @@ def folder(tmp_path):
         ("here", "only/here.webp", NAME),
         ("here.jpg", "only/here.webp", STEM),
         ("HERE.WEBP", "only/here.webp", CASE),
+        ("https://host.example/data/upload/3/9f8e7d6c-here.webp", "only/here.webp", UPLOAD),
         ("photos/HERE", "only/here.webp", CASE),
         (" cafe 1.jpg ", "cafe 1.jpg", EXACT),
         ("./set1/shelf.jpg%20", "set1/shelf.jpg", END),
