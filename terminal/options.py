@@ -165,6 +165,12 @@ def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -
     cli.add_spreadsheet_safe(group, "every CSV")
 
 
+def check_search(fusion: str, pairing: str) -> None:
+    """Raise UsageError for a pairing that the fusion cannot score."""
+    if fusion == "concat" and pairing == "crossed":
+        raise UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
+
+
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add what greedy_combo_eval.py searches, compares with, and writes."""
     group = parser.add_argument_group("combinations")
