@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from common.embeddings import EmbeddingSet
     from retrieval.exact import ExactSearch
 
+Answer = Callable[["np.ndarray"], list[list[tuple[str, float]]]]  # vectors to labels
 Labelled = list[tuple[Path, list[tuple[str, float]]]]  # image, [(label, confidence), …], the most confident first
 
 
@@ -62,7 +63,7 @@ def by_references(
     paths: Sequence[Path],
     references: Sequence[EmbeddingSet],
     model: str | None,
-    answer: Callable[[np.ndarray], list[list[tuple[str, float]]]] | None = None,
+    answer: Answer | None = None,
     *,
     k: int,
     top_k: int,
@@ -151,13 +152,21 @@ def run(args: argparse.Namespace) -> None:
         from terminal import products
 
         references = products.labelled_sets(args.reference_npz, cli.reading(args))
-        answer = None
+        answer: Answer | None = None
+        if args.val_npz and (args.classifier or args.reject or args.threshold):
+            raise messages.UsageError(
+                "--val_npz calibrates the votes of neighbours; go without --classifier and --reject"
+            )
         if args.classifier or args.reject or args.threshold:
             unknown = products.labelled_sets(args.unknown_npz, cli.reading(args)) if args.unknown_npz else []
             answer = products.Answer(references, args.classifier, args.k, args.reject, args.threshold, unknown)
+        elif args.val_npz:
+            validation = products.labelled_sets(args.val_npz, cli.reading(args))
+            answer = products.CalibratedVotes(references, validation, args.k)
         labelled = by_references(paths, references, args.model, answer, k=args.k, **options)
-    elif args.classifier or args.reject or args.threshold:
-        raise messages.UsageError("--classifier, --reject and --threshold work over references: add --reference_npz")
+    elif args.classifier or args.reject or args.threshold or args.val_npz:
+        text = "--classifier, --reject, --threshold and --val_npz work over references: add --reference_npz"
+        raise messages.UsageError(text)
     else:
         labelled = by_classifier(paths, args.model, weights.named_in(args.weights, args.weights_key), **options)
     if args.format == "json":

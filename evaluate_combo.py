@@ -155,7 +155,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         if args.results or args.format == "json" or args.references_vary:
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             if args.references_vary:
-                findings = show_new_references(evaluator, findings, combinations, args.label_level, args.seed)
+                findings = show_new_references(evaluator, findings, args.label_level, args.seed, combinations)
             tell(rule, findings)
             to = args.results, args.results_mode, args.spreadsheet_safe
             output.add_to_results(*to, coded, rule, findings, command)

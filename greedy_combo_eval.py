@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import cli, messages
-from terminal.options import add_evaluation_options, add_search_options
+from terminal.options import add_evaluation_options, add_search_options, check_search
 
 if TYPE_CHECKING:
     from classifiers.recipes import Recipe
@@ -111,8 +111,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from terminal import output, sides, soundness, tables
     from terminal.measures import show_new_references
 
-    if args.fusion == "concat" and args.pairing == "crossed":
-        raise messages.UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
+    check_search(args.fusion, args.pairing)
     given = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
     given += [("--val_npz", args.val_npz, args.val_split)] if args.val_npz else []
     coding = {name: vars(args)[name] for name in ("label_level", "group_by", "data_root")}
@@ -142,8 +141,7 @@ def run(args: argparse.Namespace, command: str) -> None:
             **beside(test, start, recipes, args.seed),
         )
         if args.references_vary:
-            both = [findings.final.results[0].combination, findings.final.baseline.combination]
-            findings = show_new_references(test, findings, both, args.label_level, args.seed)
+            findings = show_new_references(test, findings, args.label_level, args.seed)
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:
             checked = soundness.report(test, starting_pair(test, None)) if args.check else None

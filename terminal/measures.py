@@ -176,11 +176,20 @@ def show_learning_curve(evaluator: Evaluator, start: Combination, findings: Find
 
 
 def show_new_references(
-    evaluator: Evaluator, findings: Findings, combinations: Sequence[Combination], label_level: int | None, seed: int
+    evaluator: Evaluator,
+    findings: Findings,
+    label_level: int | None,
+    seed: int,
+    combinations: Sequence[Combination] | None = None,
 ) -> Findings:
-    """Print both intervals of the combinations that are reported, and return the findings with those for new references."""
-    known = {result.combination: result for result in findings.final.results}
-    asked = [combination for combination in dict.fromkeys(combinations) if combination in known]
+    """Print both intervals of the combinations that are reported, and return the findings with those for new references.
+
+    `combinations`: those that are asked for, of which reported ones count (default: the first, and the baseline).
+    """
+    final = findings.final
+    known = {result.combination: result for result in final.results}
+    both = [final.results[0].combination, final.baseline.combination]
+    asked = [combination for combination in dict.fromkeys(combinations or both) if combination in known]
     found = new_references(evaluator.coded, evaluator.rule, asked, label_level=label_level, seed=seed)
     print(f"\n{tables.new_references(found, known)}\n")
     return replace(findings, new_references=found)

@@ -108,6 +108,8 @@ def add_reference_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reject", type=number(0.0001, 0.9999), metavar="A", help=text)
     text = "file of the threshold: written with --reject, else read"
     parser.add_argument("--threshold", type=cli.Output(".json"), metavar="FILE.json", help=text)
+    text = "labelled validation crops: confidences of neighbours' votes are calibrated on them (else they are shares of votes)"
+    parser.add_argument("--val_npz", nargs="+", metavar="NPZ", help=text)
     text = "with --reject: crops of products that no reference shows, to set the threshold on"
     parser.add_argument("--unknown_npz", nargs="+", metavar="NPZ", help=text)
 
@@ -161,6 +163,12 @@ def add_results_mode(group: argparse._ArgumentGroup | argparse.ArgumentParser) -
         help="append to --results, or replace what earlier runs wrote there",
     )
     cli.add_spreadsheet_safe(group, "every CSV")
+
+
+def check_search(fusion: str, pairing: str) -> None:
+    """Raise UsageError for a pairing that the fusion cannot score."""
+    if fusion == "concat" and pairing == "crossed":
+        raise UsageError("--fusion concat compares the same IDs on both sides only; add --pairing matched")
 
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:

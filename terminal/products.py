@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from classifiers.choice import choose
+from classifiers.confidence import calibrated, vote
 from classifiers.recipes import Recipe, Rows, candidates
 from classifiers.threshold import Threshold, set_threshold
 from classifiers.unknowns import closeness
@@ -70,6 +71,47 @@ class Answer:
             for row in np.flatnonzero(unknown_images(self._known, vectors, *self._rejection)):
                 labelled[row].insert(0, (UNKNOWN, 0.0))
         return labelled
+
+
+class CalibratedVotes:
+    """Called with vectors (n, dim): labels by the votes of k neighbours, with confidences learnt from validation crops."""
+
+    def __init__(self, references: Sequence[EmbeddingSet], validation: Sequence[EmbeddingSet], k: int) -> None:
+        """Raises UserError for validation crops of another model, or k above the number of references."""
+        self._known, self._k = products(references), k
+        others = products(validation)
+        if (
+            others.rows.vectors.shape[1] != self._known.rows.vectors.shape[1]
+            or others.fingerprint != self._known.fingerprint
+        ):
+            raise UserError(
+                f"{validation[0].source} was made with another model than the references; extract it with theirs"
+            )
+        if k > len(self._known.rows.label):
+            raise UserError(
+                f"--k {k} is larger than the {len(self._known.rows.label)} references; choose a smaller --k"
+            )
+        code_of = {name: at for at, name in enumerate(self._known.classes.tolist())}
+        self._truth = np.array([code_of.get(name, -1) for name in others.classes.tolist()])[others.rows.label]
+        self._validation = others.rows.vectors
+
+    def __call__(self, vectors: np.ndarray) -> list[list[tuple[str, float]]]:
+        known, n_class = self._known.rows, len(self._known.classes)
+        votes, tried = (vote(each, known, self._k, n_class) for each in (vectors, self._validation))
+        found = calibrated(votes, tried, self._truth)
+        right = int((tried.label == self._truth).sum())
+        told = f"{right} of {len(self._truth)} validation crops are right"
+        if found is None:
+            warn(f"{told}: too few right or wrong ones to calibrate on; confidences are shares of votes")
+        else:
+            note(f"confidences calibrated: {told}")
+        confidence = votes.shares if found is None else found
+        order = np.argsort(-confidence, axis=1, kind="stable")
+        names = self._known.classes
+        return [
+            [(str(names[c]), float(row[c])) for c in columns if row[c] > 0]
+            for row, columns in zip(confidence, order, strict=True)
+        ]
 
 
 def labelled_sets(files: Sequence[str], reading: Mapping[str, Any]) -> list[EmbeddingSet]:

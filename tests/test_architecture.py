@@ -44,6 +44,8 @@ CROWDED = {
     "evaluation": 10,
     "combinations": 10,
     "terminal": 12,
+    "classifiers": 9,
+    "combinations": 9,
 }  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
@@ -56,7 +58,7 @@ PURE = (
         "evaluation/learning_curve.py",
     ),
     "training/calibration.py",
-    *("classifiers/choice.py", "classifiers/linear.py", "classifiers/neighbours.py"),
+    *("classifiers/choice.py", "classifiers/confidence.py", "classifiers/linear.py", "classifiers/neighbours.py"),
     *("classifiers/recipes.py", "classifiers/unknowns.py", "classifiers/threshold.py", "classifiers/open_set.py"),
     *("soundness/label_errors.py", "soundness/alike_classes.py"),
     *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),

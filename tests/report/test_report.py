@@ -346,9 +346,9 @@ def test_flips_by_class_add_up(page, evaluator, compared):
     by_class = {row[1]: (int(row[2]), int(row[0])) for row in rows}
     expected = zip(evaluator.coded.classes, change.rescued, change.broken, strict=True)
     assert by_class == {name: (r, b) for name, r, b in expected if r + b}
-    assert f"({tables.p_is(change.p)}; signs of whole images flipped)".replace("\u00a0", " ") in plain(
-        section(page, "classes")
-    )
+    assert f"({tables.p_is(change.p)}, not corrected for other comparisons; signs of whole images flipped)".replace(
+        "\u00a0", " "
+    ) in plain(section(page, "classes"))
 
 
 def test_a_missing_picture_is_a_named_placeholder(pictures, tmp_path):
