@@ -45,7 +45,6 @@ CROWDED = {
     "combinations": 10,
     "terminal": 12,
     "classifiers": 9,
-    "combinations": 9,
 }  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
