@@ -40,7 +40,7 @@ def rows_of(name: str, threads: int) -> list[dict]:
     model = embedder.load(name, weights=weights, precision="fp32", device="cpu")
     size = (BATCH, model.preprocess.height, model.preprocess.width, 3)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, size, np.uint8))
-    exported = model.program(pixels.numpy())
+    exported = model.program()
 
     def in_torch(batch: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(model(batch.numpy()))

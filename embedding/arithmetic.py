@@ -41,7 +41,7 @@ class Model(Protocol):
     def compiled(self) -> bool: ...
     @property
     def exportable(self) -> bool: ...
-    def program(self, pixels: np.ndarray) -> Program: ...
+    def program(self) -> Program: ...
     def use_engine(self, engine: str, run: Run) -> None: ...
     def settle(self, sample: Callable[[], np.ndarray], known: str | None = None) -> None: ...
     def use(self, precision: str) -> None: ...
@@ -168,18 +168,20 @@ def _choose_engine(
 
 
 def _start(model: Model, wanted: str | None, sample: Callable[[], np.ndarray], batch_size: int, n_images: int) -> None:
-    if wanted is None and (len(program.installed()) == 1 or not len(sample())):
+    """Start the `wanted` engine, or where none is, the fastest; few images are not worth looking for it."""
+    if wanted is None and (len(program.installed()) == 1 or n_images < program.PAYS_FROM):
+        return
+    exported = model.program()
+    wanted = wanted or exported.remembered(batch_size)
+    if wanted == "torch":
         return
     if not len(sample()):
-        raise messages.UserError("no image can be read, so that no engine can be tried")
+        raise messages.UserError("no image can be read, so that no engine can be tried; check the images")
     pixels = torch.from_numpy(extraction.fill(sample(), batch_size))
-    exported = model.program(pixels.numpy())
     if wanted is None:
-        wanted = exported.remembered(batch_size)
-        if wanted is None and n_images >= program.PAYS_FROM:
-            messages.note(f"trying engines: {', '.join(program.installed())}")
-            wanted = exported.fastest(lambda batch: torch.from_numpy(model_rows(model, batch)), pixels)
-    if wanted in (None, "torch"):
+        messages.note(f"trying engines: {', '.join(program.installed())}")
+        wanted = exported.fastest(lambda batch: torch.from_numpy(model_rows(model, batch)), pixels)
+    if wanted == "torch":
         return
     run = exported.start(wanted)
     apart = program.differs(run(pixels), torch.from_numpy(model_rows(model, pixels)))

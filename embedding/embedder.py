@@ -124,9 +124,10 @@ class Embedder:
         is_plain = self._portable and not self._boxed and not self.preprocess.keeps_size
         return is_plain and (self.device.type, self.precision) == ("cpu", "fp32")
 
-    def program(self, pixels: np.ndarray) -> Program:
-        """Return the model as engines beside torch take it, for batches of images like `pixels`."""
-        return Program(self._folded, torch.from_numpy(pixels), self.fingerprint)
+    def program(self) -> Program:
+        """Return the model as engines beside torch take it."""
+        size = self.preprocess.height, self.preprocess.width
+        return Program(self._folded, size, self.fingerprint)
 
     def use_engine(self, engine: str, run: Run) -> None:
         """Compute by this engine from now on; `run` is what Program.start gave for it."""

@@ -47,13 +47,13 @@ def _version(package: str) -> str:
 class Program:
     """A model as an ONNX file in the cache folder of the user, and what was measured of it there.
 
-    module: uint8 (n, height, width, 3) -> float32 (n, dim). example: pixels of one batch; the program takes any n. fingerprint: of
-    the model; with torch's version it names the file, so that another model or version is exported anew.
+    module: uint8 (n, height, width, 3) -> float32 (n, dim) for images of one `size`, height and width, and any n. fingerprint: of the
+    model; with torch's version it names the file, so that another model or version is exported anew.
     """
 
-    def __init__(self, module: nn.Module, example: torch.Tensor, fingerprint: str) -> None:
-        self._module, self._example = module, example
-        key = f"{fingerprint} {tuple(example.shape[1:])} torch {torch.__version__} onnxscript {_version('onnxscript')}"
+    def __init__(self, module: nn.Module, size: tuple[int, int], fingerprint: str) -> None:
+        self._module, self._size = module, size
+        key = f"{fingerprint} {size} torch {torch.__version__} onnxscript {_version('onnxscript')}"
         self.folder = cache_folder() / f"program-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
         self.path = self.folder / "model.onnx"
 
@@ -73,7 +73,7 @@ class Program:
             with _silence(), torch.inference_mode(), files.whole(self.path) as temporary:
                 program = torch.onnx.export(
                     self._module.eval(),
-                    (self._example[:2].repeat(2, 1, 1, 1),),
+                    (torch.zeros((4, *self._size, 3), dtype=torch.uint8),),
                     dynamo=True,
                     dynamic_shapes=({0: size},),
                 )

@@ -104,7 +104,7 @@ class Replicas:
         """Compute in this precision from now on, not compiled."""
         self.precision, self.compiled, self._compiled_for = precision, False, None
 
-    def program(self, pixels: np.ndarray) -> Any:
+    def program(self) -> Any:
         """Replicas compute by torch only; see `exportable`."""
         raise NotImplementedError
 

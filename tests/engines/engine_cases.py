@@ -1,0 +1,186 @@
+"""Engines beside torch: the same vectors from an exported model, chosen once, kept in the record, told where they cannot be had."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import extract_embedding
+from common.messages import UserError
+from engines import program
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+ENCODER = """
+import torch
+
+def make():
+    torch.manual_seed(5)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    )
+    model.preprocess = {"height": 32, "width": 48, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "interpolation": "bilinear"}
+    return model
+"""
+
+
+class Net(nn.Module):
+    """From pixels to vectors: a convolution, a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5)
+        )
+
+    def forward(self, pixels):
+        return self.layers(pixels.permute(0, 3, 1, 2).float() / 255)
+
+
+class Curious(nn.Module):
+    """What no exporter can follow: the way depends on the pixels."""
+
+    def forward(self, pixels):
+        rows = pixels.float().mean((1, 2))
+        return rows * 2 if float(rows.sum()) > 3 else rows
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def pixels():
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (6, 20, 30, 3), np.uint8))
+
+
+def test_engines_give_the_vectors_of_torch_for_any_number_of_images(pixels):
+    module = Net().eval()
+    exported = program.Program(module, (20, 30), "print")
+    with torch.no_grad():
+        expected = module(pixels)
+    for engine in program.ENGINES[1:]:
+        run = exported.start(engine)
+        for n in (1, 2, 5, 6):
+            assert program.differs(run(pixels[:n]), expected[:n]) < 1e-5, (engine, n)
+        assert run(pixels).dtype == torch.float32
+
+
+def test_a_damaged_program_is_exported_anew():
+    module = Net().eval()
+    exported = program.Program(module, (20, 30), "print")
+    path = exported.export()
+    first = path.read_bytes()
+    path.write_bytes(first[:200] + bytes([first[200] ^ 1]) + first[201:])
+    assert exported.export().read_bytes() == first
+    time = path.stat().st_mtime_ns
+    exported.export()
+    assert path.stat().st_mtime_ns == time
+
+
+def test_the_fastest_close_engine_is_remembered(pixels, monkeypatch):
+    module = Net().eval()
+    exported = program.Program(module, (20, 30), "print")
+    assert exported.remembered(6) is None
+    took = {"torch": 3.0, "onnxruntime": 1.0, "openvino": 2.0}
+    runs = {"torch": module}
+
+    def start(engine):
+        shift = {"onnxruntime": 0.1, "openvino": 0.0}[engine]  # the fastest is not close
+        runs[engine] = lambda batch: module(batch) + shift
+        return runs[engine]
+
+    monkeypatch.setattr(exported, "start", start)
+    monkeypatch.setattr(
+        program, "_seconds", lambda run, _: next(took[name] for name, each in runs.items() if each is run)
+    )
+    exported.folder.mkdir(parents=True)
+    with torch.no_grad():
+        assert exported.fastest(module, pixels) == "openvino"
+    assert exported.remembered(6) == "openvino"
+    assert exported.remembered(7) is None
+    took["openvino"] = 2.9  # not enough faster to leave torch
+    with torch.no_grad():
+        assert exported.fastest(module, pixels) == "torch"
+
+
+def test_a_model_that_cannot_be_exported_is_one_sentence():
+    with pytest.raises(UserError, match=r"cannot be exported: .*; use --engine torch"):
+        program.Program(Curious(), (20, 30), "print").start("openvino")
+
+
+def test_the_difference_is_of_the_worst_row():
+    rows = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    assert program.differs(rows + torch.tensor([[0.0, 0.0], [0.0, 0.25]]), rows) == pytest.approx(0.25)
+    assert program.differs(rows * float("nan"), rows) == float("inf")
+    assert program.differs(rows[:1], rows) == float("inf")
+
+
+@pytest.fixture
+def crops(tmp_path, monkeypatch):
+    (tmp_path / "own_encoder.py").write_text(ENCODER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for number in range(5):
+            path = tmp_path / "crops" / split / "cat" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), rng.integers(0, 256, (40, 40, 3), np.uint8))
+    return tmp_path
+
+
+def extract(folder, *argv: str) -> int:
+    options = ["--data_root", str(folder / "crops"), "--output_root", str(folder / "sets"), "--precision", "fp32"]
+    return extract_embedding.main([*options, "--model", "own_encoder:make", *argv])
+
+
+def vectors(folder, split: str):
+    with np.load(folder / "sets" / f"crops_0_{split}.npz") as file:
+        return file["embeddings"], json.loads(str(file["meta"]))
+
+
+@pytest.mark.parametrize("engine", program.ENGINES[1:])
+def test_a_set_keeps_the_engine_and_its_neighbours_take_it(crops, capsys, engine):
+    assert extract(crops, "--splits", "train", "--engine", engine) == 0
+    assert extract(crops, "--splits", "test") == 0
+    assert f"computing by {engine}" in capsys.readouterr().err
+    found = {split: vectors(crops, split) for split in ("train", "test")}
+    assert [meta["engine"] for _, meta in found.values()] == [engine] * 2
+    assert extract(crops) == 0
+    assert capsys.readouterr().err.count("complete already") == 2
+    assert extract(crops, "--engine", "torch") == 1
+    assert f"engine: {engine}" in (told := capsys.readouterr().err) or engine in told
+    assert extract(crops, "--engine", "torch", "--overwrite") == 0
+    for split, (rows, _) in found.items():
+        again, meta = vectors(crops, split)
+        assert meta["engine"] == "torch"
+        assert program.differs(torch.from_numpy(rows), torch.from_numpy(again)) < 1e-5
+
+
+def test_few_images_stay_in_torch_unless_an_engine_is_named(crops, monkeypatch):
+    monkeypatch.setattr(program.Program, "export", lambda _: pytest.fail("exported for ten images"))
+    monkeypatch.setattr("embedding.extraction.sample", lambda *_: pytest.fail("images read to choose an engine"))
+    assert extract(crops) == 0
+    assert vectors(crops, "train")[1]["engine"] == "torch"
+
+
+def test_many_images_try_the_engines_once(crops, monkeypatch, capsys):
+    monkeypatch.setattr(program, "PAYS_FROM", 5)
+    monkeypatch.setattr(program.Program, "fastest", lambda *_: "onnxruntime")
+    assert extract(crops) == 0
+    assert "trying engines: torch, onnxruntime, openvino" in capsys.readouterr().err
+    assert {vectors(crops, split)[1]["engine"] for split in ("train", "test")} == {"onnxruntime"}
+
+
+def test_what_an_engine_cannot_do_is_told(crops, capsys):
+    assert extract(crops, "--engine", "openvino", "--image_size", "crop") == 1
+    assert "--engine openvino computes in fp32 on a CPU, uncompiled, images of one size" in capsys.readouterr().err
