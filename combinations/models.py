@@ -11,7 +11,7 @@ import numpy as np
 
 from combinations.paddings import least_padding
 from combinations.search import same_id_pairs
-from common.embeddings import MODELS_CSV, EmbeddingSet
+from common.embeddings import MODELS_CSV, EmbeddingSet, computed
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
 from uncertainty import comparisons, intervals
@@ -85,12 +85,12 @@ def _pairs(evaluator: Evaluator) -> list[Combination]:
 
 def speed(embedding_set: EmbeddingSet) -> tuple[float, float, str]:
     """Return (weights, images per second, processor) of the set's model, as the models.csv beside its file says."""
-    path = Path(embedding_set.source).parent / MODELS_CSV
+    path, meta = Path(embedding_set.source).parent / MODELS_CSV, embedding_set.meta
     if path.is_file():
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
             for row in csv.DictReader(file):
                 made = row.get("fingerprint"), row.get("precision")
-                if made == (embedding_set.fingerprint, embedding_set.meta.get("precision")):
+                if made == (embedding_set.fingerprint, computed(meta.get("precision"), meta.get("engine"))):
                     seconds = _number(row.get("seconds"))
                     speed = _number(row.get("images")) / seconds if seconds else math.nan
                     return _number(row.get("weights")), speed, str(row.get("processor") or "")

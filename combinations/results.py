@@ -209,13 +209,13 @@ def write(
     *,
     command: str,
     version: str,
-    models: str = "",
+    tables: Sequence[str] = (),
     replace: bool = False,
     spreadsheet_safe: bool = False,
 ) -> None:
     """Add the run of a command, by a version of the suite, to the text file and to the .csv beside it, each in one replacement.
 
-    A second run meanwhile waits for its turn. The verdict and the table of `models`, where there are some, stand in the run's
+    A second run meanwhile waits for its turn. The verdict and `tables`, where there are some, stand in the run's
     header, the verdict also at its end; the text says last that the run has ended. What a killed run of the same command and inputs
     left in either file is replaced, what others wrote is kept; `replace` keeps nothing. `spreadsheet_safe`: see common.table_files.
     """
@@ -229,7 +229,7 @@ def write(
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
         new = [{**row, "run": run.identity} for row in table(rule, findings)]
         files.write_text(table_path, _csv([*kept, *new], spreadsheet_safe))
-        text = _text(run, findings, models, blocks(coded, rule, findings), coded.units.group_by)
+        text = _text(run, findings, tables, blocks(coded, rule, findings), coded.units.group_by)
         try:
             files.write_text(path, _without_unfinished(old, run, finished) + text)
         except OSError:  # a run that is reported as failed must not stand there as finished
@@ -272,7 +272,7 @@ def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
     )
 
 
-def _text(run: Run, findings: Findings, models: str, parts: Sequence[str], group_by: str | None) -> str:
+def _text(run: Run, findings: Findings, tables: Sequence[str], parts: Sequence[str], group_by: str | None) -> str:
     answers = f"{findings.verdict}\n" if findings.verdict else ""
     header = {
         "Run": run.identity,
@@ -285,10 +285,8 @@ def _text(run: Run, findings: Findings, models: str, parts: Sequence[str], group
         **({"Intervals by": f"group, {group_by}"} if group_by else {}),
         **({"Classifiers": "; ".join(findings.choices)} if findings.choices else {}),
     }
-    table_of_models = f"\n{models}\n" if models else ""
-    return (
-        _lines(header) + answers + table_of_models + "\n" + "".join(parts) + answers + f"End of run: {run.identity}\n\n"
-    )
+    more = "".join(f"\n{table}\n" for table in tables)
+    return _lines(header) + answers + more + "\n" + "".join(parts) + answers + f"End of run: {run.identity}\n\n"
 
 
 def _read(path: Path) -> list[dict[str, str]]:

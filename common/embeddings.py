@@ -144,6 +144,11 @@ class EmbeddingSet:
         return dataclasses.replace(self, meta={**self.meta, **meta})
 
 
+def computed(precision: object, engine: object) -> str:
+    """Return how vectors were computed as models.csv has it: `fp32`, or `fp32 by openvino`."""
+    return str(precision) if engine in (None, "torch") else f"{precision} by {engine}"
+
+
 def save(path: Path | str, embedding_set: EmbeddingSet) -> None:
     """Write the set to `path`, whole or not at all, streaming its vectors. Equal sets give equal bytes.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from backbones.preprocess import BOX
 from common import files, knn, messages, table_files
-from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION
+from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION, computed
 from embedding import arithmetic, extraction
 from embedding.arithmetic import Model
 from embedding.output_set import OutputSet, digest
@@ -223,7 +223,7 @@ def note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> Non
     from engines.precision import processor
 
     names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds")
-    how = model.precision if model.engine == "torch" else f"{model.precision} by {model.engine}"
+    how = computed(model.precision, model.engine)
     key = (model.spec, model.fingerprint, how, processor(model.device))
     path = folder / MODELS_CSV
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from combinations import comparison, flips, results
 from combinations.comparison import Comparison
+from combinations.effects import Effect
 from combinations.verdict import Findings
 from common import cli, messages, table_files
 from evaluation.codes import CodedSets
@@ -34,7 +35,7 @@ def add_to_results(
         findings,
         command=command,
         version=cli.version(),
-        models=tables.models(findings.models),
+        tables=[text for text in (tables.models(findings.models), tables.effects(findings.effects)) if text],
         replace=mode == "replace",
         spreadsheet_safe=safe,
     )
@@ -87,8 +88,16 @@ def as_json(rule: Rule, findings: Findings) -> dict[str, Any]:
         "k": rule.k,
         "verdict": verdict and {"which": verdict.which, "combine": verdict.combine, "classifier": verdict.classifier},
         "models": [_plain(row) for row in models],
+        "effects": [_plain(_as_row(effect)) for effect in findings.effects],
         "combinations": [_plain(row) for row in results.rows(rule, findings)],
     }
+
+
+def _as_row(effect: Effect) -> dict[str, Any]:
+    fields = asdict(effect)
+    now, before = fields.pop("speeds")
+    names = {"of": str(effect.of), "against": str(effect.against), "images_s": now, "images_s_against": before}
+    return {**fields, **names}
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

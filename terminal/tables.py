@@ -172,7 +172,9 @@ def classifiers(rows: Sequence[PairedRow]) -> str:
 
 
 def effects(rows: Sequence[Effect]) -> str:
-    """Return what each padding does, context and resolution apart."""
+    """Return what each padding does, context and resolution apart; '' without rows."""
+    if not rows:
+        return ""
     cells = [
         (
             row.padding,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from builders import brute, make_evaluator, study
@@ -114,7 +116,15 @@ def test_the_terminal_and_the_report_tell_both(folder, capsys, tmp_path, monkeyp
     assert lines[-3][-2:] == ["15.0", "-"]
     assert greedy_combo_eval.main([*sides, "--combination_size", "1", "--report", "r.html"]) == 0
     assert "context and resolution apart" in (tmp_path / "r.html").read_text()
-    assert "Reference IDs: 20@314" in (tmp_path / "results.txt").read_text()
+    written = (tmp_path / "results.txt").read_text()
+    assert "Reference IDs: 20@314" in written
+    assert written.index("What padding does, on the same crops.") < written.index("Reference npz files")
+    assert [line.split() for line in written.splitlines() if " against 20@314" in line] == [lines[-2]]
+    capsys.readouterr()
+    assert evaluate_combo.main([*sides, "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)["effects"]
+    assert (told[0]["kind"], told[0]["of"], told[0]["against"]) == ("context", "20@314/20@314", "0/0")
+    assert (told[0]["images_s"], told[0]["images_s_against"]) == (15.0, None)
 
 
 def test_without_sizes_nothing_is_added(folder, capsys):

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import extract_embedding
+from combinations.models import speed
+from common.embeddings import load
 from common.messages import UserError
 from engines import program
 
@@ -155,6 +157,7 @@ def test_a_set_keeps_the_engine_and_its_neighbours_take_it(crops, capsys, engine
     assert f"computing by {engine}" in capsys.readouterr().err
     found = {split: vectors(crops, split) for split in ("train", "test")}
     assert [meta["engine"] for _, meta in found.values()] == [engine] * 2
+    assert {speed(load(crops / "sets" / f"crops_0_{split}.npz"))[0] for split in found} == {8 * 3 * 9 + 8 + 16}
     assert extract(crops) == 0
     assert capsys.readouterr().err.count("complete already") == 2
     assert extract(crops, "--engine", "torch") == 1
