@@ -102,8 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace, command: str) -> None:
     from combinations import comparison, results
-    from combinations.paddings import are_paddings, starting_pair
-    from combinations.verdict import Findings, beside, verdict
+    from combinations.paddings import starting_pair
+    from combinations.verdict import of_search
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
@@ -130,16 +130,9 @@ def run(args: argparse.Namespace, command: str) -> None:
             scored = step_by_step(chooser, recipes, args.pairing, args.min_gain, args.max_size)
         ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
         chosen_on = args.val_split if args.val_npz else None
-        findings = Findings(
-            title=args.company_name or test.coded.dataset or "-",
-            ranked=ranked,
-            final=comparison.score_once(test, ranked, args.seed) if chosen_on else ranked,
-            verdict=verdict(ranked, padding=are_paddings(chooser.coded), chosen_on=chosen_on),
-            scored_on=args.query_split,
-            chosen_on=chosen_on,
-            choices=choices,
-            **beside(test, start, recipes, args.seed),
-        )
+        splits = args.query_split, chosen_on
+        title = args.company_name or test.coded.dataset or "-"
+        findings = of_search(test, ranked, start, (recipes, choices), title, splits, args.seed)
         if args.references_vary:
             findings = show_new_references(test, findings, args.label_level, args.seed)
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")

@@ -163,7 +163,8 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
             found.setdefault(name, []).append((path, items))
     if not found:
         raise UserError(
-            f"{root} holds no annotation file of a known format; see docs/inputs.md, or name the file itself"
+            f"{root} holds no annotation file of {'the format ' + forced if forced else 'a known format'}; "
+            "see docs/inputs.md, or name the file itself"
         )
     if len(found) > 1:
         listed = ", ".join(f"{FORMATS[name]} ({len(some)})" for name, some in found.items())
@@ -232,7 +233,8 @@ def read_all(paths: Sequence[Path], options: Options, forced: str | None) -> lis
         sources += found
         if passed:
             shown = ", ".join(passed[:5]) + f" and {len(passed) - 5} more" * (len(passed) > 5)
-            note(f"{path}: {count(len(passed), 'file')} without annotations passed over ({shown})")
+            what = f"not of the format {forced}" if forced else "without annotations"
+            note(f"{path}: {count(len(passed), 'file')} {what} passed over ({shown})")
     for line in summary(sources, options):
         note(line)
     return sources

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from classifiers.recipes import NEAREST, Recipe
-from combinations.comparison import Comparison, compare, compare_all
+from combinations.comparison import Comparison, compare, compare_all, score_once
 from combinations.effects import Effect, effects
 from combinations.evidence import Answer
 from combinations.models import ModelRow, model_rows
@@ -66,11 +66,31 @@ class Findings:
     effects: Sequence[Effect] = ()
 
 
-def verdict(ranked: Comparison, *, padding: bool, chosen_on: str | None = None) -> Verdict:
-    """Return the verdict of a search. `padding`: the IDs are paddings. `chosen_on`: the split that was ranked on, to be named."""
+def verdict(
+    ranked: Comparison, *, padding: bool, chosen_on: str | None = None, choices: Sequence[str] = (), tested: str = ""
+) -> Verdict:
+    """Return the verdict of a search.
+
+    padding: the IDs are paddings. chosen_on: the split that was ranked on, to be named. choices: how classifiers were chosen.
+    tested: what the best classifier gains where it was not chosen, see `on_test`.
+    """
     name = "the baseline" if ranked.named else "the least padding" if padding else "the first pair"
     on = f" on {chosen_on}" if chosen_on else ""
-    return Verdict(_which(ranked, name, on), _combine(ranked, on), padding, _classifier(ranked, on))
+    classifier = _classifier(ranked, on) + (f" {tested}" if tested and chosen_on else "")
+    if ranked.evidence.classifiers is None and choices:
+        classifier = "No: none did better than nearest neighbours where classifiers were chosen."
+    return Verdict(_which(ranked, name, on), _combine(ranked, on), padding, classifier)
+
+
+def on_test(rows: Sequence[PairedRow], split: str) -> str:
+    """Return what the last classifier of a pair gains on the queries of `split`, as a sentence; "" where there is none."""
+    if len(rows) < 2 or (best := max(rows[1:], key=lambda row: row.accuracy)).difference != best.difference:
+        return ""
+    points = [f"{100 * value:+.1f}" for value in (best.difference, best.difference_low, best.difference_high)]
+    first = rows[0].combination.classifier
+    return (
+        f"On {split} {best.combination} gains {points[0]} points on {first} (95% interval {points[1]} to {points[2]})."
+    )
 
 
 def _which(ranked: Comparison, name: str, on: str) -> str:
@@ -172,10 +192,38 @@ def of_pairs(
         title,
         compared,
         compared,
-        verdict(compared, padding=are_paddings(coded)),
+        verdict(compared, padding=are_paddings(coded), choices=learnt[1]),
         scored_on=split,
         choices=learnt[1],
         **beside(evaluator, start, learnt[0], seed),
+    )
+
+
+def of_search(
+    test: Evaluator,
+    ranked: Comparison,
+    start: Combination,
+    learnt: tuple[Sequence[Recipe], Sequence[str]],
+    title: str,
+    splits: tuple[str, str | None],
+    seed: int,
+) -> Findings:
+    """Return the findings of a search: `ranked`, and where it was on another split, what was chosen scored once on `test`.
+
+    `start` and `learnt` as in `of_pairs`. `splits`: the one that is scored on, and the other one that was chosen on, if any.
+    """
+    scored_on, chosen_on = splits
+    more = beside(test, start, learnt[0], seed)
+    tested, padding = on_test(more["classifiers"], scored_on), are_paddings(test.coded)
+    return Findings(
+        title,
+        ranked,
+        score_once(test, ranked, seed) if chosen_on else ranked,
+        verdict(ranked, padding=padding, chosen_on=chosen_on, choices=learnt[1], tested=tested),
+        scored_on=scored_on,
+        chosen_on=chosen_on,
+        choices=learnt[1],
+        **more,
     )
 
 

@@ -213,6 +213,8 @@ def _csv(path: Path) -> dict[str, np.ndarray]:
     lengths = {len(row) for row in rows} - {len(header)}
     if lengths or not rows:
         raise UserError(f"{path}: rows of {sorted(lengths)} fields under a header of {len(header)}; repair the file")
+    if {"crop_id", "box_x", "crop_x"} <= set(header):
+        raise UserError(f"{path} lists crops and their boxes, no vectors; run extract_embedding.py on its folder first")
     if len(set(header)) < len(header):
         raise UserError(f"{path}: two columns have one name; rename one of them")
     columns: dict[str, Sequence[str]] = dict(zip(header, zip(*rows, strict=True), strict=True))

@@ -47,7 +47,7 @@ def _version(package: str) -> str:
 class Program:
     """A model as an ONNX file in the cache folder of the user, and what was measured of it there.
 
-    module: uint8 (n, height, width, 3) -> float32 (n, dim) for images of one `size`, height and width, and any n. fingerprint: of the
+    module: uint8 (n, height, width, 3) -> float32 (n, dim), images of one `size` (height, width), any n. fingerprint: of the
     model; with torch's version it names the file, so that another model or version is exported anew.
     """
 

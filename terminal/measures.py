@@ -105,6 +105,7 @@ def _classes(coded: CodedSets, tally: Tally) -> list[str]:
     ]
     rows.sort(key=lambda row: (row[3], row[0]))
     lines = [messages.table(CLASSES, rows[:SHOWN])]
+    lines.append("shrunken recall: drawn towards that of all, the less reliable the more; crops count one by one")
     if len(rows) > SHOWN:
         lines.append(f"… and {len(rows) - SHOWN:,} labels with higher F1; --predictions writes every query")
     return lines

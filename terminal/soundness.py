@@ -17,6 +17,7 @@ from soundness.check import Soundness, check
 from uncertainty.intervals import AccuracyInterval
 
 SHOWN = 10  # rows of a table on the terminal
+MANY = 0.1  # share of crops that are outvoted, above which most of them are hard, not mislabelled
 DRAWN = 12  # rows of each sheet of pictures
 COLUMNS = (
     *("kind", "crop_id", "picture", "side", "label", "other_crop_id", "other_label"),
@@ -98,6 +99,8 @@ def _suspects(found: Soundness) -> str:
         f"Likely label errors, the likeliest first: {len(found.suspects):,} of {count(len(found.crops), 'crop')} "
         f"{'is' if len(found.suspects) == 1 else 'are'} outvoted by neighbours of another label"
     )
+    if len(found.suspects) > MANY * len(found.crops):
+        said += "; with so many, most are crops that the model finds hard, and few are wrong labels"
     rows = [
         (
             found.crops.names[row],
@@ -114,8 +117,8 @@ def _suspects(found: Soundness) -> str:
 def _alike(found: Soundness) -> str:
     unsure = f"; {count(found.n_unsure, 'pair')} of classes with too few photos to say" if found.n_unsure else ""
     if not found.alike:
-        return f"Classes: none that cannot be told apart{unsure}"
-    said = f"Classes that cannot be told apart (0.5 is chance): {count(len(found.alike), 'pair')}{unsure}"
+        return f"Classes: none that the nearest neighbours cannot tell apart{unsure}"
+    said = f"Classes that the nearest neighbours cannot tell apart (0.5 is chance): {count(len(found.alike), 'pair')}{unsure}"
     rows = [
         (
             found.classes[pair.one],

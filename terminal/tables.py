@@ -19,6 +19,7 @@ from evaluation.fusion import AVERAGE, DECISION, NAME
 from evaluation.half_samples import NewReferences
 from evaluation.learning_curve import DRAWS, CurvePoint
 from evaluation.records import Combination, Rule
+from uncertainty.intervals import FEW_IMAGES
 
 
 def fixed_line(combination: Combination, accuracy: float) -> str:
@@ -40,7 +41,14 @@ def new_references(found: Mapping[Combination, NewReferences | None], accuracies
     rows = []
     for combination, new in found.items():
         given = accuracies[combination]
-        cells = (f"{new.interval.low:.4f} to {new.interval.high:.4f}", f"{100 * new.spread:.1f}") if new else ("-", "-")
+        cells = (
+            (
+                f"{new.interval.low:.4f} to {new.interval.high:.4f}",
+                f"{100 * new.spread:.1f}" if new.spread > 0 else "none seen",
+            )
+            if new
+            else ("-", "-")
+        )
         rows.append((combination, f"{given.score:.4f}", f"{given.low:.4f} to {given.high:.4f}", *cells))
     if not rows:
         return ""
@@ -74,9 +82,10 @@ def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequen
     plain = [one for one in findings.final.results if one.combination.is_plain]
     results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in plain}
     unit = coded.units.noun()
+    few = " (few)" if min(one.n_images for one in results.values()) < FEW_IMAGES else ""
     heading = (
         f"Accuracy of {_range([one.n_queries for one in results.values()])} {DECISION[rule.fusion]}s on "
-        f"{_range([one.n_images for one in results.values()])} {unit}s, ± half of the 95% interval in points, * best\n"
+        f"{_range([one.n_images for one in results.values()])} {unit}s{few}, ± half of the 95% interval in points, * best\n"
         "reference ID by row, query ID by column"
     )
     recipes = [NEAREST, *dict.fromkeys(one.classifier for one in every if not one.is_plain)]

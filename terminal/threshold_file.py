@@ -15,15 +15,16 @@ from common.messages import UserError
 def describe(threshold: Threshold) -> str:
     """Return one sentence, or two where the data cannot support what was asked."""
     basis = f"{threshold.n_photo} photos and {threshold.n_class} classes ({threshold.how}; AUROC {threshold.auroc:.3f})"
-    share = f"at most {threshold.false_accept:.3g} of unknown products accepted"
-    text = f"UNKNOWN unless {threshold.score} > {threshold.threshold:.4f}: {share}, set on {basis}"
+    share = f"{threshold.false_accept:.3g} of unknown products accepted"
+    rule = f"UNKNOWN unless {threshold.score} > {threshold.threshold:.4f}"
     if threshold.supported:
-        return text
-    advice = "the threshold holds for new photos or for new products, not both"
+        return f"{rule}: at most {share}, set on {basis}"
     if math.isinf(threshold.threshold):
-        advice = "nothing is accepted"
-    needed = f"it takes {threshold.needed} photos and as many classes"
-    return f"{text}; the data cannot support that: {needed}; {advice}"
+        rule, advice = "UNKNOWN always", "so nothing is accepted"
+    else:
+        advice = "so the threshold holds for new photos or for new products, not for both"
+    needed = f"{threshold.needed} photos and {threshold.needed} classes"
+    return f"{rule}: asked was at most {share}, which takes {needed}; here are {basis}, {advice}"
 
 
 def write(path: Path, threshold: Threshold, references: dict[str, object]) -> None:

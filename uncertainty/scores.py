@@ -68,8 +68,8 @@ def class_recalls(right: ArrayLike, size: ArrayLike, *, level: float = 0.95) -> 
 
     Beta-binomial empirical Bayes: classes vary by a beta distribution whose two numbers are estimated from all of them by
     moments (Kleinman 1973, JASA 68); shrunken = (right + a) / (size + a + b), reliability = size / (size + a + b), limits are
-    the posterior's. Queries count as independent: with crops of few photos the limits are too narrow. NaN for a class
-    without queries.
+    the posterior's. Queries count as independent: with crops of few photos the limits are too narrow. Where no query at all is
+    wrong, or none right, half of one counts as such. NaN for a class without queries.
     """
     from scipy.special import betaincinv
 
@@ -83,7 +83,9 @@ def class_recalls(right: ArrayLike, size: ArrayLike, *, level: float = 0.95) -> 
         correlation = (between / max(mean * (1 - mean), 1e-12) - (kept.sum() - 1)) / (spread - (kept.sum() - 1))
     correlation = float(np.clip(np.nan_to_num(correlation), 1e-3, 1 - 1e-3))
     strength = 1 / correlation - 1
-    a, b = np.clip([mean * strength, (1 - mean) * strength], 1e-3, None)
+    a, b = mean * strength, (1 - mean) * strength
+    if min(mean, 1 - mean) <= 0:  # classes alike without an exception say nothing of how they vary
+        a, b = right.sum() + 0.5, size.sum() - right.sum() + 0.5
     alpha, beta = right + a, size - right + b
     low, high = (betaincinv(alpha, beta, tail) for tail in ((1 - level) / 2, (1 + level) / 2))
     found = (alpha / (alpha + beta), low, high, size / (size + a + b))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from uncertainty.intervals import BLOCK, Floats, checked_totals
+from uncertainty.intervals import BLOCK, Floats, accuracy_interval, checked_totals
 
 RESAMPLES = 1_000
 
@@ -53,6 +53,9 @@ def corrected_winner(
     if not found.size:  # a single photo, or none: nothing was ever left out
         return CorrectedWinner(row, float("nan"), 0.0, 1.0, float("nan"))
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    if high - low < 1e-12:  # every resample says the same, as where nothing is wrong: that is no certainty
+        given = accuracy_interval(totals[row], sizes[row], level=level)
+        low, high = given.low, given.high
     return CorrectedWinner(row, float(found.mean()), float(low), float(high), returned / resamples)
 
 

@@ -81,7 +81,7 @@ def test_the_matrix_asks_whether_a_classifier_helps(sets, capsys, tmp_path):
 def test_rejection_says_what_the_data_cannot_support(sets, capsys):
     ids = ["--reference_ids", "0", "--query_ids", "0"]
     _, out, _ = run(capsys, sets, *ids, "--reject", 0.05)
-    assert "the data cannot support that: it takes 19 photos and as many classes" in out
+    assert "which takes 19 photos and 19 classes; here are" in out
     _, out, _ = run(capsys, sets, *ids, "--reject", 0.25, "--unknown_npz", sets["val"][0])
     assert "cannot support" not in out
     assert "unknown are --unknown_npz" in out

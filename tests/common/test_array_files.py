@@ -265,3 +265,9 @@ def test_what_stands_for_a_file_is_named(tmp_path, name):
         (tmp_path / name).write_text(content)
         with pytest.raises(UserError, match=words):
             load(tmp_path / name)
+
+
+def test_a_list_of_crops_is_no_table_of_vectors(tmp_path):
+    (tmp_path / "crops.csv").write_text("path,crop_id,box_x,box_y,crop_x,crop_y\na.jpg,a_1,1,2,3,4\n")
+    with pytest.raises(UserError, match="lists crops and their boxes, no vectors"):
+        embeddings.load(tmp_path / "crops.csv")

@@ -13,7 +13,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import compare_all
-from combinations.verdict import verdict
+from combinations.paddings import classifier_rows
+from combinations.verdict import on_test, verdict
 from common.messages import UsageError
 from evaluation.evaluator import cost
 from evaluation.learning import choose_recipes, with_classifiers
@@ -148,3 +149,29 @@ def test_a_single_pair_of_sets_is_named_without_a_classifier_which_has_a_sentenc
     said = verdict(compared, padding=True)
     assert said.which == "Use 0/0, the only pair of sets."
     assert "0/0 lda" in said.classifier or "0/0, the best" in said.classifier
+
+
+def test_the_verdict_names_what_a_classifier_gains_where_it_was_not_chosen():
+    references, queries = sides()
+    evaluator = make_evaluator(references[:1], queries[:1])
+    asked = [Combination(("0",), ("0",), recipe) for recipe in (NEAREST, Recipe("lda"))]
+    tallies = dict(evaluator.tallies(asked))
+    compared = compare_all(evaluator, {one: tallies[at] for at, one in enumerate(asked)}, None, 0)
+    rows = classifier_rows(evaluator, asked[0], [NEAREST, Recipe("lda")])
+    sentence = on_test(rows, "test")
+    assert sentence.startswith(
+        f"On test 0/0 lda gains {100 * rows[1].difference:+.1f} points on nearest (95% interval "
+    )
+    said = verdict(compared, padding=True, chosen_on="val", tested=sentence)
+    assert said.classifier.endswith(sentence)
+    assert verdict(compared, padding=True, tested=sentence).classifier != said.classifier
+    assert on_test(rows[:1], "test") == ""
+
+
+def test_choosing_nearest_is_an_answer_too():
+    references, queries = sides()
+    evaluator = make_evaluator(references[:1], queries[:1])
+    pair = Combination(("0",), ("0",))
+    compared = compare_all(evaluator, {pair: dict(evaluator.tallies([pair]))[0]}, None, 0)
+    said = verdict(compared, padding=True, choices=["--classifier auto: nearest, chosen on references"])
+    assert said.classifier == "No: none did better than nearest neighbours where classifiers were chosen."
