@@ -327,6 +327,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()  # where no file can be made, as below /proc, filelock would wait for ever
     try:
         with FileLock(path, timeout=-1 if wait else 0):
             try:

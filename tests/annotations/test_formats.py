@@ -507,7 +507,7 @@ def test_a_folder_of_two_formats_asks_which(subset, tmp_path, capsys):
     assert run(subset, tmp_path, tmp_path / "out") == 1
     assert "several formats: CreateML (1), TensorFlow CSV (1); choose one" in capsys.readouterr().err
     assert run(subset, tmp_path, tmp_path / "out", "--annotation_format", "createml") == 0
-    assert "2 files without annotations passed over" in capsys.readouterr().err
+    assert "2 files not of the format createml passed over" in capsys.readouterr().err
 
 
 def test_image_sets_give_the_splits_of_pascal_voc(tmp_path, capsys):

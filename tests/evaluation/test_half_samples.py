@@ -58,7 +58,8 @@ def test_the_scripts_print_both_intervals_and_write_the_new_one(tmp_path, capsys
     out = capsys.readouterr().out
     whole = totals(make_evaluator(*sides), pair)
     plain = intervals.accuracy_interval(whole.image_right[1], whole.image_size)
-    row = rf"^0/0 +{plain.accuracy:.4f}  {plain.low:.4f} to {plain.high:.4f}  +{new} +{100 * spread:.1f}$"
+    seen = f"{100 * spread:.1f}" if spread > 0 else "none seen"
+    row = rf"^0/0 +{plain.accuracy:.4f}  {plain.low:.4f} to {plain.high:.4f}  +{new} +{seen}$"
     assert re.search(row, out, re.M), out
     assert f"95% interval, new references: {new}\n" in (tmp_path / "e.txt").read_text()
     table = pd.read_csv(tmp_path / "e.csv").set_index(["reference_ids", "query_ids"])

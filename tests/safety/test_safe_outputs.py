@@ -174,3 +174,10 @@ def test_a_lock_leaves_no_file_and_holds_others_off(tmp_path: Path) -> None:
     free = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert free.returncode == 0, free.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_where_no_lock_can_be_made_nobody_waits_for_it() -> None:
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc here")
+    with pytest.raises(OSError, match="/proc/self"), files.locked(Path("/proc/self/.x.lock"), wait=True):
+        pass
