@@ -116,7 +116,7 @@ def evaluate(
     import pandas as pd
 
     from combinations import comparison, results, search, verdict
-    from combinations.paddings import are_paddings, starting_pair
+    from combinations.paddings import starting_pair
     from evaluation.codes import code_sets
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
@@ -125,33 +125,43 @@ def evaluate(
     coded = code_sets(references, queries, label_level)
     rule = Rule(fusion, k, vote_weights)
     evaluator = Evaluator(coded, rule)
-    recipes, choices = choose_recipes(classifier, evaluator, starting_pair(evaluator, baseline), on_queries=False)
+    start = starting_pair(evaluator, baseline)
+    learnt = choose_recipes(classifier, evaluator, start, on_queries=False)
     ids = list(coded.references), list(coded.queries)
     asked = [
         combination
-        for combination in search.asked_combinations(*ids, *combination_size, "crossed", max_combinations, recipes)
+        for combination in search.asked_combinations(*ids, *combination_size, "crossed", max_combinations, learnt[0])
         if evaluator.valid(combination)
     ]
     tallies = dict(evaluator.tallies(asked))
     scored = {combination: tallies[index] for index, combination in enumerate(asked)}
     ranked = comparison.compare_all(evaluator, scored, baseline, seed)
-    answer = verdict.verdict(ranked, padding=are_paddings(coded))
-    title = queries[0].dataset or "-"
-    findings = verdict.Findings(title, ranked, ranked, answer, [], queries[0].split, choices=choices)
+    findings = verdict.of_search(
+        evaluator, ranked, start, learnt, queries[0].dataset or "-", (queries[0].split, None), seed
+    )
     table = pd.DataFrame(results.rows(rule, findings))
-    table.attrs["verdict"] = str(answer)
+    table.attrs["verdict"] = str(findings.verdict)
     return table
 
 
 def _run(script: str, options: dict[str, Any]) -> tuple[argparse.Namespace, str]:
-    """Run a script with options by name; returns them as it read them, and what it printed."""
+    """Run a script with options by name; returns them as it read them, and what it printed. Raises UsageError for wrong options."""
+    from common import cli
+    from common.messages import UsageError
+
     module = importlib.import_module(script)
     words: list[str] = []
     for name, value in options.items():
         values = value if isinstance(value, (list, tuple)) else [value]
         if value is not None and value is not False:
             words += [f"--{name}", *(() if value is True else map(str, values))]
-    args = module.build_parser().parse_args(words)
+    parser, told = module.build_parser(), io.StringIO()
+    cli.check_names(parser, words)
+    try:
+        with contextlib.redirect_stderr(told):
+            args = parser.parse_args(words)
+    except SystemExit:
+        raise UsageError(told.getvalue().strip()) from None
     with contextlib.redirect_stdout(io.StringIO()) as out:
         module.run(args)
     return args, out.getvalue()

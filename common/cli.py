@@ -266,7 +266,7 @@ def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace]
 
         argcomplete.autocomplete(parser)
     try:
-        _check_names(parser, argv)
+        check_names(parser, argv)
         args = parser.parse_args(with_config(parser, list(argv)))
         set_quiet(args.quiet)
         set_verbose(args.verbose)
@@ -286,7 +286,7 @@ def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace]
     return 0
 
 
-def _check_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+def check_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Raise UsageError for an option that there is not, with the one that was meant; argparse would name others first."""
     known = {
         name for each in _chosen_parsers(parser, argv) for action in each._actions for name in action.option_strings

@@ -160,36 +160,43 @@ def _choose_engine(
     if wanted == "torch":
         model.use(model.precision)
     elif model.exportable and not model.compiled:
-        _start(model, wanted, sample, batch_size, n_images)
+        looks = wanted is not None or (len(program.installed()) > 1 and n_images >= program.PAYS_FROM)
+        try:
+            if looks:
+                _start(model, wanted, sample, batch_size)
+        except messages.UserError as error:
+            if asked:
+                raise
+            messages.warn_once("engine", f"going on in torch: {error}")
     elif asked:
         raise messages.UserError(
             f"--engine {wanted} computes in fp32 on a CPU, uncompiled, images of one size, not --pooling box; use --engine torch"
         )
 
 
-def _start(model: Model, wanted: str | None, sample: Callable[[], np.ndarray], batch_size: int, n_images: int) -> None:
-    """Start the `wanted` engine, or where none is, the fastest; few images are not worth looking for it."""
-    if wanted is None and (len(program.installed()) == 1 or n_images < program.PAYS_FROM):
-        return
+def _start(model: Model, wanted: str | None, sample: Callable[[], np.ndarray], batch_size: int) -> None:
+    """Start the `wanted` engine, or where none is, the fastest. Raises UserError where it cannot run, or is not close to torch."""
     exported = model.program()
     wanted = wanted or exported.remembered(batch_size)
     if wanted == "torch":
         return
-    if not len(sample()):
-        raise messages.UserError("no image can be read, so that no engine can be tried; check the images")
-    pixels = torch.from_numpy(extraction.fill(sample(), batch_size))
+    shown = sample()
+    if not len(shown):  # none of the sample can be read; others may be
+        size = 2, model.preprocess.height, model.preprocess.width, 3
+        shown = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    pixels = torch.from_numpy(extraction.fill(shown, batch_size))
+    embedder: Any = model  # what is exportable is one, and no replicas
+
+    def in_torch(batch: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(embedder(batch.numpy()))
+
     if wanted is None:
         messages.note(f"trying engines: {', '.join(program.installed())}")
-        wanted = exported.fastest(lambda batch: torch.from_numpy(model_rows(model, batch)), pixels)
+        wanted = exported.fastest(in_torch, pixels)
     if wanted == "torch":
         return
     run = exported.start(wanted)
-    apart = program.differs(run(pixels), torch.from_numpy(model_rows(model, pixels)))
+    apart = program.differs(run(pixels), in_torch(pixels))
     if apart > program.CLOSE:
         raise messages.UserError(f"{wanted} gives vectors that differ by {apart:.1g} from torch's; use --engine torch")
     model.use_engine(wanted, run)
-
-
-def model_rows(model: Any, pixels: torch.Tensor) -> np.ndarray:
-    """Return the model's vectors (n, dim) of pixels (n, height, width, 3)."""
-    return model(pixels.numpy())

@@ -303,9 +303,9 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
     if findings.classifiers:
         parts.insert(-1, classifiers(findings.classifiers))
     parts.append(ranking(ranked.results, top))
-    parts += [calls] if (calls := close_calls(ranked.results)) else []
     if len(ranked.results) > top:
         parts[-1] += f"\n… and {len(ranked.results) - top:,} more, down to {ranked.results[-1].score:.4f}"
+    parts += [calls] if (calls := close_calls(ranked.results)) else []
     if chosen_on:
         final = findings.final.results
         parts += [f"Chosen on {chosen_on}, scored once on {findings.scored_on}", ranking(final, len(final))]

@@ -60,5 +60,5 @@ def test_a_frame_becomes_a_set_and_wrong_ones_are_told():
 
 
 def test_an_option_that_there_is_not_is_a_mistake_of_the_caller():
-    with pytest.raises((SystemExit, UserError)):
+    with pytest.raises(UserError, match="did you mean --json_path"):
         padding_study.crop(jason_path="a.json")

@@ -184,6 +184,29 @@ def test_many_images_try_the_engines_once(crops, monkeypatch, capsys):
     assert {vectors(crops, split)[1]["engine"] for split in ("train", "test")} == {"onnxruntime"}
 
 
+def test_an_engine_that_is_not_here_costs_nothing_unless_it_was_asked_for(crops, monkeypatch, capsys):
+    assert extract(crops, "--splits", "train", "--engine", "openvino") == 0
+
+    def gone(*_):
+        raise ImportError("No module named 'openvino'")
+
+    monkeypatch.setattr(program, "_in_openvino", gone)
+    assert extract(crops, "--splits", "test") == 0
+    assert "going on in torch: --engine openvino: No module named" in capsys.readouterr().err
+    assert vectors(crops, "test")[1]["engine"] == "torch"
+    assert extract(crops, "--splits", "test", "--engine", "openvino", "--overwrite") == 1
+    assert "run pip install openvino" in capsys.readouterr().err
+
+
+def test_a_sample_without_a_readable_image_ends_no_run(crops, monkeypatch):
+    """Sixteen images are looked at, evenly spaced; here all of those are damaged, and the others are not."""
+    monkeypatch.setattr(program, "PAYS_FROM", 5)
+    monkeypatch.setattr(program.Program, "fastest", lambda *_: "onnxruntime")
+    monkeypatch.setattr("embedding.extraction.sample", lambda *_: np.empty((0, 32, 48, 3), np.uint8))
+    assert extract(crops) == 0
+    assert vectors(crops, "train")[1]["engine"] == "onnxruntime"
+
+
 def test_what_an_engine_cannot_do_is_told(crops, capsys):
     assert extract(crops, "--engine", "openvino", "--image_size", "crop") == 1
     assert "--engine openvino computes in fp32 on a CPU, uncompiled, images of one size" in capsys.readouterr().err
