@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from common.blocks import batches
-from common.knn_blocks import LANES, TILE, UnitRows, Vectors, Workspace, empty_rows, load_rows, shards_of
+from common.knn_blocks import LANES, TILE, UnitRows, Vectors, Workspace, empty_rows, load_rows, shards_of, threads_for
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,21 @@ def search_excluding(
         raise ValueError(f"queries of {query_dim} dimensions can't be compared with references of {dim}")
     if not 1 <= k <= n_ref:
         raise ValueError(f"k is {k}; it must be from 1 to the number of references, {n_ref}")
-    workspace, nearest = Workspace(n_query, n_ref, dim, k, device), _Nearest(n_query, k)
+    workspace = Workspace(n_query, n_ref, dim, k, device)
+    with threads_for(n_query * n_ref * dim):
+        return _search_blocks(workspace, query_shards, reference_shards, query_groups, reference_groups)
+
+
+def _search_blocks(
+    workspace: Workspace,
+    query_shards: list[np.ndarray],
+    reference_shards: list[np.ndarray],
+    query_groups: np.ndarray | None,
+    reference_groups: np.ndarray | None,
+) -> Neighbours:
+    """Search block by block: queries in blocks, each with every block of references, tile by tile."""
+    n_query, n_ref, k = sum(map(len, query_shards)), sum(map(len, reference_shards)), workspace.k
+    nearest = _Nearest(n_query, k)
     query_memory, reference_memory, size = workspace.queries, workspace.references, workspace.block_rows
     for query_start in range(0, n_query, size):
         query_block = load_rows(query_memory, query_shards, "query", query_start, min(query_start + size, n_query))
@@ -115,7 +129,15 @@ def search_self(vectors: Vectors, k: int, *, device: str = "auto") -> Neighbours
     n, dim = sum(map(len, shards)), shards[0].shape[1]
     if not 1 <= k < n:
         raise ValueError(f"k is {k}; it must be from 1 to the number of other rows, {n - 1}")
-    workspace, nearest = Workspace(n, n, dim, k, device), _Nearest(n, k)
+    workspace = Workspace(n, n, dim, k, device)
+    with threads_for(n * n * dim):
+        return _search_pairs(workspace, shards)
+
+
+def _search_pairs(workspace: Workspace, shards: list[np.ndarray]) -> Neighbours:
+    """Search block by block of rows, each with itself and every later block; what a product tells of its columns is kept too."""
+    n, k = sum(map(len, shards)), workspace.k
+    nearest = _Nearest(n, k)
     memory, other_memory, size = workspace.queries, workspace.references, workspace.block_rows
     for start in range(0, n, size):
         block = load_rows(memory, shards, "vector", start, min(start + size, n))

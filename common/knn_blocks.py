@@ -5,8 +5,10 @@ Rows are taken in blocks of bounded size; the memory of a block and of a table o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,9 +26,8 @@ BLOCK_ROWS, BLOCK_FLOATS = 2**15, 2**25  # references (and queries) held in unit
 TILE = 1024  # queries multiplied with a block of references at once
 GROUP, LANES = 32, 64  # a group is up to GROUP columns, LANES apart because neighbouring rows are often alike
 LARGE = 10**9  # the smallest number of multiplications for which it is worth to time bfloat16
-CHUNK_FLOATS = (
-    2**21
-)  # numbers scaled to unit length at once: they stay in the processor's cache from one step to the next
+SMALL = 2**27  # multiplications below which threads wait for each other longer than they work
+CHUNK_FLOATS = 2**21  # numbers scaled to unit length at once: they stay in the processor's cache between steps
 
 
 class UnitRows(NamedTuple):
@@ -113,11 +114,31 @@ def multiply(queries: torch.Tensor, references: torch.Tensor, out: torch.Tensor)
     """Put queries references^T into `out`."""
     import torch
 
-    if out.dtype == torch.float32 and out.device.type == "cpu":
-        # OpenBLAS: torch's own product is half as fast on AMD.
+    large = out.numel() * queries.shape[1] >= SMALL
+    if large and out.dtype == torch.float32 and out.device.type == "cpu":
+        # OpenBLAS: torch's own product is half as fast on AMD. It has threads of its own, too many for small ones.
         np.matmul(queries.numpy(), references.numpy().T, out=out.numpy())
     else:
         torch.mm(queries, references.T, out=out)
+
+
+@contextlib.contextmanager
+def threads_for(multiplications: int) -> Iterator[None]:
+    """Use one thread of torch where there is little to multiply: a second one would spin between the steps, at full price.
+
+    In the main thread only: torch gives the number to every thread that begins meanwhile.
+    """
+    import torch
+
+    number = torch.get_num_threads()
+    alone = multiplications < SMALL and number > 1 and threading.current_thread() is threading.main_thread()
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if alone:
+            torch.set_num_threads(number)
 
 
 @functools.cache
