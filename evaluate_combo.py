@@ -118,7 +118,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     reading = {name: vars(args)[name] for name in ("label_level", "group_by")} | cli.reading(args)
     coded, *held_out = sides.read_coded(given, **reading)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    title = args.company_name or coded.dataset or "-"
+    title = args.company_name or coded.dataset
     draw_maps = partial(
         pictures.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed
     )

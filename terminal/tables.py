@@ -30,8 +30,9 @@ def fixed_line(combination: Combination, accuracy: float) -> str:
 
 def sets(coded: CodedSets, rule: Rule, title: str) -> str:
     """Return the first line of the output: what is compared, and how decisions are made."""
+    named = f"Dataset {title}: " if title else ""
     return (
-        f"Dataset {title}: {count(len(coded.references), 'reference set')}, {count(len(coded.queries), 'query set')}, "
+        f"{named}{count(len(coded.references), 'reference set')}, {count(len(coded.queries), 'query set')}, "
         f"{count(len(coded.classes), 'label')}, {how(rule)}{grouped(coded)}"
     )
 
@@ -103,7 +104,7 @@ def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequen
     parts += [effects(findings.effects)] if findings.effects else []
     parts += [classifiers(findings.classifiers)] if findings.classifiers else []
     parts += [calls] if (calls := close_calls(findings.final.results)) else []
-    parts += [str(findings.verdict)] if len(every) > 1 else []
+    parts += [str(findings.verdict)] if findings.verdict else []
     return "\n\n".join(parts)
 
 
@@ -203,7 +204,7 @@ def effects(rows: Sequence[Effect]) -> str:
 
 
 def learning_curve(combination: Combination, points: Sequence[CurvePoint], compared: Comparison | None) -> str:
-    """Return the accuracy of a combination by the number of reference photos a class, and the least gain that queries show."""
+    """Return the accuracy of a combination by the number of reference photos per class, and the least gain that queries show."""
     rows = [
         (
             point.photos if point is not points[-1] else f"all, up to {point.photos}",
@@ -214,8 +215,12 @@ def learning_curve(combination: Combination, points: Sequence[CurvePoint], compa
         )
         for point in points
     ]
-    title = f"Accuracy of {combination} by reference photos a class, the mean of {DRAWS} draws of whole photos"
-    text = f"{title}\n\n{table(['photos', 'references', 'accuracy', '95% interval', '95% of draws'], rows)}"
+    title = (
+        f"Learning curve of {combination}, nearest neighbours: how accurate with so many reference photos of each class;\n"
+        f"the mean of {DRAWS} draws of whole photos"
+    )
+    header = ["photos per class", "crops per class", "accuracy", "95% interval", "95% of draws"]
+    text = f"{title}\n\n{table(header, rows)}"
     if compared is None or math.isnan(compared.evidence.smallest_gain):
         return text
     photos = count(compared.baseline.n_images, f"query {compared.unit}")
@@ -296,10 +301,8 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
     parts = [*findings.choices, str(findings.verdict)]
     parts += [models(findings.models)] if findings.models else []
     parts += [effects(findings.effects)] if findings.effects else []
-    parts.append(
-        f"{counted}{f' on {chosen_on}' if chosen_on else ''}; difference from {kind} "
-        f"{ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}{unit}"
-    )
+    beside = f"; difference from {kind} {ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}"
+    parts.append(f"{counted}{f' on {chosen_on}' if chosen_on else ''}{beside if ranked.n_compared else ''}{unit}")
     if findings.classifiers:
         parts.insert(-1, classifiers(findings.classifiers))
     parts.append(ranking(ranked.results, top))
@@ -309,7 +312,7 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
     if chosen_on:
         final = findings.final.results
         parts += [f"Chosen on {chosen_on}, scored once on {findings.scored_on}", ranking(final, len(final))]
-    else:
+    elif ranked.n_compared:
         parts.append(_winner(ranked))
     return "\n\n".join([*parts, str(findings.verdict)])
 

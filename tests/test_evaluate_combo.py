@@ -262,6 +262,34 @@ def test_older_files_give_the_older_numbers(study_data, capsys):
         assert float(value) == pytest.approx((knn.predict(query.vectors) == query.label()).mean(), abs=1e-4)
 
 
+def test_one_pair_of_another_tools_tables(tmp_path, capsys):
+    for name, seed in (("gallery", 1), ("probe", 2)):
+        vectors = np.random.default_rng(seed).normal(size=(30, 5)) + 3 * np.eye(5)[np.arange(30) % 5]
+        paths = [f"{name}/{row // 3}.jpg" for row in range(30)]
+        table = pd.DataFrame(vectors.round(4)).add_prefix("v").assign(product=np.arange(30) % 5, file=paths)
+        table["product"] = "product " + table["product"].astype(str)
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    both = ["--train_npz", tmp_path / "gallery.csv", "--test_npz", tmp_path / "probe.csv"]
+    code, out, err = run(capsys, *both)
+    assert code == 0, err
+    assert out.startswith("1 reference set, 1 query set, 5 labels")  # and no data set that is not known
+    assert "Accuracy of 30 crops on 10 photos" in out
+    assert "sample_ids" not in err
+    (accuracy,) = (value for *_, value in LINE.findall(out))
+    assert (
+        f"Which pair of sets? Only gallery/probe was given: accuracy {accuracy} over 30 decisions (95% interval " in out
+    )
+    frame = pd.read_csv(tmp_path / "probe.csv")
+    frame.assign(file=[f"probe/{row // 3}_{row}.jpg" for row in range(30)]).to_csv(tmp_path / "probe.csv", index=False)
+    code, out, err = run(capsys, *both)
+    assert (
+        "probe.csv has a path of its own and counts as a photo; where several are crops of one photo, --group_by" in err
+    )
+    code, grouped, err = run(capsys, *both, "--group_by", r"(\w+/\d+)")
+    assert code == 0, err
+    assert "Accuracy of 30 crops on 10 groups" in grouped
+
+
 def test_config_gives_options_and_the_command_line_wins(folder, capsys, tmp_path):
     config = tmp_path / "study.yaml"
     config.write_text(
