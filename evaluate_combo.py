@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from combinations import paddings, verdict
     from combinations.search import chosen_combinations
     from evaluation.evaluator import Evaluator
-    from evaluation.learning import choose_recipes, with_classifiers
+    from evaluation.learning import asked_for, choose_recipes, first_asked, with_classifiers
     from evaluation.records import Rule
     from terminal import output, pictures, prompt, rejection, sides, tables
     from terminal.measures import show, show_new_references
@@ -141,7 +141,8 @@ def run(args: argparse.Namespace, command: str) -> None:
             decided = show(evaluator, asked, choices, rows)
         else:
             findings = verdict.of_pairs(evaluator, title, args.query_split, args.baseline, start, learnt, args.seed)
-            print(tables.matrix(coded, rule, findings, paddings.padding_rows(evaluator, seed=args.seed)))
+            rows = paddings.padding_rows(evaluator, first_asked(recipes), seed=args.seed)
+            print(tables.matrix(coded, rule, findings, rows, recipes))
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in asked}
         if args.reject:
@@ -155,7 +156,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         if args.results or args.format == "json" or args.references_vary:
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             if args.references_vary:
-                findings = show_new_references(evaluator, findings, args.label_level, args.seed, combinations)
+                varied = [*with_classifiers([start], asked_for(recipes)), start] if recipes[1:] else combinations
+                findings = show_new_references(evaluator, findings, args.label_level, args.seed, varied)
             tell(rule, findings)
             to = args.results, args.results_mode, args.spreadsheet_safe
             output.add_to_results(*to, coded, rule, findings, command)

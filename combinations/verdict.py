@@ -16,7 +16,7 @@ from combinations.search import enumerate_combinations
 from common.messages import count
 from evaluation.evaluator import Evaluator, tally
 from evaluation.half_samples import NewReferences
-from evaluation.learning import with_classifiers
+from evaluation.learning import first_asked, with_classifiers
 from evaluation.records import Combination, Decisions
 
 
@@ -176,10 +176,11 @@ def outlook(ranked: Comparison) -> str:
 
 def beside(evaluator: Evaluator, start: Combination, recipes: Sequence[Recipe], seed: int) -> dict[str, Any]:
     """Return fields of Findings by name, which stand beside a ranking: models, classifiers of one pair, effects of paddings."""
+    first = first_asked(recipes)
     return {
-        "models": model_rows(evaluator, seed=seed),
+        "models": model_rows(evaluator, first, seed=seed),
         "classifiers": classifier_rows(evaluator, start, recipes, seed=seed),
-        "effects": effects(evaluator, seed=seed),
+        "effects": effects(evaluator, first, seed=seed),
     }
 
 

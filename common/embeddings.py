@@ -213,8 +213,8 @@ def load(
     meta = _meta(path, fields, company_name)
     if not (fields.keys() & {"labels", "class_names", "targets"}):
         others = [other for other in arrays.names if other != name and other not in fields]
-        texts = [other for other in others if is_table and not is_numeric(arrays.read(other))]
-        meta["unread"] = described(arrays, texts or others)
+        readable = [other for other in others if is_table and not is_numeric(arrays.read(other))]
+        meta["unread"] = described(arrays, readable or others)
     texts = _texts(path, fields, *vectors.shape)
     meta["known_by_path"] = "sample_ids" not in fields and len(np.unique(texts["paths"])) == len(vectors)
     embedding_set = EmbeddingSet(vectors, **texts, meta=meta)
@@ -279,7 +279,7 @@ def _texts(path: Path, arrays: dict[str, Any], n: int, dim: int) -> dict[str, np
         except (IndexError, ValueError, TypeError):
             raise UserError(f"{path}: 'targets' do not index the {len(text['classes'])} 'classes'") from None
     labels = next((text[name] for name in ("labels", "class_names", "targets") if name in text), None)
-    ids = [name for name in ("crop_ids", "ids", "dolt_ids", "sample_ids") if name in text]
+    ids: list[str] = [name for name in ("crop_ids", "ids", "dolt_ids", "sample_ids") if name in text]
     if ids == ["sample_ids"] and len(np.unique(text["sample_ids"])) < len(text["sample_ids"]):
         ids = ["", "sample_ids"]  # what repeats names photos; older files name their crops so
     empty = np.full(n, "", dtype="<U1")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from classifiers.recipes import NEAREST
+from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, Result
 from combinations.effects import Effect
 from combinations.models import ModelRow
@@ -17,6 +17,7 @@ from common.messages import count, table
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
 from evaluation.half_samples import NewReferences
+from evaluation.learning import asked_for, first_asked
 from evaluation.learning_curve import DRAWS, CurvePoint
 from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
@@ -74,31 +75,38 @@ def how(rule: Rule) -> str:
     return f"fusion {NAME[rule.fusion]}{average}, k {rule.k}{weights}"
 
 
-def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequence[PairedRow]) -> str:
+def matrix(
+    coded: CodedSets,
+    rule: Rule,
+    findings: Findings,
+    rows_of_ids: Sequence[PairedRow],
+    recipes: Sequence[Recipe] = (NEAREST,),
+) -> str:
     """Return every reference set against every query set as a table, then in the fixed form; models, paddings, the verdict.
 
-    The table shows neighbours; the fixed form and a table of their own show other classifiers too.
+    The table shows the first of the classifiers that were asked for, the fixed form all of them; `nearest` is a line beside them.
     """
     every = {one.combination: one for one in findings.final.results}
-    plain = [one for one in findings.final.results if one.combination.is_plain]
-    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in plain}
+    first = first_asked(recipes)
+    of_first = [one for one in findings.final.results if one.combination.classifier == first]
+    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in of_first}
     unit = coded.units.noun()
     few = " (few)" if min(one.n_images for one in results.values()) < FEW_IMAGES else ""
     heading = (
         f"Accuracy of {_range([one.n_queries for one in results.values()])} {DECISION[rule.fusion]}s on "
-        f"{_range([one.n_images for one in results.values()])} {unit}s{few}, ± half of the 95% interval in points, * best\n"
+        f"{_range([one.n_images for one in results.values()])} {unit}s{few}{_by(first)}, "
+        "± half of the 95% interval in points, * best\n"
         "reference ID by row, query ID by column"
     )
-    recipes = [NEAREST, *dict.fromkeys(one.classifier for one in every if not one.is_plain)]
     lines = [
         fixed_line(combination, every[combination].score)
-        for recipe in recipes
+        for recipe in asked_for(recipes)
         for r in coded.references
         for q in coded.queries
         if (combination := Combination((r,), (q,), recipe)) in every
     ]
     parts = [*findings.choices, *([models(findings.models)] if findings.models else [])]
-    parts += [heading, *_matrices(coded, results, plain[0]), "\n".join(lines)]
+    parts += [heading, *_matrices(coded, results, of_first[0]), "\n".join(lines)]
     if len(rows_of_ids) > 1 and not findings.models:
         parts.append(_paddings(rows_of_ids, padding=findings.verdict is not None and findings.verdict.padding))
     parts += [effects(findings.effects)] if findings.effects else []
@@ -106,6 +114,10 @@ def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequen
     parts += [calls] if (calls := close_calls(findings.final.results)) else []
     parts += [str(findings.verdict)] if findings.verdict else []
     return "\n\n".join(parts)
+
+
+def _by(recipe: Recipe) -> str:
+    return "" if recipe == NEAREST else f" by {recipe}"
 
 
 def _matrices(coded: CodedSets, results: Mapping[tuple[str, str], Result], best: Result) -> Iterator[str]:
@@ -152,7 +164,10 @@ def models(rows: Sequence[ModelRow]) -> str:
         "95% interval",
         "p",
     ]
-    title = "Models, each at its least padding, beside the first on the same crops; p corrected over all"
+    title = (
+        f"Models{_by(rows[0].combination.classifier)}, each at its least padding, beside the first on the same crops; "
+    )
+    title += "p corrected over all"
     return f"{title}\n\n{table(header, cells)}"
 
 
@@ -169,7 +184,8 @@ def _range(numbers: Sequence[int]) -> str:
 
 def _paddings(rows: Sequence[PairedRow], *, padding: bool) -> str:
     """Return every ID with its own references beside the first of them."""
-    title = f"{'Paddings' if padding else 'IDs'} with their own references, beside {rows[0].id} on the same crops"
+    by = _by(rows[0].combination.classifier)
+    title = f"{'Paddings' if padding else 'IDs'} with their own references{by}, beside {rows[0].id} on the same crops"
     return f"{title}\n\n{table(['padding' if padding else 'ID', *PAIRED], [[row.id, *_paired(row)] for row in rows])}"
 
 
@@ -196,7 +212,8 @@ def effects(rows: Sequence[Effect]) -> str:
         for row in rows
     ]
     title = (
-        "What padding does, on the same crops. context: more surroundings, the object's pixels kept; resolution: fewer pixels "
+        f"What padding does{_by(rows[0].of.classifier)}, on the same crops. "
+        "context: more surroundings, the object's pixels kept; resolution: fewer pixels "
         "of the object,\nthe surroundings kept"
     )
     named = ["padding", "effect", "IDs", "points", "95% interval", "corrected p", "images/s", "against"]

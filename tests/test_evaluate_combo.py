@@ -262,6 +262,31 @@ def test_older_files_give_the_older_numbers(study_data, capsys):
         assert float(value) == pytest.approx((knn.predict(query.vectors) == query.label()).mean(), abs=1e-4)
 
 
+def test_the_page_speaks_of_the_classifier_that_is_asked_for(folder, capsys):
+    asked = ["--train_npz", folder, "--test_npz", folder, "--classifier", "prototype", "lda"]
+    code, out, err = run(capsys, *asked, "--references_vary")
+    assert code == 0, err
+    lines = re.findall(r"^Ref \[(\S+)\] Query (\S+) (\S.*) => acc: (\d\.\d{4})$", out, re.M)
+    names = list(dict.fromkeys(name for _, _, name, _ in lines))
+    assert [name[:3] for name in names] == ["pro", "lda"]
+    assert len(lines) == 2 * len(IDS) ** 2
+    assert not LINE.findall(out)
+    first = {(r, q): value for r, q, name, value in lines if name == names[0]}
+    matrix = out[out.index(f"photos (few) by {names[0]}, ±") : out.index("Ref [0]")]
+    cells = [re.findall(r"(\d\.\d{4}) ±", line) for line in matrix.splitlines()[4:7]]
+    assert cells == [[first[r, q] for q in IDS] for r in IDS]
+    table = out[out.index(f"own references by {names[0]}, beside 0") :]
+    assert re.findall(r"^ +(0|10|20)  +(\d\.\d{4})", table, re.M) == [(one, first[one, one]) for one in IDS]
+    rows = re.findall(r"^(0/0.*?) +\d\.\d{4}  \d\.\d{4} to", out[out.index("95% intervals for the given") :], re.M)
+    assert rows == [*(f"0/0 {name}" for name in names), "0/0"]
+    code, out, err = run(capsys, *asked, "--reference_ids", "0", "--query_ids", "10")
+    assert [name[:3] for _, _, name, _ in re.findall(r"^Ref (.*)(.) Query 10 ?(.*) => (.*)$", out, re.M)] == [
+        "pro",
+        "lda",
+    ]
+    assert re.search(r"^nearest +\d\.\d{4}", out, re.M)
+
+
 def test_one_pair_of_another_tools_tables(tmp_path, capsys):
     for name, seed in (("gallery", 1), ("probe", 2)):
         vectors = np.random.default_rng(seed).normal(size=(30, 5)) + 3 * np.eye(5)[np.arange(30) % 5]
