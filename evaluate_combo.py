@@ -105,7 +105,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from combinations import paddings, verdict
     from combinations.search import chosen_combinations
     from evaluation.evaluator import Evaluator
-    from evaluation.learning import choose_recipes, with_classifiers
+    from evaluation.learning import asked_for, choose_recipes, first_asked, with_classifiers
     from evaluation.records import Rule
     from terminal import output, pictures, prompt, rejection, sides, tables
     from terminal.measures import show, show_new_references
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     reading = {name: vars(args)[name] for name in ("label_level", "group_by")} | cli.reading(args)
     coded, *held_out = sides.read_coded(given, **reading)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
-    title = args.company_name or coded.dataset or "-"
+    title = args.company_name or coded.dataset
     draw_maps = partial(
         pictures.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed
     )
@@ -141,7 +141,8 @@ def run(args: argparse.Namespace, command: str) -> None:
             decided = show(evaluator, asked, choices, rows)
         else:
             findings = verdict.of_pairs(evaluator, title, args.query_split, args.baseline, start, learnt, args.seed)
-            print(tables.matrix(coded, rule, findings, paddings.padding_rows(evaluator, seed=args.seed)))
+            rows = paddings.padding_rows(evaluator, first_asked(recipes), seed=args.seed)
+            print(tables.matrix(coded, rule, findings, rows, recipes))
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in asked}
         if args.reject:
@@ -155,7 +156,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         if args.results or args.format == "json" or args.references_vary:
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             if args.references_vary:
-                findings = show_new_references(evaluator, findings, args.label_level, args.seed, combinations)
+                varied = [*with_classifiers([start], asked_for(recipes)), start] if recipes[1:] else combinations
+                findings = show_new_references(evaluator, findings, args.label_level, args.seed, varied)
             tell(rule, findings)
             to = args.results, args.results_mode, args.spreadsheet_safe
             output.add_to_results(*to, coded, rule, findings, command)

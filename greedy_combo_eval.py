@@ -131,7 +131,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         ranked = comparison.compare_all(chooser, scored, args.baseline, args.seed)
         chosen_on = args.val_split if args.val_npz else None
         splits = args.query_split, chosen_on
-        title = args.company_name or test.coded.dataset or "-"
+        title = args.company_name or test.coded.dataset
         findings = of_search(test, ranked, start, (recipes, choices), title, splits, args.seed)
         if args.references_vary:
             findings = show_new_references(test, findings, args.label_level, args.seed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from classifiers.recipes import NEAREST, Recipe
 from combinations.models import speed
 from combinations.search import same_id_pairs
 from common.embeddings import EmbeddingSet
@@ -50,9 +51,9 @@ class _View:
     object_px: float
 
 
-def effects(evaluator: Evaluator, *, seed: int = 0) -> list[Effect]:
+def effects(evaluator: Evaluator, recipe: Recipe = NEAREST, *, seed: int = 0) -> list[Effect]:
     """Return the effects of every padding that sets of one model and pooling at several input sizes take apart; none without."""
-    asked = list(_comparisons(evaluator))
+    asked = list(_comparisons(evaluator, recipe))
     size = evaluator.coded.matched_sizes
     if not asked:
         return []
@@ -73,9 +74,9 @@ def effects(evaluator: Evaluator, *, seed: int = 0) -> list[Effect]:
     return rows
 
 
-def _comparisons(evaluator: Evaluator) -> Iterator[tuple[str, str, Combination, Combination]]:
+def _comparisons(evaluator: Evaluator, recipe: Recipe) -> Iterator[tuple[str, str, Combination, Combination]]:
     """Yield padding, kind, the pair and the pair it is compared with, wherever input sizes tell context and resolution apart."""
-    for views in _groups(evaluator).values():
+    for views in _groups(evaluator, recipe).values():
         least = min(view.padding for view in views)
         for start in (view for view in views if view.padding == least):
             for grown in views:
@@ -88,10 +89,10 @@ def _comparisons(evaluator: Evaluator) -> Iterator[tuple[str, str, Combination, 
                     yield grown.text, BOTH, squeezed.pair, start.pair
 
 
-def _groups(evaluator: Evaluator) -> dict[tuple[str, str], list[_View]]:
+def _groups(evaluator: Evaluator, recipe: Recipe) -> dict[tuple[str, str], list[_View]]:
     """Return the pairs of one model and pooling, their paddings rising."""
     groups: dict[tuple[str, str], list[_View]] = {}
-    for name, pair in same_id_pairs(evaluator).items():
+    for name, pair in same_id_pairs(evaluator, recipe).items():
         query = evaluator.coded.queries[name]
         if (view := _view(pair, query)) is not None:
             groups.setdefault((query.base, str(query.meta.get("pooling") or "")), []).append(view)

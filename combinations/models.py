@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from classifiers.recipes import NEAREST, Recipe
 from combinations.paddings import least_padding
 from combinations.search import same_id_pairs
 from common.embeddings import MODELS_CSV, EmbeddingSet, computed
@@ -44,9 +45,9 @@ class ModelRow:
     p: float
 
 
-def model_rows(evaluator: Evaluator, *, seed: int = 0) -> list[ModelRow]:
+def model_rows(evaluator: Evaluator, recipe: Recipe = NEAREST, *, seed: int = 0) -> list[ModelRow]:
     """Return one row a model, the most accurate first; none where the query sets are of one model, or do not tell it."""
-    pairs = _pairs(evaluator)
+    pairs = _pairs(evaluator, recipe)
     if len(pairs) < 2:
         return []
     found = dict(evaluator.tallies(pairs))
@@ -73,11 +74,11 @@ def model_rows(evaluator: Evaluator, *, seed: int = 0) -> list[ModelRow]:
     return rows
 
 
-def _pairs(evaluator: Evaluator) -> list[Combination]:
+def _pairs(evaluator: Evaluator, recipe: Recipe) -> list[Combination]:
     """Return of each model its pair of least padding, the same ID on both sides."""
     queries = evaluator.coded.queries
     by_model: dict[str, list[Combination]] = {}
-    for name, pair in same_id_pairs(evaluator).items():
+    for name, pair in same_id_pairs(evaluator, recipe).items():
         if queries[name].fingerprint:
             by_model.setdefault(queries[name].base, []).append(pair)
     return [least_padding(evaluator.coded, pairs) for pairs in by_model.values()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.recipes import Recipe
+from classifiers.recipes import NEAREST, Recipe
 from combinations.search import enumerate_combinations, named_combination, same_id_pairs
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError
@@ -92,9 +92,9 @@ def starting_pair(evaluator: Evaluator, baseline: str | None) -> Combination:
     return least_padding(coded, valid)
 
 
-def padding_rows(evaluator: Evaluator, *, seed: int = 0) -> list[PairedRow]:
+def padding_rows(evaluator: Evaluator, recipe: Recipe = NEAREST, *, seed: int = 0) -> list[PairedRow]:
     """Return one row an ID that has references and queries, the least padding first: numbers rising, else in the order given."""
-    pairs = same_id_pairs(evaluator)
+    pairs = same_id_pairs(evaluator, recipe)
     return paired_rows(evaluator, [pairs[one] for one in sorted(pairs, key=_number)], seed=seed)
 
 

@@ -90,7 +90,7 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
             if combination in findings.new_references
             else {}
         ),
-        "Dataset": findings.title,
+        **({"Dataset": findings.title} if findings.title else {}),
         "Fusion": NAME[rule.fusion],
         **({"k": f"{rule.k}"} if combination.is_plain else {"Classifier": str(combination.classifier)}),
         "Reference IDs": ", ".join(combination.reference_ids),
@@ -279,7 +279,7 @@ def _text(run: Run, findings: Findings, tables: Sequence[str], parts: Sequence[s
         "Date": run.date,
         "Version": run.version,
         "Command": run.command,
-        "Data set": run.dataset,
+        **({"Data set": run.dataset} if run.dataset else {}),
         "Models": ", ".join(run.models),
         "Sets": f"{count(run.n_reference, 'reference set')}, {count(run.n_query, 'query set')}",
         **({"Intervals by": f"group, {group_by}"} if group_by else {}),

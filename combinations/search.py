@@ -81,9 +81,9 @@ def asked_combinations(
     return with_classifiers(pairs + enumerate_combinations(reference_ids, query_ids, low, high, pairing), recipes)
 
 
-def same_id_pairs(evaluator: Evaluator) -> dict[str, Combination]:
+def same_id_pairs(evaluator: Evaluator, recipe: Recipe = NEAREST) -> dict[str, Combination]:
     """Return by ID the pair of each query set with the references of its own ID, where it can be scored."""
-    pairs = {q: Combination((q,), (q,)) for q in evaluator.coded.queries if q in evaluator.coded.references}
+    pairs = {q: Combination((q,), (q,), recipe) for q in evaluator.coded.queries if q in evaluator.coded.references}
     return {q: pair for q, pair in pairs.items() if evaluator.valid(pair)}
 
 

@@ -16,7 +16,7 @@ from combinations.search import enumerate_combinations
 from common.messages import count
 from evaluation.evaluator import Evaluator, tally
 from evaluation.half_samples import NewReferences
-from evaluation.learning import with_classifiers
+from evaluation.learning import first_asked, with_classifiers
 from evaluation.records import Combination, Decisions
 
 
@@ -96,7 +96,7 @@ def on_test(rows: Sequence[PairedRow], split: str) -> str:
 def _which(ranked: Comparison, name: str, on: str) -> str:
     answer = ranked.evidence.pairs
     if answer is None:
-        return f"Use {replace(ranked.baseline.combination, classifier=NEAREST)}, the only pair of sets."
+        return _only(ranked, on)
     rival, best = f"{answer.rival}, {name}", answer.best
     if answer.is_better:
         return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
@@ -107,9 +107,23 @@ def _which(ranked: Comparison, name: str, on: str) -> str:
     return f"Use {rival}: no other pair scores higher{on}; {_limit(answer, 'pair')}."
 
 
+def _only(ranked: Comparison, on: str) -> str:
+    """Return what can be said where a single pair of sets was given; its classifiers have a sentence of their own."""
+    pair = ranked.baseline
+    if ranked.n_compared:
+        return f"Use {replace(pair.combination, classifier=NEAREST)}, the only pair of sets."
+    return (
+        f"Only {pair.combination} was given: accuracy {pair.score:.4f} over {count(pair.n_queries, 'decision')}{on} "
+        f"(95% interval {pair.low:.4f} to {pair.high:.4f}), and nothing to compare it with."
+    )
+
+
 def _combine(ranked: Comparison, on: str) -> str:
     answer = ranked.evidence.combinations
     if answer is None:
+        pairs = [one.combination for one in ranked.results]
+        if min(len({pair.reference_ids for pair in pairs}), len({pair.query_ids for pair in pairs})) < 2:
+            return "Not tried: it takes two reference sets and two query sets."
         return "Not tried; greedy_combo_eval.py --combination_size 2 tries two sets a side."
     best, rival = answer.best, f"{answer.rival}, the best single pair"
     if answer.is_better:
@@ -162,10 +176,11 @@ def outlook(ranked: Comparison) -> str:
 
 def beside(evaluator: Evaluator, start: Combination, recipes: Sequence[Recipe], seed: int) -> dict[str, Any]:
     """Return fields of Findings by name, which stand beside a ranking: models, classifiers of one pair, effects of paddings."""
+    first = first_asked(recipes)
     return {
-        "models": model_rows(evaluator, seed=seed),
+        "models": model_rows(evaluator, first, seed=seed),
         "classifiers": classifier_rows(evaluator, start, recipes, seed=seed),
-        "effects": effects(evaluator, seed=seed),
+        "effects": effects(evaluator, first, seed=seed),
     }
 
 

@@ -16,8 +16,9 @@ from common.messages import UserError, note
 SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
 # Columns of tables of other tools that are no numbers of a vector; the first ones are labels.
 TABLE_LABELS = ("label", "labels", "class", "class_name", "target", "category", "species", "y")
+TABLE_PATHS = ("source_file", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path")
 TABLE_FIELDS = (
-    *(*TABLE_LABELS, "crop_id", "sample_id", "id", "index", "path", "source_file", "split", "dataset_name", "padding"),
+    *(*TABLE_LABELS, *TABLE_PATHS, "crop_id", "sample_id", "id", "index", "split", "dataset_name", "padding"),
     "source_npz",
     *(
         "model",
@@ -126,8 +127,8 @@ def table_fields(arrays: Arrays, fields: dict[str, Any], n: int) -> dict[str, An
     usual = levels or [name for name in TABLE_LABELS if name in arrays][:1]
     texts = [name for name in arrays.names if name not in TABLE_FIELDS and arrays.shape(name)[1].kind in "OU"]
     texts = [name for name in texts if arrays.shape(name)[0] == (n,) and not is_numeric(arrays.read(name))]
-    columns = {"labels": usual or (texts if len(texts) == 1 else [])}
-    columns |= {"crop_ids": ["crop_id"], "sample_ids": ["sample_id"], "paths": ["source_file", "path"]}
+    columns: dict[str, Sequence[str]] = {"labels": usual or (texts if len(texts) == 1 else [])}
+    columns |= {"crop_ids": ["crop_id"], "sample_ids": ["sample_id"], "paths": TABLE_PATHS}
     found: dict[str, Any] = {}
     for kind, names in columns.items():
         present = [name for name in names if name in arrays and arrays.shape(name)[0] == (n,)]

@@ -121,16 +121,18 @@ def read_sides(
         if same not in read:
             read[same] = read_sets(same, **reading)
     read = {same: _named_by_model(sets, _several_models(read.values())) for same, sets in read.items()}
-    unused = {embedding_set.source for sets in read.values() for embedding_set in sets}
+    unused = {embedding_set.source: embedding_set.split for sets in read.values() for embedding_set in sets}
     chosen = []
     for option, specs, split in sides:
         same = tuple(map(str, specs))
         kept = _of_side(option, read[same], split)
-        unused -= {embedding_set.source for embedding_set in kept}
+        for embedding_set in kept:
+            unused.pop(embedding_set.source, None)
         chosen.append([_labelled(embedding_set, label_level) for embedding_set in kept])
     if unused:
-        splits = ", ".join(repr(split) for _, _, split in sides)
-        note(f"{count(len(unused), 'set')} of other splits than {splits} left out (--verbose names the files)")
+        splits = ", ".join(sorted(set(unused.values())))
+        left = f"{count(len(unused), 'set')} of split {splits} left out"
+        note(f"{left}, as no option that names them keeps that split (--verbose names the files)")
     _tell_labels(chosen, label_level)
     nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:

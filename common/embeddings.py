@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from common import array_choice, files, npz
-from common.array_files import Columns, described, open_arrays
+from common.array_files import Columns, described, is_numeric, open_arrays
 from common.blocks import Blocks, release
 from common.labels import label_paths, texts_of
 from common.messages import UserError, warn
@@ -48,7 +48,7 @@ META = {  # the fields that this suite reads, see docs/formats.md
     "image_size": optional(NAME),
 }
 TEXTS = ("labels", "crop_ids", "sample_ids", "paths")  # of an EmbeddingSet, beside its vectors
-RUN_ONLY = ("source", "named", "unread", "own_id")  # of meta: what only this run knows
+RUN_ONLY = ("source", "named", "unread", "own_id", "known_by_path")  # of meta: what only this run knows
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,8 +212,12 @@ def load(
     fields |= array_choice.find_labels(arrays, fields, len(vectors), name, labels)
     meta = _meta(path, fields, company_name)
     if not (fields.keys() & {"labels", "class_names", "targets"}):
-        meta["unread"] = described(arrays, [other for other in arrays.names if other != name and other not in fields])
-    embedding_set = EmbeddingSet(vectors, **_texts(path, fields, *vectors.shape), meta=meta)
+        others = [other for other in arrays.names if other != name and other not in fields]
+        readable = [other for other in others if is_table and not is_numeric(arrays.read(other))]
+        meta["unread"] = described(arrays, readable or others)
+    texts = _texts(path, fields, *vectors.shape)
+    meta["known_by_path"] = "sample_ids" not in fields and len(np.unique(texts["paths"])) == len(vectors)
+    embedding_set = EmbeddingSet(vectors, **texts, meta=meta)
     return _without_invalid(embedding_set, drop_invalid)
 
 
@@ -275,13 +279,16 @@ def _texts(path: Path, arrays: dict[str, Any], n: int, dim: int) -> dict[str, np
         except (IndexError, ValueError, TypeError):
             raise UserError(f"{path}: 'targets' do not index the {len(text['classes'])} 'classes'") from None
     labels = next((text[name] for name in ("labels", "class_names", "targets") if name in text), None)
-    ids = [name for name in ("crop_ids", "ids", "dolt_ids", "sample_ids") if name in text]
+    ids: list[str] = [name for name in ("crop_ids", "ids", "dolt_ids", "sample_ids") if name in text]
+    if ids == ["sample_ids"] and len(np.unique(text["sample_ids"])) < len(text["sample_ids"]):
+        ids = ["", "sample_ids"]  # what repeats names photos; older files name their crops so
     empty = np.full(n, "", dtype="<U1")
+    paths = text.get("paths", empty)
     found = {
         "labels": np.empty((n, 0), "<U1") if labels is None else labels.reshape(len(labels), -1),
-        "crop_ids": text[ids[0]] if ids else empty,
-        "sample_ids": text["sample_ids"] if "sample_ids" in ids[1:] else empty,
-        "paths": text.get("paths", empty),
+        "crop_ids": text.get(ids[0], empty) if ids else empty,
+        "sample_ids": text["sample_ids"] if "sample_ids" in ids[1:] else paths,
+        "paths": paths,
     }
     for name, values in found.items():
         if len(values) != n or (name != "labels" and values.ndim != 1):

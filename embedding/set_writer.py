@@ -6,7 +6,6 @@ import contextlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -295,15 +294,11 @@ def tell_enlarged(load: Callable[[int], np.ndarray], model: Model) -> None:
     size = model.options.get("image_size")
     with contextlib.suppress(images.ImageError):
         if isinstance(size, int) and max((image := load(0)).shape[:2]) < size:
-            _warn_enlarged(image.shape[1], image.shape[0], size)
-
-
-@cache
-def _warn_enlarged(width: int, height: int, size: int) -> None:
-    messages.warn(
-        f"crops of {width} x {height} pixels are enlarged to {size}; where the photos have more pixels, "
-        "cut larger crops: --object_px, or --post_padding_method none"
-    )
+            messages.warn_once(
+                "enlarged",
+                f"crops of {image.shape[1]} x {image.shape[0]} pixels are enlarged to {size}; where the photos have more "
+                "pixels, cut larger crops: --object_px, or --post_padding_method none",
+            )
 
 
 def checked(output: OutputSet, options: Options) -> list[Path]:

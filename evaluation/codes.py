@@ -220,7 +220,15 @@ def remarks(coded: CodedSets, rule: Rule) -> list[str]:
             f"{len(unknown)} files do not say which model made them ({unknown[0]} …); they are compared unchecked"
         )
     if coded.without_samples:
-        sentences.append("no sample_ids: every crop counts as an image of its own, intervals may be too narrow")
+        sentences.append(
+            "no sample_ids: every crop counts as an image of its own, intervals may be too narrow; name the paths of the "
+            "photos with --paths_key"
+        )
+    if by_path := [one.source for one in everything if one.meta.get("known_by_path")]:
+        sentences.append(
+            f"every row of {by_path[0]} has a path of its own and counts as a photo; where several are crops of one photo, "
+            "--group_by REGEX takes the part of the path that names it"
+        )
     if rule.exclude == "none" and coded.shared_images:
         sentences.append(
             f"{coded.shared_images:,} source images have crops among references and queries: leakage; "

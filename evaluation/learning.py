@@ -73,6 +73,16 @@ def choose_recipes(
     return list(recipes), [str(one) for one in chosen if one.choice]
 
 
+def asked_for(recipes: Sequence[Recipe]) -> list[Recipe]:
+    """Return the recipes that are spoken of: those beside `nearest`, or that where it is alone."""
+    return [recipe for recipe in recipes if recipe != NEAREST] or [NEAREST]
+
+
+def first_asked(recipes: Sequence[Recipe]) -> Recipe:
+    """Return the recipe that is spoken of first."""
+    return asked_for(recipes)[0]
+
+
 def with_classifiers(combinations: Sequence[Combination], recipes: Sequence[Recipe]) -> list[Combination]:
     """Return every combination once for each recipe."""
     return [replace(combination, classifier=recipe) for recipe in recipes for combination in combinations]

@@ -63,7 +63,7 @@ def page(
     pairs = tables.pair_scores(evaluator, comparison)
     queries = coded.queries.values()
     return _template().render(
-        title=findings.title,
+        title=findings.title or "-",
         seed=seed,
         rule=rule,
         final=comparison,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from classifiers.recipes import NEAREST
 from combinations.paddings import PairedRow
 from combinations.verdict import Findings
 from common import knn, messages
@@ -158,11 +159,16 @@ def map_points(
 def show(
     evaluator: Evaluator, asked: Sequence[Combination], choices: Sequence[str], rows: Sequence[PairedRow]
 ) -> dict[Combination, Decisions]:
-    """Print every measure of each combination, and the classifiers side by side; return the decisions."""
+    """Print every measure of each combination, and the classifiers side by side; return the decisions.
+
+    Where classifiers were asked for, `nearest` is decided too, and is a row of their table.
+    """
     print("".join(f"{choice}\n\n" for choice in choices), end="")
     decided = {}
     for combination in asked:
         decided[combination] = decisions = evaluator.decide(combination)
+        if rows and combination.is_plain:
+            continue
         retrieval = per_query.retrieval(evaluator, combination)
         print(measures(evaluator.coded, evaluator.rule, combination, decisions, retrieval))
     if rows:
@@ -185,12 +191,14 @@ def show_new_references(
 ) -> Findings:
     """Print both intervals of the combinations that are reported, and return the findings with those for new references.
 
-    `combinations`: those that are asked for, of which reported ones count (default: the first, and the baseline).
+    `combinations`: those that are asked for, of which reported ones count (default: the first, the baseline, and `nearest` of it).
     """
     final = findings.final
     known = {result.combination: result for result in final.results}
     both = [final.results[0].combination, final.baseline.combination]
+    both.append(replace(both[1], classifier=NEAREST))
     asked = [combination for combination in dict.fromkeys(combinations or both) if combination in known]
+    messages.note(f"{messages.count(len(asked), 'combination')} on halves of the reference photos, 40 times each …")
     found = new_references(evaluator.coded, evaluator.rule, asked, label_level=label_level, seed=seed)
     print(f"\n{tables.new_references(found, known)}\n")
     return replace(findings, new_references=found)

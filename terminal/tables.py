@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from classifiers.recipes import NEAREST
+from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, Result
 from combinations.effects import Effect
 from combinations.models import ModelRow
@@ -17,6 +17,7 @@ from common.messages import count, table
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
 from evaluation.half_samples import NewReferences
+from evaluation.learning import asked_for, first_asked
 from evaluation.learning_curve import DRAWS, CurvePoint
 from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
@@ -30,8 +31,9 @@ def fixed_line(combination: Combination, accuracy: float) -> str:
 
 def sets(coded: CodedSets, rule: Rule, title: str) -> str:
     """Return the first line of the output: what is compared, and how decisions are made."""
+    named = f"Dataset {title}: " if title else ""
     return (
-        f"Dataset {title}: {count(len(coded.references), 'reference set')}, {count(len(coded.queries), 'query set')}, "
+        f"{named}{count(len(coded.references), 'reference set')}, {count(len(coded.queries), 'query set')}, "
         f"{count(len(coded.classes), 'label')}, {how(rule)}{grouped(coded)}"
     )
 
@@ -73,38 +75,49 @@ def how(rule: Rule) -> str:
     return f"fusion {NAME[rule.fusion]}{average}, k {rule.k}{weights}"
 
 
-def matrix(coded: CodedSets, rule: Rule, findings: Findings, rows_of_ids: Sequence[PairedRow]) -> str:
+def matrix(
+    coded: CodedSets,
+    rule: Rule,
+    findings: Findings,
+    rows_of_ids: Sequence[PairedRow],
+    recipes: Sequence[Recipe] = (NEAREST,),
+) -> str:
     """Return every reference set against every query set as a table, then in the fixed form; models, paddings, the verdict.
 
-    The table shows neighbours; the fixed form and a table of their own show other classifiers too.
+    The table shows the first of the classifiers that were asked for, the fixed form all of them; `nearest` is a line beside them.
     """
     every = {one.combination: one for one in findings.final.results}
-    plain = [one for one in findings.final.results if one.combination.is_plain]
-    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in plain}
+    first = first_asked(recipes)
+    of_first = [one for one in findings.final.results if one.combination.classifier == first]
+    results = {(one.combination.reference_ids[0], one.combination.query_ids[0]): one for one in of_first}
     unit = coded.units.noun()
     few = " (few)" if min(one.n_images for one in results.values()) < FEW_IMAGES else ""
     heading = (
         f"Accuracy of {_range([one.n_queries for one in results.values()])} {DECISION[rule.fusion]}s on "
-        f"{_range([one.n_images for one in results.values()])} {unit}s{few}, ± half of the 95% interval in points, * best\n"
+        f"{_range([one.n_images for one in results.values()])} {unit}s{few}{_by(first)}, "
+        "± half of the 95% interval in points, * best\n"
         "reference ID by row, query ID by column"
     )
-    recipes = [NEAREST, *dict.fromkeys(one.classifier for one in every if not one.is_plain)]
     lines = [
         fixed_line(combination, every[combination].score)
-        for recipe in recipes
+        for recipe in asked_for(recipes)
         for r in coded.references
         for q in coded.queries
         if (combination := Combination((r,), (q,), recipe)) in every
     ]
     parts = [*findings.choices, *([models(findings.models)] if findings.models else [])]
-    parts += [heading, *_matrices(coded, results, plain[0]), "\n".join(lines)]
+    parts += [heading, *_matrices(coded, results, of_first[0]), "\n".join(lines)]
     if len(rows_of_ids) > 1 and not findings.models:
         parts.append(_paddings(rows_of_ids, padding=findings.verdict is not None and findings.verdict.padding))
     parts += [effects(findings.effects)] if findings.effects else []
     parts += [classifiers(findings.classifiers)] if findings.classifiers else []
     parts += [calls] if (calls := close_calls(findings.final.results)) else []
-    parts += [str(findings.verdict)] if len(every) > 1 else []
+    parts += [str(findings.verdict)] if findings.verdict else []
     return "\n\n".join(parts)
+
+
+def _by(recipe: Recipe) -> str:
+    return "" if recipe == NEAREST else f" by {recipe}"
 
 
 def _matrices(coded: CodedSets, results: Mapping[tuple[str, str], Result], best: Result) -> Iterator[str]:
@@ -151,7 +164,10 @@ def models(rows: Sequence[ModelRow]) -> str:
         "95% interval",
         "p",
     ]
-    title = "Models, each at its least padding, beside the first on the same crops; p corrected over all"
+    title = (
+        f"Models{_by(rows[0].combination.classifier)}, each at its least padding, beside the first on the same crops; "
+    )
+    title += "p corrected over all"
     return f"{title}\n\n{table(header, cells)}"
 
 
@@ -168,7 +184,8 @@ def _range(numbers: Sequence[int]) -> str:
 
 def _paddings(rows: Sequence[PairedRow], *, padding: bool) -> str:
     """Return every ID with its own references beside the first of them."""
-    title = f"{'Paddings' if padding else 'IDs'} with their own references, beside {rows[0].id} on the same crops"
+    by = _by(rows[0].combination.classifier)
+    title = f"{'Paddings' if padding else 'IDs'} with their own references{by}, beside {rows[0].id} on the same crops"
     return f"{title}\n\n{table(['padding' if padding else 'ID', *PAIRED], [[row.id, *_paired(row)] for row in rows])}"
 
 
@@ -195,7 +212,8 @@ def effects(rows: Sequence[Effect]) -> str:
         for row in rows
     ]
     title = (
-        "What padding does, on the same crops. context: more surroundings, the object's pixels kept; resolution: fewer pixels "
+        f"What padding does{_by(rows[0].of.classifier)}, on the same crops. "
+        "context: more surroundings, the object's pixels kept; resolution: fewer pixels "
         "of the object,\nthe surroundings kept"
     )
     named = ["padding", "effect", "IDs", "points", "95% interval", "corrected p", "images/s", "against"]
@@ -203,7 +221,7 @@ def effects(rows: Sequence[Effect]) -> str:
 
 
 def learning_curve(combination: Combination, points: Sequence[CurvePoint], compared: Comparison | None) -> str:
-    """Return the accuracy of a combination by the number of reference photos a class, and the least gain that queries show."""
+    """Return the accuracy of a combination by the number of reference photos per class, and the least gain that queries show."""
     rows = [
         (
             point.photos if point is not points[-1] else f"all, up to {point.photos}",
@@ -214,8 +232,12 @@ def learning_curve(combination: Combination, points: Sequence[CurvePoint], compa
         )
         for point in points
     ]
-    title = f"Accuracy of {combination} by reference photos a class, the mean of {DRAWS} draws of whole photos"
-    text = f"{title}\n\n{table(['photos', 'references', 'accuracy', '95% interval', '95% of draws'], rows)}"
+    title = (
+        f"Learning curve of {combination}, nearest neighbours: how accurate with so many reference photos of each class;\n"
+        f"the mean of {DRAWS} draws of whole photos"
+    )
+    header = ["photos per class", "crops per class", "accuracy", "95% interval", "95% of draws"]
+    text = f"{title}\n\n{table(header, rows)}"
     if compared is None or math.isnan(compared.evidence.smallest_gain):
         return text
     photos = count(compared.baseline.n_images, f"query {compared.unit}")
@@ -296,10 +318,8 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
     parts = [*findings.choices, str(findings.verdict)]
     parts += [models(findings.models)] if findings.models else []
     parts += [effects(findings.effects)] if findings.effects else []
-    parts.append(
-        f"{counted}{f' on {chosen_on}' if chosen_on else ''}; difference from {kind} "
-        f"{ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}{unit}"
-    )
+    beside = f"; difference from {kind} {ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}"
+    parts.append(f"{counted}{f' on {chosen_on}' if chosen_on else ''}{beside if ranked.n_compared else ''}{unit}")
     if findings.classifiers:
         parts.insert(-1, classifiers(findings.classifiers))
     parts.append(ranking(ranked.results, top))
@@ -309,7 +329,7 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
     if chosen_on:
         final = findings.final.results
         parts += [f"Chosen on {chosen_on}, scored once on {findings.scored_on}", ranking(final, len(final))]
-    else:
+    elif ranked.n_compared:
         parts.append(_winner(ranked))
     return "\n\n".join([*parts, str(findings.verdict)])
 

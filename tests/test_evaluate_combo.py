@@ -63,7 +63,11 @@ def test_without_ids_the_whole_matrix_in_the_fixed_form(folder, capsys):
             interval = intervals.accuracy_interval(np.bincount(photo, hit), np.bincount(photo))
             assert float(half) == pytest.approx(50 * (interval.high - interval.low), abs=0.051)
     assert "Accuracy of 56 crops on 14 photos" in out
-    assert err == "3 sets of other splits than 'train', 'test' left out (--verbose names the files)\n"
+    left = "3 sets of split val left out, as no option that names them keeps that split (--verbose names the files)\n"
+    assert err == left
+    one = [f"{folder}/d_0_val.npz", "--classifier", "prototype"]
+    code, out, err = run(capsys, "--train_npz", glob, "--test_npz", glob, "--val_npz", *one)
+    assert err == left.replace("3 sets", "2 sets")
     code, out, err = run(capsys, "--train_npz", glob, "--test_npz", glob, "--verbose")
     assert "--train_npz: not of split 'train', left out: d_0_test.npz, d_0_val.npz" in err
 
@@ -256,6 +260,59 @@ def test_older_files_give_the_older_numbers(study_data, capsys):
         query = embeddings.load(study_data / "legacy" / f"image_{q}_test.npz")
         knn = KNeighborsClassifier(1, metric="cosine", algorithm="brute").fit(reference.vectors, reference.label())
         assert float(value) == pytest.approx((knn.predict(query.vectors) == query.label()).mean(), abs=1e-4)
+
+
+def test_the_page_speaks_of_the_classifier_that_is_asked_for(folder, capsys):
+    asked = ["--train_npz", folder, "--test_npz", folder, "--classifier", "prototype", "lda"]
+    code, out, err = run(capsys, *asked, "--references_vary")
+    assert code == 0, err
+    lines = re.findall(r"^Ref \[(\S+)\] Query (\S+) (\S.*) => acc: (\d\.\d{4})$", out, re.M)
+    names = list(dict.fromkeys(name for _, _, name, _ in lines))
+    assert [name[:3] for name in names] == ["pro", "lda"]
+    assert len(lines) == 2 * len(IDS) ** 2
+    assert not LINE.findall(out)
+    first = {(r, q): value for r, q, name, value in lines if name == names[0]}
+    matrix = out[out.index(f"photos (few) by {names[0]}, ±") : out.index("Ref [0]")]
+    cells = [re.findall(r"(\d\.\d{4}) ±", line) for line in matrix.splitlines()[4:7]]
+    assert cells == [[first[r, q] for q in IDS] for r in IDS]
+    table = out[out.index(f"own references by {names[0]}, beside 0") :]
+    assert re.findall(r"^ +(0|10|20)  +(\d\.\d{4})", table, re.M) == [(one, first[one, one]) for one in IDS]
+    rows = re.findall(r"^(0/0.*?) +\d\.\d{4}  \d\.\d{4} to", out[out.index("95% intervals for the given") :], re.M)
+    assert rows == [*(f"0/0 {name}" for name in names), "0/0"]
+    code, out, err = run(capsys, *asked, "--reference_ids", "0", "--query_ids", "10")
+    assert [name[:3] for _, _, name, _ in re.findall(r"^Ref (.*)(.) Query 10 ?(.*) => (.*)$", out, re.M)] == [
+        "pro",
+        "lda",
+    ]
+    assert re.search(r"^nearest +\d\.\d{4}", out, re.M)
+
+
+def test_one_pair_of_another_tools_tables(tmp_path, capsys):
+    for name, seed in (("gallery", 1), ("probe", 2)):
+        vectors = np.random.default_rng(seed).normal(size=(30, 5)) + 3 * np.eye(5)[np.arange(30) % 5]
+        paths = [f"{name}/{row // 3}.jpg" for row in range(30)]
+        table = pd.DataFrame(vectors.round(4)).add_prefix("v").assign(product=np.arange(30) % 5, file=paths)
+        table["product"] = "product " + table["product"].astype(str)
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    both = ["--train_npz", tmp_path / "gallery.csv", "--test_npz", tmp_path / "probe.csv"]
+    code, out, err = run(capsys, *both)
+    assert code == 0, err
+    assert out.startswith("1 reference set, 1 query set, 5 labels")  # and no data set that is not known
+    assert "Accuracy of 30 crops on 10 photos" in out
+    assert "sample_ids" not in err
+    (accuracy,) = (value for *_, value in LINE.findall(out))
+    assert (
+        f"Which pair of sets? Only gallery/probe was given: accuracy {accuracy} over 30 decisions (95% interval " in out
+    )
+    frame = pd.read_csv(tmp_path / "probe.csv")
+    frame.assign(file=[f"probe/{row // 3}_{row}.jpg" for row in range(30)]).to_csv(tmp_path / "probe.csv", index=False)
+    code, out, err = run(capsys, *both)
+    assert (
+        "probe.csv has a path of its own and counts as a photo; where several are crops of one photo, --group_by" in err
+    )
+    code, grouped, err = run(capsys, *both, "--group_by", r"(\w+/\d+)")
+    assert code == 0, err
+    assert "Accuracy of 30 crops on 10 groups" in grouped
 
 
 def test_config_gives_options_and_the_command_line_wins(folder, capsys, tmp_path):

@@ -182,8 +182,10 @@ def test_other_boxes_are_another_input(work, capsys):
 
 def test_crops_smaller_than_the_input_are_told(work, capsys):
     words = ["--model", "map_encoder:make", "--company_name", "d", "--splits", "test", "--data_root", "pad_0"]
-    assert extract_embedding.main([*words, "--image_size", "64"]) == 0
-    assert "crops of 32 x 32 pixels are enlarged to 64" in capsys.readouterr().err
+    assert extract_embedding.main([*words, "pad_25", "--image_size", "64"]) == 0
+    told = capsys.readouterr().err
+    assert "crops of 32 x 32 pixels are enlarged to 64" in told
+    assert told.count("enlarged") == 1  # of two sets, once
 
 
 @pytest.mark.parametrize("size", ["0", "9000", "large"])

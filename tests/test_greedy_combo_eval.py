@@ -183,7 +183,9 @@ def test_one_set_is_scored_and_told_what_combinations_need(folder, here, capsys)
     assert greedy_combo_eval.main(one) == 0
     out, err = capsys.readouterr()
     assert "combinations need at least two sets on both sides; only single pairs are scored" in err
-    assert out.startswith("Which padding? Use 0/0, the only pair of sets.")
+    assert out.startswith("Which padding? Only 0/0 was given: accuracy ")
+    assert "\n1 single pair\n" in out
+    assert "chosen on the queries" not in out
 
 
 def test_chosen_on_validation_the_winner_is_scored_once_on_test(folder, here, capsys):

@@ -72,7 +72,14 @@ def test_combine_sets(compared, difference, better, most, sentence):
 def test_where_there_is_nothing_to_ask(compared):
     alone = said(compared)
     assert alone.which == f"Use {compared.baseline.combination}, the only pair of sets."
+    first = compared.baseline
+    only = said(dataclasses.replace(compared, results=[first], n_compared=0))
+    assert only.which == (
+        f"Only {first.combination} was given: accuracy {first.score:.4f} over {first.n_queries} decisions "
+        f"(95% interval {first.low:.4f} to {first.high:.4f}), and nothing to compare it with."
+    )
     assert alone.combine.startswith("Not tried; ")
+    assert only.combine == "Not tried: it takes two reference sets and two query sets."
     nothing = answer(ZERO, TEN, math.nan, most=math.nan)
     assert "no crop is in every query set" in said(compared, pairs=nothing).which
     assert "No crop is in every query set" in said(compared, combinations=nothing).combine

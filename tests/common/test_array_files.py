@@ -271,3 +271,38 @@ def test_a_list_of_crops_is_no_table_of_vectors(tmp_path):
     (tmp_path / "crops.csv").write_text("path,crop_id,box_x,box_y,crop_x,crop_y\na.jpg,a_1,1,2,3,4\n")
     with pytest.raises(UserError, match="lists crops and their boxes, no vectors"):
         embeddings.load(tmp_path / "crops.csv")
+
+
+# --- photos of files without sample ids
+
+
+def test_rows_of_one_path_are_of_one_photo(tmp_path):
+    photos = [f"shop/{row // 3}.jpg" for row in range(12)]
+    frame = pd.DataFrame(ROWS, columns=list("abcd")).assign(product=NAMES, image_path=photos)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    read = load(tmp_path / "a.csv")
+    assert read.label().tolist() == NAMES.tolist()
+    assert read.sample_ids.tolist() == read.paths.tolist() == photos
+    np.savez(tmp_path / "a.npz", X=ROWS, y=NAMES, f=photos)
+    read = load(tmp_path / "a.npz", labels_key="y", paths_key="f")
+    assert read.sample_ids.tolist() == photos
+    assert not read.meta["known_by_path"]
+    assert load(tmp_path / "a.npz", labels_key="y").sample_ids.tolist() == [""] * 12
+
+
+def test_sample_ids_that_repeat_name_photos_and_else_crops(tmp_path):
+    photos = [f"photo {row // 3}" for row in range(12)]
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, labels=NAMES, sample_ids=photos)
+    read = load(tmp_path / "a.npz")
+    assert (read.sample_ids.tolist(), read.crop_ids.tolist()) == (photos, [""] * 12)
+    crops = [f"crop {row}" for row in range(12)]
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, labels=NAMES, sample_ids=crops)
+    read = load(tmp_path / "a.npz")
+    assert (read.sample_ids.tolist(), read.crop_ids.tolist()) == ([""] * 12, crops)
+
+
+def test_the_hint_at_labels_names_the_texts_of_a_table(tmp_path):
+    frame = pd.DataFrame(ROWS, columns=list("abcd")).assign(sort=NAMES, shop=NAMES)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(UserError, match=r"name them with --labels_key \(sort \(12,\) text, shop \(12,\) text\)"):
+        embedding_sets.read_sides([("--train_npz", [tmp_path / "a.csv"], "train")])

@@ -407,7 +407,7 @@ def one_pair(n_images=6, right=None, ids=("0",)):
 def test_a_single_pair_of_sets_and_a_single_image():
     evaluator = one_pair(n_images=1)
     made = plain(render(evaluator, search(evaluator), title=""))
-    assert "Which padding? Use 0/0, the only pair of sets." in made
+    assert "Which padding? Only 0/0 was given: accuracy " in made
     assert "There is no other combination to compare 0/0 with" in made
     assert "95 % interval 0.0 to 100.0 %" in made
     assert "Few images. 1 source image, fewer than 20" in made
