@@ -38,7 +38,7 @@ ROOMS = {
 }
 CROWDED = {
     "common": 14,
-    "annotations": 20,
+    "annotations": 21,
     "indexes": 12,
     "cropping": 12,
     "evaluation": 10,

@@ -121,6 +121,21 @@ def datumaro(subset, out):
     return out / "train.json"
 
 
+def imagefolder(subset, out, *, records=False):
+    """`objects` as columns, or as a list of records."""
+    lines = []
+    for name, _, _, boxes in Photos(subset):
+        objects = [{"id": i, "bbox": box, "categories": label} for i, (label, *box) in enumerate(boxes)]
+        columns = {key: [item[key] for item in objects] for key in ("id", "bbox", "categories")}
+        lines.append(json.dumps({"file_name": name, "objects": objects if records else columns}))
+    (out / "metadata.jsonl").write_text("\n".join(lines))
+    return out / "metadata.jsonl"
+
+
+def imagefolder_records(subset, out):
+    return imagefolder(subset, out, records=True)
+
+
 def region(box, width, height, **more):
     label, x, y, w, h = box
     value = {"x": x / width * 100, "y": y / height * 100, "width": w / width * 100, "height": h / height * 100}
@@ -248,6 +263,8 @@ WRITERS = {
     "label_studio, min": label_studio_min,
     "createml": createml,
     "datumaro": datumaro,
+    "imagefolder": imagefolder,
+    "imagefolder, records": imagefolder_records,
     "sku": sku,
 }
 
@@ -609,3 +626,30 @@ def test_a_photo_that_was_renamed_with_its_xml_is_found(subset, expected, tmp_pa
     assert run(subset, written, tmp_path / "crops") == 0
     assert "1 by the names of their annotation files" in capsys.readouterr().out
     assert len(crops(tmp_path / "crops")) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("objects", "reasons"),
+    [
+        ({"bbox": [[1, 2, 3, 4], [5, 6, 7, 8]], "category": [0, 1]}, []),
+        ({"bboxes": [[1, 2, 3, 4]], "labels": ["a"], "area": []}, []),
+        ([{"bbox": [1, 2, 3, 4], "label": "a"}, {"bbox": [1, 2, 3], "label": "a"}], ["bad bbox: [1, 2, 3]"]),
+        ({"bbox": [[1, 2, 3, 4], [5, 6, 7, 8]], "category": [0]}, ['objects of unlike length: {"bbox": 2, "category": 1}']),
+        ({"bbox": [[1, 2, 3, 4]], "category": "a"}, ['objects of unlike length: {"bbox": 1}']),
+        ({"bbox": [[1, 2, 3, 4]]}, ["no categories"]),
+        ({"mask": []}, ['bad objects: {"mask": []}']),
+        (None, ["no objects"]),
+        ({"bbox": [], "category": []}, []),
+    ],
+)  # fmt: skip
+def test_objects_of_an_imagefolder(objects, reasons):
+    """Each entry becomes a record or a reason with its line; columns of unlike length tell not whose label is whose."""
+    lines = [
+        {"file_name": "train/a.jpg", "objects": objects},
+        {"file_name": "b.jpg", "objects": {"bbox": [], "category": []}},
+    ]
+    found = formats.parse("\n".join(map(json.dumps, lines)).encode(), "metadata.jsonl")
+    skipped = [item for item in found if isinstance(item, Skipped)]
+    assert [item.reason for item in skipped] == reasons
+    assert {(item.sample_id, item.line) for item in skipped} <= {("train/a", "1")}
+    assert {item.split for item in found if isinstance(item, Object)} <= {"train"}
