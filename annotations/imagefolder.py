@@ -7,7 +7,7 @@ from typing import Any
 
 from annotations import fields
 from annotations.options import Options
-from annotations.photos import Photo, Shape, objects, rows
+from annotations.photos import Photo, Shape, objects
 from annotations.records import Object, Skipped
 from common.messages import Unusable
 
