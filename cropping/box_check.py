@@ -18,11 +18,12 @@ from common.messages import UserError, count
 from cropping.box_readings import Boxes, cannot_be_right, leaves, likely_cause, suspicion
 from cropping.cutter import Crop
 from imaging import images
+from imaging.headers import Header, open_header
 
 LIMIT = 0.25  # the share of wrong boxes from which on a file is not cropped unless the user says how to read it
 _ALONE = 1  # a single wrong box is an outlier, whatever its share
 
-Headers = Mapping[str, "images.Header | str"]  # of each image file, or the reason why it has none
+Headers = Mapping[str, "Header | str"]  # of each image file, or the reason why it has none
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Choice:
     confirmed: bool = False
 
 
-def read_headers(planned: Sequence[Crop | Skipped], folder: Path) -> dict[str, images.Header | str]:
+def read_headers(planned: Sequence[Crop | Skipped], folder: Path) -> dict[str, Header | str]:
     """Return the header of every image that is to be cropped, or the reason why it has none."""
-    headers: dict[str, images.Header | str] = {}
+    headers: dict[str, Header | str] = {}
     for crop in planned:
         if isinstance(crop, Crop) and crop.file not in headers:
             try:
-                headers[crop.file] = images.open_header(folder / crop.file)
+                headers[crop.file] = open_header(folder / crop.file)
             except images.ImageError as error:
                 headers[crop.file] = str(error)
     return headers
@@ -62,7 +63,7 @@ def settle(
         if isinstance(crop, Crop) and isinstance(header, str) and crop.item.units != "pixels":
             crop = Skipped(crop.item.sample_id, crop.item.object_id, header, crop.item.source)
         settled.append(crop)
-        if isinstance(crop, Crop) and isinstance(header, images.Header):
+        if isinstance(crop, Crop) and isinstance(header, Header):
             rows.append(row)
             crops.append(crop)
     if not rows:
@@ -117,7 +118,7 @@ def _in_pixels(crop: Crop, frame: tuple[int, int], scale: tuple[float, float], e
 
 
 def _boxes(crops: Sequence[Crop], headers: Headers) -> Boxes:
-    found = [header for header in (headers[crop.file] for crop in crops) if isinstance(header, images.Header)]
+    found = [header for header in (headers[crop.file] for crop in crops) if isinstance(header, Header)]
     boxes = [crop.item.box for crop in crops]
     return Boxes(
         np.array([(box.left, box.top, box.right, box.bottom) for box in boxes]),
