@@ -161,7 +161,7 @@ def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:
 
 def _image(item: dict[str, Any]) -> tuple[str, str, tuple[int, int] | None, str | None]:
     """Return the file's name, the sample id, the declared (width, height) where it makes sense, and the split if named."""
-    name = fields.text(item.get("file_name"), "file_name")
+    name = fields.text(item.get("file_name") or item.get("coco_url"), "file_name")  # LVIS has the latter only
     return name, sample_of(name), fields.size(item.get("width"), item.get("height")), _split(item)
 
 

@@ -653,3 +653,54 @@ def test_objects_of_an_imagefolder(objects, reasons):
     assert [item.reason for item in skipped] == reasons
     assert {(item.sample_id, item.line) for item in skipped} <= {("train/a", "1")}
     assert {item.split for item in found if isinstance(item, Object)} <= {"train"}
+
+
+BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+MADE = {"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reasons"),
+    [
+        (
+            "tasks.json",
+            [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [], "predictions": [{"result": [{"value": {}}]}]}],
+            ["only predictions of a model, no annotation"],
+        ),
+        ("tasks.json", [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": []}], "predictions": []}], []),
+        (
+            "a.xml",
+            f"<annotation><object><name>x</name>{BOX}{BOX}</object></annotation>",
+            ["several bndbox in one object"],
+        ),
+        (
+            "a.json",
+            {
+                "categories": {"label": {"labels": [{"name": "x"}]}},
+                "items": [
+                    {
+                        "id": "a",
+                        "annotations": [{**MADE, "attributes": {"is_crowd": flag}} for flag in (True, "1", False)],
+                    }
+                ],
+            },
+            ["crowd region", "crowd region"],
+        ),
+    ],
+)
+def test_what_is_no_object_is_counted(name, content, reasons):
+    data = content if isinstance(content, str) else json.dumps(content)
+    found = formats.parse(data.encode(), name)
+    assert [item.reason for item in found if isinstance(item, Skipped)] == reasons
+
+
+@pytest.mark.parametrize("key", ["file_name", "coco_url"])
+def test_an_address_with_a_query_is_called_as_its_file(tmp_path, key):
+    """LVIS names its photos by coco_url only; a signed address is too long for the name of a crop."""
+    cv2.imwrite(str(tmp_path / "a b.png"), np.zeros((40, 40, 3), np.uint8))
+    address = "https://store.example/train2017/a%20b.png?" + "&".join(f"key{i}=0123456789abcdef" for i in range(20))
+    item = {"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20]}
+    coco = {"images": [{"id": 1, key: address}], "annotations": [item], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    assert run(tmp_path, tmp_path / "a.json", tmp_path / "out", "--image_folder", str(tmp_path)) == 0
+    assert (tmp_path / "out" / "train" / "x" / "a b_7.png").is_file()
