@@ -14,7 +14,7 @@ from annotations.records import Box, Object, Outline, Skipped
 from common.messages import Unusable, UserError
 
 T = TypeVar("T")
-_AROUND = "box around the segmentation"  # of an annotation, put there by compact()
+_EVIDENCE = "evidence of the box"  # of an annotation, put there by compact()
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -29,11 +29,13 @@ def compact(outlines: bool) -> Callable[[dict[str, Any]], None]:
 
     def shrink(item: dict[str, Any]) -> None:
         nonlocal seen
-        if "segmentation" not in item or "image_id" not in item:
+        if "image_id" not in item or not ("segmentation" in item or "keypoints" in item):
             return
         if seen < box_evidence.SAMPLE and _has_box(item.get("bbox")):
             seen += 1
-            item[_AROUND] = box_evidence.polygon_box(item["segmentation"])
+            item[_EVIDENCE] = box_evidence.evidence(item)
+        if "segmentation" not in item:
+            return
         if not outlines and _has_box(item.get("bbox")):
             item["segmentation"] = None
             return
@@ -65,8 +67,10 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
             raise UserError(f"{source} has {key!r} twice; merge the two lists")
     images = _by_id(content["images"], "image_id", _image)
     categories = _by_id(content["categories"], "category_id", _category)
-    known = [item for item in content["annotations"] if isinstance(item, dict) and isinstance(item.get(_AROUND), Box)]
-    pairs = [(item["bbox"], item[_AROUND]) for item in known]
+    known = [
+        item for item in content["annotations"] if isinstance(item, dict) and isinstance(item.get(_EVIDENCE), tuple)
+    ]
+    pairs = [(item["bbox"], item[_EVIDENCE]) for item in known]
     if len(pairs) > 2 and options.box_format is None and (words := box_evidence.other_meaning(pairs)):
         raise UserError(f"{source}: {words}")
     for row, item in enumerate(content["annotations"], 1):
@@ -157,7 +161,7 @@ def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:
 
 def _image(item: dict[str, Any]) -> tuple[str, str, tuple[int, int] | None, str | None]:
     """Return the file's name, the sample id, the declared (width, height) where it makes sense, and the split if named."""
-    name = fields.text(item.get("file_name"), "file_name")
+    name = fields.text(item.get("file_name") or item.get("coco_url"), "file_name")  # LVIS has the latter only
     return name, sample_of(name), fields.size(item.get("width"), item.get("height")), _split(item)
 
 

@@ -54,6 +54,9 @@ def _shape(record: Any, labels: list[Any], options: Options) -> Shape:
     kind = record.get("type")
     if kind in _WITHOUT_PLACE:
         raise Unusable(f"a {kind} has no box")
+    attributes = record.get("attributes")
+    if isinstance(attributes, dict) and fields.flag(attributes.get("is_crowd"), "is_crowd"):
+        raise Unusable("crowd region")
     number = fields.number(record.get("label_id"), "label_id")
     if not (number.is_integer() and 0 <= number < len(labels)) or not isinstance(labels[int(number)], dict):
         raise Unusable(f"unknown label_id: {fields.shown(record.get('label_id'))}")

@@ -12,7 +12,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annotations import coco, createml, cvat, datumaro, fields, label_studio, labelme, sku, tables, via, voc, yolo
+from annotations import (
+    coco,
+    createml,
+    cvat,
+    datumaro,
+    fields,
+    imagefolder,
+    label_studio,
+    labelme,
+    sku,
+    tables,
+    via,
+    voc,
+    yolo,
+)
 from annotations.contents import Lines, decoded, parse_json, parse_xml, unpacked
 from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
@@ -25,6 +39,7 @@ _JSON = {
     "via": via,
     "sku": sku,
     "createml": createml,
+    "imagefolder": imagefolder,
     "label_studio": label_studio,
 }
 _BARE_BOXES = {
@@ -33,6 +48,7 @@ _BARE_BOXES = {
     "via": "xywh",
     "yolo": "cxcywh",
     "createml": "cxcywh",
+    "imagefolder": "xywh",
 }
 ONE_IMAGE = ("yolo", "voc", "labelme")  # formats with a file for each photo
 _ENDINGS = (".json", ".jsonl", ".ndjson", ".xml", ".csv", ".txt", ".gz", ".zip")

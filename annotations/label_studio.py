@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from annotations import fields
+from annotations import fields, photos
 from annotations.coco import check_plain
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
@@ -57,6 +57,8 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
         if name is None:
             yield Skipped("", "", f"task {number} names no image", source)
             continue
+        if full and not regions and task.get("predictions"):
+            yield Skipped(photos.sample_of(name), "", "only predictions of a model, no annotation", source)
         named = data.get("split")
         split = options.split_of(name, source, named if isinstance(named, str) and named.strip() else None)
         for number, region in enumerate(regions, 1):

@@ -21,6 +21,7 @@ FORMATS = {
     "tensorflow": "TensorFlow CSV",
     "createml": "CreateML",
     "datumaro": "Datumaro JSON",
+    "imagefolder": "Hugging Face imagefolder",
 }
 _SPLIT = r"train|training|validation|valid|val|testing|test|dev"
 

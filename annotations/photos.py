@@ -10,7 +10,7 @@ from typing import TypeVar
 from annotations.options import Options
 from annotations.records import Box, Object, Outline, Skipped
 from common.messages import Unusable
-from imaging.images import EXTENSIONS
+from imaging.headers import EXTENSIONS
 
 T = TypeVar("T")
 

@@ -66,6 +66,8 @@ def _shape(item: Element, units: str) -> Shape:
     classes = (fields.text(item.value("name"), "name"),)
     box, turned, outline = item.first("bndbox"), item.first("robndbox"), item.first("polygon")
     corners = None
+    if len(item.all("bndbox")) > 1:
+        raise Unusable("several bndbox in one object")
     if turned:
         cx, cy, w, h, angle = (fields.number(turned.value(key), key) for key in ("cx", "cy", "w", "h", "angle"))
         corners = array("d", fields.rotated(cx, cy, w, h, angle * 180 / 3.141592653589793))

@@ -59,8 +59,9 @@ def find_vectors(
         note(f"{path}: the vectors are {described(arrays, matrices)}; another array is named with --key")
         return matrices[0], arrays.read(matrices[0])
     if isinstance(arrays, Columns) and arrays.table and not matrices and (found := numbers_of(arrays, apart)):
-        vectors, columns = found
-        note(f"{path}: the vectors are {len(columns):,} columns of numbers, from {columns[0]!r} to {columns[-1]!r}")
+        vectors, columns, left_out = found
+        others = f"; no part of them: {', '.join(left_out[:5])}{', …' * (len(left_out) > 5)}" if left_out else ""
+        note(f"{path}: the vectors are {len(columns):,} columns of numbers, {columns[0]!r} to {columns[-1]!r}{others}")
         return f"{columns[0]} to {columns[-1]}", vectors
     raise UserError(
         f"{path} has no array 'embeddings'; it has: {described(arrays)}. "

@@ -280,18 +280,46 @@ def is_numeric(values: np.ndarray) -> bool:
     return True
 
 
-def numbers_of(arrays: Columns, apart: Sequence[str]) -> tuple[np.ndarray, list[str]] | None:
-    """Return the columns of numbers of a table side by side, (n, dim) float32, and their names; those `apart` are left out.
+def numbers_of(arrays: Columns, apart: Sequence[str]) -> tuple[np.ndarray, list[str], list[str]] | None:
+    """Return the columns of numbers of a table side by side, (n, dim) float32, their names, and those of columns left out.
 
-    None where fewer than two columns hold numbers in every row.
+    `apart` are no numbers of a vector. Where most columns are numbered (`f0`, `f1`, …), the others are left out. An empty cell is
+    NaN. None where fewer than two columns hold numbers; raises UserError for a numbered column with a text in it.
     """
     found: dict[str, np.ndarray] = {}
+    broken: dict[str, str] = {}  # columns of numbers with a text in them, and that text
     for name in arrays.names:
         values = arrays.read(name)
         if name in apart or name == "" or name.startswith("Unnamed:") or values.ndim != 1:
             continue
-        if is_numeric(values):
-            found[name] = values.astype(np.float32)
-    if len(found) < 2:
+        filled = np.where(values == "", "nan", values) if values.dtype.kind in "US" and (values != "").any() else values
+        if is_numeric(filled):
+            found[name] = filled.astype(np.float32)
+        elif len(texts := [cell for cell in map(str, filled.tolist()) if not _is_number(cell)]) < len(filled) / 2:
+            broken[name] = texts[0]
+    numbered = _numbered([name for name in arrays.names if name in found or name in broken])
+    numbered = numbered if len(numbered) > len(found) / 2 else list(found)
+    for name in numbered[1:-1]:  # the first or the last one may be labels
+        if name in broken:
+            raise UserError(
+                f"{arrays.path}: column {name!r} of the vectors holds {broken[name]!r}, no number; repair it"
+            )
+    numbered = [name for name in numbered if name in found]
+    if len(numbered) < 2:
         return None
-    return np.stack(list(found.values()), axis=1), list(found)
+    return (
+        np.stack([found[name] for name in numbered], axis=1),
+        numbered,
+        [name for name in found if name not in numbered],
+    )
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Return the largest group of at least three names that differ only in their last number, which counts from 0 or 1."""
+    groups: dict[str, dict[int, str]] = {}
+    for name in names:
+        if ending := re.search(r"\d+$", name):
+            groups.setdefault(name[: ending.start()], {})[int(ending[0])] = name
+    counted = [group for group in groups.values() if len(group) > 2 and max(group) - min(group) + 1 == len(group)]
+    group = max((group for group in counted if min(group) < 2), key=len, default={})
+    return [name for name in names if name in group.values()]

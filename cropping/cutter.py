@@ -146,7 +146,8 @@ def _locate(item: Object | Skipped, folder: ImageFolder, besides: Mapping[str, s
         except Unusable:
             return Skipped(item.sample_id, item.object_id, str(error), item.source)
         image = Found(image.file, image_folder.OWN_NAME)
-    if item.sample_id != item.image and not is_plain(item.sample_id.replace("\\", "/")):
+    named_as_file = item.sample_id != item.image or "://" in item.image  # a URL may end in a query
+    if named_as_file and not is_plain(item.sample_id.replace("\\", "/")):
         item = replace(item, sample_id=os.path.splitext(image.file)[0])
     return item, image
 

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, unquote
 from common import files
 from common.messages import UsageError, UserError
 from imaging.crops import RECORD
-from imaging.images import EXTENSIONS, ImageError
+from imaging.headers import EXTENSIONS
+from imaging.images import ImageError
 
 RULES = (
     "by their paths",

@@ -16,6 +16,7 @@ from cropping.image_folder import MISSING, ImageFolder
 from cropping.options import Annotations
 from cropping.padding import Padding
 from imaging import images
+from imaging.headers import Header
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Plan:
     def _lines(self, padding: Padding, style: Style) -> list[dict[str, str]] | None:
         """Return the lines of crops.csv by column, None where pixels do not follow from them: of outlines, and of photos that
         are turned, transparent or deeper than 8 bits, for which the rules have changed."""
-        headers = {header for header in self.headers.values() if isinstance(header, images.Header)}
+        headers = {header for header in self.headers.values() if isinstance(header, Header)}
         if style.cutout != "box" or any(header.orientation != 1 or not header.plain for header in headers):
             return None
         rows, _ = cutter.settle(self.objects, self.sizes(style), padding, style)

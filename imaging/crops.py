@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from common import files, run_record
 from common.labels import SPLIT_NAMES, clean
 from common.messages import UserError, count, note, warn
-from imaging.images import EXTENSIONS, NO_HEIC, image_kind
+from imaging.headers import EXTENSIONS, NO_HEIC, image_kind
 from imaging.pixels import reads_heic
 
 if TYPE_CHECKING:

@@ -119,7 +119,7 @@ def page(
             figure.suptitle(clean(title), x=0.01, ha="left", fontsize=11)
         yield figure, clean
         for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-            with files.whole(base.with_name(base.name + suffix), sync=False) as temporary:
+            with files.whole(base.with_name(base.name + suffix)) as temporary:
                 figure.savefig(temporary, format=suffix[1:], metadata=metadata)
 
 

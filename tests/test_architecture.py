@@ -38,9 +38,9 @@ ROOMS = {
 }
 CROWDED = {
     "common": 14,
-    "annotations": 20,
+    "annotations": 21,
     "indexes": 12,
-    "cropping": 12,
+    "cropping": 13,
     "evaluation": 10,
     "combinations": 10,
     "terminal": 12,

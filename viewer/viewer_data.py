@@ -153,8 +153,9 @@ class PictureSearch:
         from embedding import query_images
         from imaging import images
         from imaging.colors import COLORS
+        from imaging.headers import read_header
 
-        header = images.read_header(data)
+        header = read_header(data)
         if header.width * header.height > UPLOAD_PIXELS:
             raise images.ImageError(
                 f"{header.width:,} x {header.height:,} pixels are more than the {UPLOAD_PIXELS // 10**6} million taken"

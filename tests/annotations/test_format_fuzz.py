@@ -85,6 +85,10 @@ JSON = {
     "createml": [
         {"image": "a.jpg", "annotations": [{"label": "a", "coordinates": {"x": 5, "y": 5, "width": 2, "height": i}} for i in (1, 2, 3)]}  # noqa: E501
     ],
+    "imagefolder": [
+        {"file_name": "a.jpg", "objects": {"id": [1, 2], "bbox": [[1, 2, 3, 4], [1, 2, 3, 5]], "category": ["a", 1]}},
+        {"file_name": "b.jpg", "objects": [{"bbox": [1, 2, 3, 4], "label": "a"}]},
+    ],
     "datumaro": {
         "info": {},
         "categories": {"label": {"labels": [{"name": "a", "parent": "b"}]}},

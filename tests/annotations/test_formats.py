@@ -121,6 +121,21 @@ def datumaro(subset, out):
     return out / "train.json"
 
 
+def imagefolder(subset, out, *, records=False):
+    """`objects` as columns, or as a list of records."""
+    lines = []
+    for name, _, _, boxes in Photos(subset):
+        objects = [{"id": i, "bbox": box, "categories": label} for i, (label, *box) in enumerate(boxes)]
+        columns = {key: [item[key] for item in objects] for key in ("id", "bbox", "categories")}
+        lines.append(json.dumps({"file_name": name, "objects": objects if records else columns}))
+    (out / "metadata.jsonl").write_text("\n".join(lines))
+    return out / "metadata.jsonl"
+
+
+def imagefolder_records(subset, out):
+    return imagefolder(subset, out, records=True)
+
+
 def region(box, width, height, **more):
     label, x, y, w, h = box
     value = {"x": x / width * 100, "y": y / height * 100, "width": w / width * 100, "height": h / height * 100}
@@ -248,6 +263,8 @@ WRITERS = {
     "label_studio, min": label_studio_min,
     "createml": createml,
     "datumaro": datumaro,
+    "imagefolder": imagefolder,
+    "imagefolder, records": imagefolder_records,
     "sku": sku,
 }
 
@@ -609,3 +626,81 @@ def test_a_photo_that_was_renamed_with_its_xml_is_found(subset, expected, tmp_pa
     assert run(subset, written, tmp_path / "crops") == 0
     assert "1 by the names of their annotation files" in capsys.readouterr().out
     assert len(crops(tmp_path / "crops")) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("objects", "reasons"),
+    [
+        ({"bbox": [[1, 2, 3, 4], [5, 6, 7, 8]], "category": [0, 1]}, []),
+        ({"bboxes": [[1, 2, 3, 4]], "labels": ["a"], "area": []}, []),
+        ([{"bbox": [1, 2, 3, 4], "label": "a"}, {"bbox": [1, 2, 3], "label": "a"}], ["bad bbox: [1, 2, 3]"]),
+        ({"bbox": [[1, 2, 3, 4], [5, 6, 7, 8]], "category": [0]}, ['objects of unlike length: {"bbox": 2, "category": 1}']),
+        ({"bbox": [[1, 2, 3, 4]], "category": "a"}, ['objects of unlike length: {"bbox": 1}']),
+        ({"bbox": [[1, 2, 3, 4]]}, ["no categories"]),
+        ({"mask": []}, ['bad objects: {"mask": []}']),
+        (None, ["no objects"]),
+        ({"bbox": [], "category": []}, []),
+    ],
+)  # fmt: skip
+def test_objects_of_an_imagefolder(objects, reasons):
+    """Each entry becomes a record or a reason with its line; columns of unlike length tell not whose label is whose."""
+    lines = [
+        {"file_name": "train/a.jpg", "objects": objects},
+        {"file_name": "b.jpg", "objects": {"bbox": [], "category": []}},
+    ]
+    found = formats.parse("\n".join(map(json.dumps, lines)).encode(), "metadata.jsonl")
+    skipped = [item for item in found if isinstance(item, Skipped)]
+    assert [item.reason for item in skipped] == reasons
+    assert {(item.sample_id, item.line) for item in skipped} <= {("train/a", "1")}
+    assert {item.split for item in found if isinstance(item, Object)} <= {"train"}
+
+
+BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></bndbox>"
+MADE = {"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reasons"),
+    [
+        (
+            "tasks.json",
+            [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [], "predictions": [{"result": [{"value": {}}]}]}],
+            ["only predictions of a model, no annotation"],
+        ),
+        ("tasks.json", [{"id": 1, "data": {"image": "a.jpg"}, "annotations": [{"result": []}], "predictions": []}], []),
+        (
+            "a.xml",
+            f"<annotation><object><name>x</name>{BOX}{BOX}</object></annotation>",
+            ["several bndbox in one object"],
+        ),
+        (
+            "a.json",
+            {
+                "categories": {"label": {"labels": [{"name": "x"}]}},
+                "items": [
+                    {
+                        "id": "a",
+                        "annotations": [{**MADE, "attributes": {"is_crowd": flag}} for flag in (True, "1", False)],
+                    }
+                ],
+            },
+            ["crowd region", "crowd region"],
+        ),
+    ],
+)
+def test_what_is_no_object_is_counted(name, content, reasons):
+    data = content if isinstance(content, str) else json.dumps(content)
+    found = formats.parse(data.encode(), name)
+    assert [item.reason for item in found if isinstance(item, Skipped)] == reasons
+
+
+@pytest.mark.parametrize("key", ["file_name", "coco_url"])
+def test_an_address_with_a_query_is_called_as_its_file(tmp_path, key):
+    """LVIS names its photos by coco_url only; a signed address is too long for the name of a crop."""
+    cv2.imwrite(str(tmp_path / "a b.png"), np.zeros((40, 40, 3), np.uint8))
+    address = "https://store.example/train2017/a%20b.png?" + "&".join(f"key{i}=0123456789abcdef" for i in range(20))
+    item = {"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20]}
+    coco = {"images": [{"id": 1, key: address}], "annotations": [item], "categories": [{"id": 1, "name": "x"}]}
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    assert run(tmp_path, tmp_path / "a.json", tmp_path / "out", "--image_folder", str(tmp_path)) == 0
+    assert (tmp_path / "out" / "train" / "x" / "a b_7.png").is_file()

@@ -124,7 +124,38 @@ def test_csv_of_numbers_and_a_label(tmp_path, capsys):
         read = load(tmp_path / "a.csv")
         np.testing.assert_array_equal(read.vectors, ROWS)
         assert read.label().tolist() == ["001", "1.0", "NA", "None"] * 3
-    assert "the vectors are 4 columns of numbers, from 'f0' to 'f3'" in capsys.readouterr().err
+    assert "the vectors are 4 columns of numbers, 'f0' to 'f3'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_other_numbers_beside_numbered_columns_are_no_part_of_the_vectors(tmp_path, ending, capsys):
+    """Numbers of photos and boxes would outweigh every dimension. Where names have no numbers all columns count, and are told."""
+    other = {"image_id": np.arange(12) * 100, "width": 640, "label": np.arange(12) % 3}
+    for names, dim in (
+        ([f"f{place}" for place in range(4)], 4),
+        ([f"d_{place}" for place in range(1, 5)], 4),
+        (list("abcd"), 6),
+    ):
+        frame = pd.DataFrame(ROWS, columns=names).assign(**other)
+        frame.to_csv(tmp_path / "a.csv", index=False) if ending == "csv" else frame.to_parquet(tmp_path / "a.parquet")
+        read = load(tmp_path / f"a.{ending}")
+        assert read.vectors.shape == (12, dim)
+        np.testing.assert_array_equal(read.vectors[:, :4], ROWS)
+        assert ("no part of them: image_id, width" in capsys.readouterr().err) == (dim == 4)
+
+
+def test_a_gap_in_a_column_of_numbers_costs_no_dimension(tmp_path):
+    """An empty cell is NaN, which is told by its row; a text in the middle is one sentence."""
+    frame = pd.DataFrame(ROWS, columns=[f"f{place}" for place in range(4)]).assign(label=NAMES)
+    frame.loc[5, "f2"] = np.nan
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(UserError, match=r"1 of 12 vectors are zero or not finite \(row 5"):
+        load(tmp_path / "a.csv")
+    text = (tmp_path / "a.csv").read_text().splitlines()
+    text[1] = text[1].replace(text[1].split(",")[2], "n/a", 1)
+    (tmp_path / "a.csv").write_text("\n".join(text))
+    with pytest.raises(UserError, match="column 'f2' of the vectors holds 'n/a', no number"):
+        load(tmp_path / "a.csv")
 
 
 def test_csv_with_a_number_as_label_and_with_lists(tmp_path):

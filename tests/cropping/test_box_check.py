@@ -78,7 +78,7 @@ def test_two_readings_that_fit_alike_are_both_named(photos, capsys):
     write(photos, [((x + w / 2) / WIDTH, (y + h / 2) / HEIGHT, w / WIDTH, h / HEIGHT) for x, y, w, h in inner])
     assert run(photos) == 1
     error = capsys.readouterr().err
-    assert "--box_units fraction reads them so (so would " in error
+    assert "--box_units fraction reads them so (so may " in error
     assert "--box_format cxcywh --box_units fraction" in error
     assert run(photos, "--box_format", "cxcywh", "--box_units", "fraction") == 0
     assert cut(photos) == inner * 3
@@ -89,13 +89,13 @@ def test_boxes_in_percent_are_suspected_where_they_fit_as_pixels(photos, capsys)
     write(photos, [(x / WIDTH * 100, y / HEIGHT * 100, w / WIDTH * 100, h / HEIGHT * 100) for x, y, w, h in TRUE])
     assert run(photos) == 0
     assert (
-        "all 15 boxes end within 100 pixels of their photos' first corner; if they are percent"
+        "all 15 boxes have numbers from 0 to 100, as percent would; if they are percent, --box_units percent "
         in capsys.readouterr().err
     )
     assert run(photos, "--box_units", "percent", "--overwrite") == 0
     assert "percent" not in capsys.readouterr().err
     assert cut(photos) == TRUE * 3
-    for boxes in (TRUE, [(5, 5, 20, 20)] * 4 + [(5, 5, 100, 20)], [(5, 5, 20, 20)]):
+    for boxes in (TRUE, [(5, 5, 20, 20)] * 4 + [(5, 5, 101, 20)], [(5, 5, 20, 20)]):
         write(photos, boxes)
         assert run(photos, "--overwrite") == 0
         assert "percent" not in capsys.readouterr().err
@@ -182,7 +182,7 @@ def test_polygons_say_what_the_numbers_of_their_boxes_mean(photos, written, cuto
     (photos / "boxes.json").write_text(json.dumps(content))
     assert run(photos, "--cutout", cutout) == 1
     error = capsys.readouterr().err
-    assert "100% of the first 9 boxes are not around their own segmentations" in error
+    assert "100% of the first 9 boxes are not around their own segmentations or key points" in error
     assert f"100% are: --box_format {written} reads them so, --box_format xywh as now" in error
     assert run(photos, "--cutout", cutout, "--box_format", written) == 0
     assert cut(photos) == inner * 3
@@ -194,3 +194,76 @@ def test_polygons_say_what_the_numbers_of_their_boxes_mean(photos, written, cuto
     (photos / "boxes.json").write_text(json.dumps(sound))
     assert run(photos, "--cutout", cutout, "--overwrite") == 0
     assert cut(photos) == inner * 3
+
+
+@pytest.mark.parametrize(
+    ("written", "evidence"), [("xyxy", "run lengths"), ("cxcywh", "run lengths"), ("cxcywh", "key points")]
+)
+def test_masks_and_key_points_say_what_the_numbers_mean(photos, written, evidence, capsys):
+    inner = [(100, 70, 60, 40), (120, 60, 50, 60), (90, 50, 40, 30)]
+    mean = {"xyxy": lambda x, y, w, h: (x, y, x + w, y + h), "cxcywh": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)}
+    for form in (mean[written], lambda *box: box):
+        write(photos, [form(*box) for box in inner])
+        content = json.loads((photos / "boxes.json").read_text())
+        for number, item in enumerate(content["annotations"]):
+            x, y, w, h = inner[number % 3]
+            if evidence == "run lengths":
+                counts = [x * HEIGHT + y, *([h, HEIGHT - h] * w)]
+                counts[-1] += (WIDTH - x - w) * HEIGHT - y
+                item["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": counts}
+            else:  # the third, at the first corner, is not labelled
+                item["keypoints"] = [x + 3, y + 2, 2, x + w - 4, y + h - 5, 1, 0, 0, 0]
+        (photos / "boxes.json").write_text(json.dumps(content))
+        assert run(photos) == (form is mean[written])
+        if form is mean[written]:
+            assert f"100% are: --box_format {written} reads them so" in capsys.readouterr().err
+    assert cut(photos) == inner * 3
+
+
+def centred(n: int, size: int = 40) -> list[tuple[float, ...]]:
+    """Boxes of whole corners and sides, written by their centres, that all fit as x, y, width, height, too."""
+    boxes = [(20 + 7 * i, 15 + 5 * i, size + i, size + i // 2) for i in range(n)]
+    return [(x + w / 2, y + h / 2, w, h) for x, y, w, h in boxes]
+
+
+def test_centres_that_fit_as_corners_are_suspected_by_their_halves(photos, capsys):
+    """x + width / 2 of whole numbers is a half where the width is odd: 45 odd and 45 even sides, a chance of 2^-45 each."""
+    write(photos, centred(15, 20))
+    assert run(photos) == 0
+    told = "x and y of all 45 boxes are halves exactly where width and height are odd, as centres would be"
+    assert told in capsys.readouterr().err
+    assert run(photos, "--box_format", "cxcywh", "--overwrite") == 0
+    assert "centre" not in capsys.readouterr().err
+    assert cut(photos) == [(20 + 7 * i, 15 + 5 * i, 20 + i, 20 + i // 2) for i in range(15)] * 3
+    # Corners in halves or whole; boxes of one odd size around whole points; a single box that contradicts; few boxes.
+    halves = [(20.5 + i % 3, 15 + i, 31 + i, 20 + i % 7) for i in range(15)]
+    points = [(20 + 7 * i - 7.5, 15 + 5 * i - 7.5, 15, 15) for i in range(15)]
+    contradicted = [*centred(15, 20), (30, 30, 21, 20)]
+    for boxes in (halves, points, contradicted, centred(2, 20)):
+        write(photos, boxes)
+        assert run(photos, "--overwrite") == 0
+        assert "as centres would be" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["xyxy", "cxcywh"])
+def test_corners_and_centres_in_percent_are_suspected_too(photos, written, capsys):
+    boxes = [(20 + 7 * i, 15 + 4 * i, 60 + 2 * i, 40 + i) for i in range(15)]
+    percent = [(x / WIDTH * 100, y / HEIGHT * 100, w / WIDTH * 100, h / HEIGHT * 100) for x, y, w, h in boxes]
+    form = {"xyxy": lambda x, y, w, h: (x, y, x + w, y + h), "cxcywh": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)}
+    write(photos, [form[written](*box) for box in percent])
+    assert run(photos) == 0
+    error = capsys.readouterr().err
+    assert "all 45 boxes have numbers from 0 to 100, as percent would" in error
+    assert f"--box_format {written} --box_units percent" in error
+    assert run(photos, "--box_format", written, "--box_units", "percent", "--overwrite") == 0
+    assert cut(photos) == boxes * 3
+
+
+def test_a_reading_that_is_better_by_chance_is_not_named_alone(tmp_path, capsys):
+    """Corners in percent of photos of 150 x 110: read as centres in pixels one box fewer is wrong, because a thin one is wider."""
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        Image.fromarray(np.zeros((110, 150, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    write(tmp_path, [(60, 70, 75, 85), (70, 60, 95, 80), (50, 70, 70, 90), (65, 65, 66, 85)], (150, 110))
+    assert run(tmp_path) == 1
+    assert "--box_format xyxy --box_units percent" in capsys.readouterr().err

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common import messages
 from cropping import resizing
 from cropping.padding import Region
-from imaging import images
+from imaging import headers, images
 from imaging.images import ImageError
 
 
@@ -232,3 +233,51 @@ def test_the_preview_in_a_cameras_raw_file_is_no_photo(tmp_path, tags):
     pixels.save(tmp_path / "a.dng", "TIFF", tiffinfo=tags)
     with pytest.raises(images.ImageError, match="a camera's raw file; export it as JPEG, PNG or TIFF"):
         images.decode(tmp_path / "a.dng")
+
+
+def further(path) -> str:
+    """What the header says is not read; the first page or frame is what decode() gives."""
+    header = headers.open_header(path)
+    assert header == headers.read_header(path.read_bytes())
+    assert abs(images.decode(path).astype(int) - photo()).mean() < 60
+    return header.further
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.webp", "a.png", "a.jpg"])
+def test_further_pages_and_frames_are_told_once(tmp_path, name, capsys):
+    messages.set_quiet(False)  # a new run
+    path = tmp_path / name
+    pages = [Image.fromarray(photo(seed=seed)) for seed in range(3)]
+    pages[0].save(path)
+    assert further(path) == ""
+    assert capsys.readouterr().err == ""
+    if name == "a.jpg":  # views of one photo, as phones write them
+        pages[0].save(path, "MPO", save_all=True, append_images=pages[1:])
+        assert further(path) == ""
+        return
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    assert further(path) == ("2 further pages" if name == "a.tif" else "further frames")
+    images.decode(path)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{path} holds {further(path)}; of each image the first is read (said once)" in error
+
+
+def test_thumbnails_masks_and_damaged_pages_of_a_tiff_are_no_pages(tmp_path):
+    pages = [Image.fromarray(photo(seed=seed)) for seed in range(4)]
+    for page, kind in zip(pages[1:], (1, 4, 0), strict=True):  # a smaller copy, a mask, a page
+        page.encoderinfo = {"tiffinfo": {254: kind}}
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert further(tmp_path / "a.tif") == "1 further page"
+    pages[0].save(tmp_path / "b.tif", save_all=True, append_images=pages[1:3])
+    assert further(tmp_path / "b.tif") == ""
+    # The first page leads back to itself, or to a place that is not in the file.
+    one = tmp_path / "c.tif"
+    pages[0].save(one)
+    data = one.read_bytes()
+    start = int.from_bytes(data[4:8], "little")
+    link = start + 2 + 12 * int.from_bytes(data[start : start + 2], "little")
+    for place in (start, 1 << 30):
+        one.write_bytes(data[:link] + place.to_bytes(4, "little") + data[link + 4 :])
+        assert headers.open_header(one).further == ""
+        assert images.decode(one).shape == (64, 96, 3)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common import messages
-from imaging import images, pixels
+from imaging import headers, images, pixels
 from imaging.images import ImageError
 
 
@@ -244,13 +244,13 @@ def test_a_file_is_known_by_its_first_bytes(tmp_path):
     for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "JPEG2000", "AVIF"):
         file = io.BytesIO()
         Image.fromarray(array).save(file, kind)
-        assert images.image_kind(file.getvalue()[:32]) == kind
+        assert headers.image_kind(file.getvalue()[:32]) == kind
     for data in (b"", b"PK\x03\x04", b"path,label\n", b"P7 notes", b"BMW cars are listed here", b"{}", b"%PDF-1.7"):
-        assert images.image_kind(data) == ""
+        assert headers.image_kind(data) == ""
 
 
 def test_heic_without_its_reader_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "reads_heic", lambda: False)
+    monkeypatch.setattr(headers, "reads_heic", lambda: False)
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
     with pytest.raises(ImageError, match="pip install pillow-heif"):
         images.decode(tmp_path / "a.jpg")

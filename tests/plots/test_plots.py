@@ -168,3 +168,23 @@ def test_the_colour_scale_can_carry_black_numbers():
     darkest = luminance(heatmaps._light()(1.0)[:3])
     ink = luminance([int(figures.INK[at : at + 2], 16) / 255 for at in (1, 3, 5)])
     assert (darkest + 0.05) / (ink + 0.05) >= 4.5
+
+
+def test_a_drawing_clears_away_what_a_killed_one_left(tmp_path):
+    """The temporary file of a dead run is gone once the same plot is drawn again; that of another file stays."""
+
+    def draw() -> None:
+        with figures.page(tmp_path / "p.png", (2, 2), ""):
+            pass
+
+    code = (
+        "import os, signal\nfrom plots import figures\nos.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    code += f"with figures.page({str(tmp_path / 'p.png')!r}, (2, 2), ''):\n    pass\n"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    (left,) = tmp_path.iterdir()
+    other = left.with_name(".00000000-0000000000000000.tmp")
+    other.touch()
+    assert left.name.endswith(".tmp")
+    draw()
+    assert {path.name for path in tmp_path.iterdir()} == {"p.png", "p.svg", other.name}
