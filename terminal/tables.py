@@ -17,7 +17,7 @@ from common.messages import count, table
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
 from evaluation.half_samples import NewReferences
-from evaluation.learning_curve import DRAWS, CurvePoint
+from evaluation.learning_curve import Curve
 from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
 
@@ -202,8 +202,9 @@ def effects(rows: Sequence[Effect]) -> str:
     return f"{title}\n\n{table(named, cells)}"
 
 
-def learning_curve(combination: Combination, points: Sequence[CurvePoint], compared: Comparison | None) -> str:
+def learning_curve(curve: Curve, compared: Comparison | None) -> str:
     """Return the accuracy of a combination by the number of reference photos a class, and the least gain that queries show."""
+    points = curve.points
     rows = [
         (
             point.photos if point is not points[-1] else f"all, up to {point.photos}",
@@ -214,7 +215,9 @@ def learning_curve(combination: Combination, points: Sequence[CurvePoint], compa
         )
         for point in points
     ]
-    title = f"Accuracy of {combination} by reference photos a class, the mean of {DRAWS} draws of whole photos"
+    title = (
+        f"Accuracy of {curve.combination} by reference photos a class, the mean of {curve.draws} draws of whole photos"
+    )
     text = f"{title}\n\n{table(['photos', 'references', 'accuracy', '95% interval', '95% of draws'], rows)}"
     if compared is None or math.isnan(compared.evidence.smallest_gain):
         return text
