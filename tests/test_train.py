@@ -400,7 +400,8 @@ def test_a_bad_image_costs_its_own_row(copied, tmp_path, capsys):
 
 
 def test_without_a_validation_split_whole_source_images_are_held_out(photographs, tmp_path, capsys):
-    assert run(photographs / "train", tmp_path / "t", *LINEAR) == 0
+    argv = ["--data_root", str(photographs / "train"), "--output", str(tmp_path / "t"), "--model", "lite0", *LINEAR]
+    assert train.main(argv) == 0
     out, err = capsys.readouterr()
     assert "no validation split: 8 images of the training split held out, by source image" in err
     assert "validation split, by which the model was chosen" in out
@@ -411,7 +412,8 @@ def test_single_validation_images_are_compared_with_the_training_split(copied, t
         for path in sorted((copied / "val" / name).iterdir())[1:]:
             path.unlink()
     options = ("--objective", "triplet", "--freeze_backbone", "--image_size", "64", "--epochs", "2")
-    assert run(copied, tmp_path / "t", *options) == 0
+    argv = ["--data_root", str(copied), "--output", str(tmp_path / "t"), "--model", "lite0", *options]
+    assert train.main(argv) == 0
     assert "their references are the training split" in capsys.readouterr().err
     assert pd.read_csv(tmp_path / "t" / "training.csv").score.max() >= 0.5
 
