@@ -109,7 +109,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     from evaluation.records import Rule
     from report import page
     from terminal import output, sides, soundness, tables
-    from terminal.measures import show_new_references
+    from terminal.measures import report_learning_curve, show_new_references
 
     check_search(args.fusion, args.pairing)
     given = [("--train_npz", args.train_npz, args.reference_split), ("--test_npz", args.test_npz, args.query_split)]
@@ -138,12 +138,13 @@ def run(args: argparse.Namespace, command: str) -> None:
         print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
         try:
             checked = soundness.report(test, starting_pair(test, None)) if args.check else None
+            curve = report_learning_curve(test, findings, args.seed) if args.learning_curve else None
             decided = comparison.decide_reported(test, findings.final, ranked) if args.flips or args.report else {}
             if args.flips:
                 how = args.if_independent, args.seed, args.spreadsheet_safe
                 output.write_flips(test, decided, findings.final, args.flips, *how)
             if args.report:
-                page.write(args.report, test, decided, findings, checked=checked, seed=args.seed)
+                page.write(args.report, test, decided, findings, checked=checked, curve=curve, seed=args.seed)
                 print(f"wrote {args.report}")
             # Last: where this run stands in results.txt, the other files are those of this run.
             to = args.results, args.results_mode, args.spreadsheet_safe

@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--npz", nargs="+", metavar="NPZ", help="with --freeze_backbone: embedding sets, in place of images")
     add("--output", type=Path, required=True, metavar="FOLDER", help="folder of the checkpoint")
     add("--objective", choices=("triplet", "classifier"), required=True, help="an embedding model, or a classifier")
-    add("--model", metavar="SPEC", help="the model to start from (default: tf_efficientnet_lite0, or that of --npz)")
+    add("--model", metavar="SPEC", help="the model to start from (default: lite2, or that of --npz)")
     add("--weights", metavar="FILE", help="state dict for the model, or 'random' (default: the model's own)")
     add("--weights_key", metavar="KEY", help="which network of the file, where it holds several, such as teacher")
     add("--freeze_backbone", action="store_true", help="train the layer on top only, on features computed once")
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
         started = network.recorded(reader.model, reader.source, args.model, options["weights"])
         options["model"], made_from = started.spec, reader.digest()
     else:
-        options["model"] = args.model or "tf_efficientnet_lite0"
+        options["model"] = weights.full_name(args.model or weights.DEFAULT)
         manifest = data.read(args.data_root, splits=splits, label_level=args.label_level)
         started = network.start(options["model"], options["weights"], args.image_size, args.seed)
         made_from = digest(manifest)

@@ -27,7 +27,8 @@ class Backbone:
 
     prefix_tokens: class and register tokens ahead of the patch tokens (None: unknown, no class token).
     channels_last_output: 4-D outputs are (n, h, w, c). fixed_batch: the only batch size an exported program takes.
-    portable: eager PyTorch code, so that layers can be hooked and the module compiled and cast.
+    portable: eager PyTorch code, so that layers can be hooked and the module compiled and cast. pooling: what its output is pooled
+    by where nobody names another; None: by its class token, or else the mean.
     """
 
     module: nn.Module
@@ -37,6 +38,11 @@ class Backbone:
     channels_last_output: bool = False
     fixed_batch: int | None = None
     portable: bool = True
+    pooling: str | None = None
+
+    def pooled_by(self, layer: str | None, pooling: str | None) -> str | None:
+        """Return how the output is pooled where `pooling` is asked for; the model's own is of its last layer only."""
+        return pooling or (None if layer else self.pooling)
 
 
 class Pooled(nn.Module):
@@ -48,7 +54,8 @@ class Pooled(nn.Module):
 
     def __init__(self, backbone: Backbone, layer: str | None, pooling: str | None, spec: str) -> None:
         super().__init__()
-        self.module, self.pooling, self.spec = backbone.module, pooling, spec
+        self.module, self.spec = backbone.module, spec
+        self.asked, self.pooling = pooling, backbone.pooled_by(layer, pooling)
         self.prefix_tokens, self.nhwc = backbone.prefix_tokens, backbone.channels_last_output
         self.keeps_size = backbone.preprocess.keeps_size
         self._layer_output: list[Any] = []
@@ -76,7 +83,7 @@ class Pooled(nn.Module):
             kind = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else f"{type(output)}"
             raise UserError(f"{self.spec} gives {kind}, not (n, dim), (n, tokens, dim) or (n, c, h, w); use --layer")
         if output.ndim == 2:
-            if self.pooling is not None:
+            if self.asked is not None:
                 raise UsageError(
                     f"{self.spec} gives one vector an image already; leave --pooling away, or choose a --layer"
                 )
@@ -251,7 +258,10 @@ def fingerprint(backbone: Backbone, options: Mapping[str, Any] | None = None) ->
     import torch
 
     default = {"layer": None, "pooling": None, "resize_mode": backbone.preprocess.resize_mode}
-    identity = {**backbone.identity, **(options or default), "preprocess": backbone.preprocess.as_dict()}
+    asked = dict(options or default)
+    if "pooling" in asked:
+        asked["pooling"] = backbone.pooled_by(asked.get("layer"), asked["pooling"])
+    identity = {**backbone.identity, **asked, "preprocess": backbone.preprocess.as_dict()}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode())
     for name, tensor in sorted(backbone.module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -160,7 +160,11 @@ def _filled(
     inner = architectures.architecture(spec, options.get("pooling"))
     fit_input(inner.module, preprocess)
     weights.fill(inner.module, parts.get("backbone", {}), spec, str(folder))
-    return dataclasses.replace(inner, preprocess=preprocess, identity={**inner.identity, "options": options})
+    pooling = (
+        None if options.get("layer") else options.get("pooling")
+    )  # as it was trained, whatever the model's own is now
+    identity = {**inner.identity, "options": options}
+    return dataclasses.replace(inner, preprocess=preprocess, identity=identity, pooling=pooling)
 
 
 def _assemble(
@@ -179,4 +183,4 @@ def _assemble(
             weights.fill(layer, parts[top], spec, str(folder))
             modules.append(layer)
     module = torch.nn.Sequential(*modules)
-    return dataclasses.replace(inner, module=module, prefix_tokens=0, channels_last_output=False)
+    return dataclasses.replace(inner, module=module, prefix_tokens=0, channels_last_output=False, pooling=None)

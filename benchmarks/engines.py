@@ -2,7 +2,7 @@
 """The model alone in float32: the engine that --engine auto takes, beside torch, ONNX Runtime and OpenVINO.
 
   python benchmarks/engines.py
-  python benchmarks/engines.py --models tf_efficientnet_lite0 --threads 1
+  python benchmarks/engines.py --models lite2 --threads 1
 
 Batches of 16 noisy images, in turn, medians of five. torch is channels-last with folded normalisations, as --engine torch computes.
 """
@@ -25,18 +25,19 @@ import bench
 import numpy as np
 import torch
 
+from backbones.weights import ALIASES
 from common.messages import UserError
 from embedding import embedder
 from engines import program
 
-MODELS = ("tf_efficientnet_lite0", "resnet50", "vit_small_patch16_224")
+MODELS = ("lite0", "lite2", "resnet50", "vit_small_patch16_224")
 BATCH = 16
 
 
 def rows_of(name: str, threads: int) -> list[dict]:
     """Return the rows of one model on so many threads."""
     torch.set_num_threads(threads)
-    weights = None if name == MODELS[0] else "random"  # speed is that of trained ones
+    weights = None if name in ALIASES else "random"  # speed is that of trained ones
     model = embedder.load(name, weights=weights, precision="fp32", device="cpu")
     size = (BATCH, model.preprocess.height, model.preprocess.width, 3)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, size, np.uint8))

@@ -63,7 +63,7 @@ def crop(folder: Path, times: int) -> list[str]:
 
 
 def extract(folder: Path, times: int) -> list[str]:
-    """256 crops of 224 px."""
+    """256 crops of 224 px, put through lite0."""
     rng = np.random.default_rng(0)
     (folder / "crops").mkdir()
     for i in range(256 * times):
@@ -73,7 +73,8 @@ def extract(folder: Path, times: int) -> list[str]:
             cv2.imwrite(str(path), cv2.resize(coarse, (224, 224), interpolation=cv2.INTER_CUBIC))
         else:
             path.hardlink_to(folder / "crops" / f"{i % 256}.jpg")
-    return ["--data_root", str(folder / "crops"), "--output_root", str(folder / "e"), "--compile", "off"]
+    argv = ["--model", "lite0", "--data_root", str(folder / "crops"), "--output_root", str(folder / "e")]
+    return [*argv, "--compile", "off"]
 
 
 def draw(folder: Path, split: str, n: int) -> Path:

@@ -247,7 +247,7 @@ def constants(found: Constants) -> list[str]:
             "a crop at one padding cut, resized, encoded, written",
             f"{1e3 * found.cut:.3g} ms, {index_size(found.crop_bytes)}",
         ),
-        ("a crop decoded and put through the default model", f"{1e3 * found.forward:.3g} ms"),
+        ("a crop decoded and put through lite0", f"{1e3 * found.forward:.3g} ms"),
         ("a row read and its names coded for evaluation", f"{1e6 * found.read:.3g} us"),
         ("10^9 multiplications of similarities", f"{1e12 * found.similarity:.3g} ms"),
         ("a row of Parquet of 256 numbers", f"{1e6 * found.row:.3g} us"),

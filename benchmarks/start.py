@@ -32,7 +32,7 @@ from common import embeddings
 from imaging import images
 
 TORCH = "import torch"
-TIMM = "import torch, timm; timm.create_model('tf_efficientnet_lite0')"
+TIMM = "import torch, timm; timm.create_model('tf_efficientnet_lite2')"
 TORCHVISION = "import torch, torchvision; torchvision.models.get_model('resnet18', weights=None)"
 NAMES = {TORCH: "torch", TIMM: "timm and building the model", TORCHVISION: "torchvision and building the model"}
 IDS, ROWS, DIM = ("0", "5", "10", "20", "40"), 200, 64

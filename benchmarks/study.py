@@ -85,7 +85,7 @@ class Plain:
     def embed(self, paths: list[Path]) -> np.ndarray:
         from extract import Crops
 
-        size = types.SimpleNamespace(height=224, width=224, mean=(0.5,) * 3, std=(0.5,) * 3)  # of the default model
+        size = types.SimpleNamespace(height=224, width=224, mean=(0.5,) * 3, std=(0.5,) * 3)  # of lite0
         loader = self.torch.utils.data.DataLoader(Crops(paths, size), 64, num_workers=CORES)
         with self.torch.no_grad():
             return np.concatenate([self.model(batch).numpy() for batch in loader])

@@ -15,7 +15,7 @@ from backbones import checkpoint
 from backbones.backbone import CROP, Backbone, Normalised, Pooled, fingerprint, keep_freed_memory, pick_device, sized
 from backbones.models import build
 from backbones.preprocess import BOX
-from backbones.weights import DEFAULT, EMBEDDED, RANDOM, named_in
+from backbones.weights import DEFAULT, EMBEDDED, RANDOM, full_name, named_in
 from common.messages import UsageError, UserError, shorten, warn
 from embedding import extraction
 from engines.compilation import compiled
@@ -216,7 +216,7 @@ def load(
     letterbox or model. precision: auto, fp32, mixed, bf16 or fp16. image_size: pixels a side, or `crop`, see backbone.sized. Raises
     UserError or UsageError in one sentence.
     """
-    spec = str(spec)
+    spec = full_name(str(spec))
     if pooling == BOX and resize_mode != "squash":
         raise UsageError("--pooling box knows where the object lies in the whole crop; leave --resize_mode away")
     built = build(spec, weights=named_in(weights, weights_key), pooling=None if layer else pooling)

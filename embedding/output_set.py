@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,17 @@ class OutputSet:
         except ValueError:
             meta = {}
         return meta if isinstance(meta, dict) else {}
+
+
+def models_of(folder: Path, datasets: Collection[str]) -> dict[Path, str]:
+    """Return the model of each readable set in the folder that is of one of these data sets, finished or begun."""
+    made: dict[Path, str] = {}
+    for path in sorted([*folder.glob("*.npz"), *folder.glob(".*.partial/record.json")]):
+        with contextlib.suppress(UserError, OSError):
+            record = OutputSet._meta(path) if path.suffix == ".npz" else run_record.read_json(path)
+            if record.get("dataset_name") in datasets and record.get("model"):
+                made[path] = str(record["model"])
+    return made
 
 
 def digest(manifest: Manifest) -> str:

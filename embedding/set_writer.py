@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from backbones.preprocess import BOX
+from backbones.weights import ALIASES, DEFAULT, full_name
 from common import files, knn, messages, table_files
 from common.embeddings import MODELS_CSV, PREPROCESSING_VERSION, computed
-from embedding import arithmetic, extraction
+from embedding import arithmetic, extraction, output_set
 from embedding.arithmetic import Model
 from embedding.output_set import OutputSet, digest
 from imaging import images
@@ -154,6 +155,19 @@ def name_sets(
             )
             parts.append(Part(names, images, all_images, tuple(folders or ())))
     return parts
+
+
+def refuse_unnamed(folder: Path, datasets: Collection[str]) -> None:
+    """Raise UsageError where the folder's sets of these data sets are all of other models than the default: which one is meant?"""
+    made = output_set.models_of(folder, datasets)
+    if made and DEFAULT not in map(full_name, made.values()):
+        path, model = next(iter(made.items()))
+        short = {name: alias for alias, name in ALIASES.items()}
+        default, earlier = short[DEFAULT], short.get(model, model)
+        raise messages.UsageError(
+            f"{path} was made with {model}, and the default is {default}: add --model {earlier} to go on with it, "
+            f"--model {default} and another --id to have both, --overwrite to replace it, or another --output_root"
+        )
 
 
 def write_set(part: Part, model: Model, options: Options, *, n_images: int) -> list[Path]:

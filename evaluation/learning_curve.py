@@ -35,9 +35,16 @@ class CurvePoint:
     high_draw: float
 
 
-def learning_curve(
-    evaluator: Evaluator, combination: Combination, *, draws: int = DRAWS, seed: int = 0
-) -> list[CurvePoint]:
+@dataclass(frozen=True)
+class Curve:
+    """The points of a combination, the last one with all photos, each other the mean of so many draws."""
+
+    combination: Combination
+    points: list[CurvePoint]
+    draws: int
+
+
+def learning_curve(evaluator: Evaluator, combination: Combination, *, draws: int = DRAWS, seed: int = 0) -> Curve:
     """Return the points for 1, 2, 5, 10, 20 … photos a class, and for all of them. Raises UsageError for several query sets."""
     if len(combination.query_ids) > 1 and evaluator.rule.fusion in ("vote", "stack"):
         raise UsageError("--learning_curve draws the references of one query set; name one with --query_ids")
@@ -63,7 +70,7 @@ def learning_curve(
         kept = float(np.mean([mask.sum() for mask in masks[start:stop]])) / n_class
         points.append(CurvePoint(n_photo, kept, interval.accuracy, interval.low, interval.high, *map(float, shares)))
         start = stop
-    return points
+    return Curve(combination, points, draws)
 
 
 def _strata(photo: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,9 +17,11 @@ from common import files
 from evaluation.codes import remarks
 from evaluation.evaluator import Evaluator
 from evaluation.fusion import AVERAGE, DECISION, NAME
+from evaluation.learning_curve import Curve
 from evaluation.records import Combination, Decisions
 from report import cards, charts, tables
 from report.data_check import data_check
+from report.learning_curve import learning_curve
 from soundness.check import Soundness
 from uncertainty import intervals
 
@@ -37,14 +39,16 @@ def write(
     findings: Findings,
     *,
     checked: Soundness | None = None,
+    curve: Curve | None = None,
     seed: int = 0,
 ) -> None:
     """Write the page of what a search found, scored by `evaluator`, to `path`, whole or not at all.
 
     `decided`: the decisions of what the page shows, see comparison.decide_reported. Where the combination was chosen on the
-    queries it is scored on, the page says so. `checked`: whether the data are sound, where that was asked for.
+    queries it is scored on, the page says so. `checked`: whether the data are sound, and `curve`: accuracy by reference photos,
+    where these were asked for.
     """
-    files.write_text(path, page(evaluator, decided, findings, checked=checked, seed=seed))
+    files.write_text(path, page(evaluator, decided, findings, checked=checked, curve=curve, seed=seed))
 
 
 def page(
@@ -53,6 +57,7 @@ def page(
     findings: Findings,
     *,
     checked: Soundness | None = None,
+    curve: Curve | None = None,
     seed: int = 0,
 ) -> str:
     """Return the page as text; see `write`."""
@@ -89,6 +94,8 @@ def page(
         padding=tables.padding(coded, pairs, best),
         confusion=tables.confusion(coded.classes, decisions),
         data_check=data_check(checked) if checked else None,
+        learning_curve=learning_curve(curve, comparison.evidence.smallest_gain) if curve else None,
+        smallest_gain=comparison.evidence.smallest_gain,
         flips=flip_content(evaluator, decided, comparison, ranked, best, seed),
         side_by_side=findings.models,
         effects=findings.effects,

@@ -20,7 +20,14 @@ OF_ONE: dict[str, object] = {
     "baseline": None,
     "references_vary": False,
 }
-OF_ONE |= {"check": False, "blocks": False, "search": "exhaustive", "format": "text", "company_name": None}
+OF_ONE |= {
+    "check": False,
+    "learning_curve": False,
+    "blocks": False,
+    "search": "exhaustive",
+    "format": "text",
+    "company_name": None,
+}
 
 
 def check_alone(values: Mapping[str, object]) -> None:

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from classifiers.recipes import NEAREST
-from combinations.paddings import PairedRow
+from combinations.paddings import PairedRow, starting_pair
 from combinations.verdict import Findings
 from common import knn, messages
 from evaluation import metrics, per_query
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally
 from evaluation.half_samples import new_references
-from evaluation.learning_curve import learning_curve
+from evaluation.learning_curve import Curve, learning_curve
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination, Decisions, Rule, Tally
 from terminal import tables
@@ -178,8 +178,15 @@ def show(
 
 def show_learning_curve(evaluator: Evaluator, start: Combination, findings: Findings | None, seed: int) -> None:
     """Print the accuracy of a pair over references per class."""
-    points = learning_curve(evaluator, start, seed=seed)
-    print(f"\n{tables.learning_curve(start, points, findings.ranked if findings else None)}")
+    curve = learning_curve(evaluator, start, seed=seed)
+    print(f"\n{tables.learning_curve(curve, findings.final if findings else None)}")
+
+
+def report_learning_curve(evaluator: Evaluator, findings: Findings, seed: int) -> Curve:
+    """Print the curve of the pair of least padding, and return it for the report."""
+    curve = learning_curve(evaluator, starting_pair(evaluator, None), seed=seed)
+    print(f"{tables.learning_curve(curve, findings.final)}\n")
+    return curve
 
 
 def show_new_references(

@@ -129,10 +129,6 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
     add("--reference_ids", nargs="+", metavar="ID", help="reference sets to merge (default: the whole matrix)")
     add("--query_ids", nargs="+", metavar="ID", help="query sets to score, and to fuse (default: all, one by one)")
     add("--interactive", action="store_true", help="a prompt: IDs, ref, query, list, remove, plot, help")
-    text = (
-        "accuracy with few reference photos a class, many draws: with --reference_ids, or of the pair of least padding"
-    )
-    add("--learning_curve", action="store_true", help=text)
     add_check(parser)
     add("--similarity", action="store_true", help="mean cosine within and between classes, with a heat map")
     add("--plot", nargs="+", choices=methods, default=[], help="2-D maps to draw")
@@ -147,7 +143,9 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
 
 
 def add_check(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
-    """Add --check."""
+    """Add --learning_curve and --check."""
+    text = "accuracy with few reference photos a class, many draws: of the pair of least padding, or of the IDs that are named"
+    group.add_argument("--learning_curve", action="store_true", help=text)
     text = "is the data sound? near twins of references and queries, likely label errors, classes that cannot be told apart"
     group.add_argument("--check", action="store_true", help=text)
 

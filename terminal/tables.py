@@ -18,7 +18,7 @@ from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
 from evaluation.half_samples import NewReferences
 from evaluation.learning import asked_for, first_asked
-from evaluation.learning_curve import DRAWS, CurvePoint
+from evaluation.learning_curve import Curve
 from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
 
@@ -220,8 +220,9 @@ def effects(rows: Sequence[Effect]) -> str:
     return f"{title}\n\n{table(named, cells)}"
 
 
-def learning_curve(combination: Combination, points: Sequence[CurvePoint], compared: Comparison | None) -> str:
+def learning_curve(curve: Curve, compared: Comparison | None) -> str:
     """Return the accuracy of a combination by the number of reference photos per class, and the least gain that queries show."""
+    points = curve.points
     rows = [
         (
             point.photos if point is not points[-1] else f"all, up to {point.photos}",
@@ -233,8 +234,8 @@ def learning_curve(combination: Combination, points: Sequence[CurvePoint], compa
         for point in points
     ]
     title = (
-        f"Learning curve of {combination}, nearest neighbours: how accurate with so many reference photos of each class;\n"
-        f"the mean of {DRAWS} draws of whole photos"
+        f"Learning curve of {curve.combination}, nearest neighbours: how accurate with so many reference photos of each class;\n"
+        f"the mean of {curve.draws} draws of whole photos"
     )
     header = ["photos per class", "crops per class", "accuracy", "95% interval", "95% of draws"]
     text = f"{title}\n\n{table(header, rows)}"

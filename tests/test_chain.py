@@ -67,6 +67,8 @@ def cards(study_data, tmp_path_factory):
         folder / "crops",
         "--company_name",
         "cards",
+        "--model",
+        "lite0",
         "--output_root",
         folder / "embeddings",
     )
@@ -128,7 +130,7 @@ def test_class_folders_keep_their_levels_to_the_parquet(study_data, tmp_path, mo
         "--company_name",
         "g",
     ]
-    run(extract_embedding.main, *argv, "--output_root", "e")
+    run(extract_embedding.main, *argv, "--model", "lite0", "--output_root", "e")
     one = embeddings.load("e/g_0_test.npz")
     assert set(one.label()) == {"Fruit/Apple/Royal-Gala", "Fruit/Kiwi"}
     assert set(one.label(1)) == {"Fruit/Apple", "Fruit/Kiwi"}
@@ -149,7 +151,7 @@ def test_a_flat_folder_of_unlabelled_images_goes_to_the_parquet_and_is_not_score
     (tmp_path / "flat").mkdir()
     for path in sorted((study_data / "bccd" / "images").iterdir())[:5]:
         shutil.copy(path, tmp_path / "flat")
-    run(extract_embedding.main, "--data_root", "flat", "--output_root", "e")
+    run(extract_embedding.main, "--data_root", "flat", "--model", "lite0", "--output_root", "e")
     run(npz_to_parquet.main, "--root", "e", "--out", "flat.parquet", "--thumbnails", "48")
     frame = pd.read_parquet("flat.parquet")
     assert len(frame) == 5

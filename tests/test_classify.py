@@ -112,7 +112,7 @@ def test_a_checkpoint_labels_with_calibrated_confidence(photos, capsys, tmp_path
     picture = next((photos / "test").rglob("*.jpg"))
     code, out, err = run(capsys, "--image", picture, "--model", folder, "--top_k", 5, "--format", "json")
     assert code == 0, err
-    model = load_model(precision="fp32")
+    model = load_model("lite0", precision="fp32")
     features = model(model.preprocess(images.decode(picture))[None])
     logits = features @ state["head.weight"].numpy().T
     expected = dict(zip(classes, calibration.softmax(logits, 4.0)[0], strict=True))

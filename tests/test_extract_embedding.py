@@ -115,21 +115,51 @@ def test_real_photographs_with_the_default_model(study_data, tmp_path, capsys):
     one = embeddings.load(path)
     files = sorted((study_data / "grocery" / "val" / "Fruit").rglob("*.jpg"))
     assert sorted(one.paths) == sorted(file.relative_to(study_data / "grocery").as_posix() for file in files)
-    module = timm.create_model("tf_efficientnet_lite0")
+    module = timm.create_model("tf_efficientnet_lite2").eval()
     module.load_state_dict(weights.embedded(module))
-    module.reset_classifier(0)
     for row in range(0, len(one), 5):
-        picture = Image.open(study_data / "grocery" / one.paths[row]).convert("RGB").resize((224, 224), Image.BICUBIC)
+        picture = Image.open(study_data / "grocery" / one.paths[row]).convert("RGB").resize((260, 260), Image.BICUBIC)
         pixels = torch.from_numpy(np.asarray(picture)).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
-            expected = module.eval()(pixels)[0].double().numpy()
+            cells = module.forward_features(pixels)[0].double().numpy()
+        expected = (np.maximum(cells, 1e-6) ** 3).mean((1, 2)) ** (1 / 3)  # gem
         vector = one.vectors[row].astype(np.float64)
         assert vector @ expected / np.linalg.norm(vector) / np.linalg.norm(expected) > 0.9995
         parts = Path(one.paths[row]).parts
         assert parts[1:-1] == tuple(name for name in one.labels[row] if name)
     assert one.labels.shape[1] == 3  # class_0 to class_2
     assert one.meta["precision"] in ("fp32", "bf16", "mixed")
-    assert one.meta["model"] == "tf_efficientnet_lite0"
+    assert (one.meta["model"], one.id) == ("tf_efficientnet_lite2", "0")
+    assert not {"pooling", "base_fingerprint"} & {*one.meta}  # it is the model's own
+
+
+def test_without_a_model_a_folder_of_another_model_is_asked_about(work, capsys):
+    """Sets of an earlier version's default are never mixed with those of another one in silence."""
+    sets = work / "embeddings"
+    lite0, default = (
+        [*argv, "--quiet", "--batch_size", "4", "--precision", "fp32"] for argv in (["--model", "lite0"], [])
+    )
+    splits = ["--data_root", "crops", "--splits"]
+    assert extract_embedding.main([*splits, "test", *lite0]) == 0
+    before = (sets / "crops_0_test.npz").read_bytes()
+    for more in (["test"], ["train"], ["train", "--id", "10"]):
+        assert extract_embedding.main([*splits, *more, *default]) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.count("\n") == 0
+        assert (
+            "crops_0_test.npz was made with tf_efficientnet_lite0, and the default is lite2: add --model lite0" in error
+        )
+    assert [path.name for path in sets.glob("*.npz")] == ["crops_0_test.npz"]
+    assert (sets / "crops_0_test.npz").read_bytes() == before
+    capsys.readouterr()
+    assert (
+        extract_embedding.main([*splits, "test", "--model", "tf_efficientnet_lite0", *default]) == 0
+    )  # goes on: complete
+    assert extract_embedding.main([*splits, "train", "--model", "lite2", *default]) == 0  # named, and so both
+    assert extract_embedding.main([*splits, "train", *default]) == 0  # the default is there already
+    assert extract_embedding.main([*splits, "test", *default, "--overwrite"]) == 0
+    assert embeddings.load(sets / "crops_0_test.npz").meta["model"] == "tf_efficientnet_lite2"
+    assert extract_embedding.main([*splits, "test", *default, "--company_name", "other"]) == 0
 
 
 def test_names_ids_and_meta(work, capsys):

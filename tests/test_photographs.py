@@ -45,7 +45,7 @@ def folder(request, study_data, tmp_path_factory):
         run(
             extract_embedding.main,
             *("--data_root", root / f"pad_{identity}", "--company_name", request.param),
-            *("--output_root", root / "embeddings", "--batch_size", "16"),
+            *("--output_root", root / "embeddings", "--batch_size", "16", "--model", "lite0"),
         )
     return root / "embeddings"
 

@@ -190,7 +190,7 @@ def test_a_column_of_scores_that_does_not_sort_as_ranked_is_not_called_so():
 
 @pytest.fixture(scope="module")
 def grocery(study_data, tmp_path_factory):
-    """Embeddings of six kinds of grocery photographs by the default model: (folder of the photos, train npz, test npz)."""
+    """Embeddings of six kinds of grocery photographs by lite0: (folder of the photos, train npz, test npz)."""
     folder = tmp_path_factory.mktemp("grocery")
     kinds = ["Fruit/Banana", "Fruit/Lemon", "Fruit/Kiwi", "Fruit/Pineapple"]
     for split, n in (("train", 6), ("test", 3)):
@@ -199,6 +199,7 @@ def grocery(study_data, tmp_path_factory):
             for file in sorted((study_data / "grocery" / split / kind).glob("*.jpg"))[:n]:
                 shutil.copy(file, folder / "photos" / split / kind)
     argv = ["--data_root", str(folder / "photos"), "--output_root", str(folder), "--quiet", "--precision", "fp32"]
+    argv += ["--model", "lite0"]
     assert extract_embedding.main(argv) == 0
     return folder / "photos", folder / "photos_0_train.npz", folder / "photos_0_test.npz"
 

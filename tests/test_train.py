@@ -20,7 +20,7 @@ import torch
 
 import extract_embedding
 import train
-from backbones import checkpoint, models, weights
+from backbones import checkpoint, models
 from common import embeddings, messages
 from embedding import embedder
 from embedding.classifier import load_classifier
@@ -50,7 +50,8 @@ def copied(photographs, tmp_path) -> Path:
 
 
 def run(data_root: Path, output: Path, *options: object) -> int:
-    return train.main([str(word) for word in ("--data_root", data_root, "--output", output, "--quiet", *options)])
+    argv = ["--data_root", data_root, "--output", output, "--quiet", "--model", "lite0", *options]
+    return train.main([str(word) for word in argv])
 
 
 def mistake(capsys, status: int, expected: int = 1) -> str:
@@ -64,7 +65,7 @@ def mistake(capsys, status: int, expected: int = 1) -> str:
 
 @pytest.fixture(scope="session")
 def linear(photographs, tmp_path_factory) -> Path:
-    """A linear classifier on the default model's features."""
+    """A linear classifier on the features of lite0."""
     output = tmp_path_factory.mktemp("trained") / "linear"
     assert run(photographs, output, *LINEAR) == 0
     return output
@@ -123,7 +124,7 @@ def test_the_metrics_are_those_of_the_checkpoint_on_the_test_split(linear, photo
 def test_frozen_means_frozen_and_the_logits_are_the_heads(linear, photographs, tmp_path):
     """extract_embedding.py gives what goes into the head of a classifier; the backbone is the embedded model's."""
     state = safetensors.torch.load_file(linear / "model.safetensors")
-    original = models.build(weights.DEFAULT).module.state_dict()
+    original = models.build("lite0").module.state_dict()
     for name, value in original.items():
         np.testing.assert_array_equal(state[f"backbone.{name}"].numpy(), value.numpy())
     argv = [
@@ -148,9 +149,9 @@ def test_frozen_means_frozen_and_the_logits_are_the_heads(linear, photographs, t
 
 @pytest.fixture(scope="session")
 def sets(photographs, tmp_path_factory) -> Path:
-    """The photographs as embeddings of the default model."""
+    """The photographs as embeddings of lite0."""
     output = tmp_path_factory.mktemp("sets")
-    argv = ["--data_root", photographs, "--output_root", output, "--precision", "fp32", "--quiet"]
+    argv = ["--data_root", photographs, "--output_root", output, "--precision", "fp32", "--quiet", "--model", "lite0"]
     assert extract_embedding.main([str(word) for word in argv]) == 0
     return output
 
@@ -225,11 +226,11 @@ def test_a_triplet_checkpoint_embeds_with_its_projection(siamese, photographs, t
         load_classifier(siamese)
 
 
-def test_fine_tuning_starts_at_the_default_model_and_moves_it(photographs, tmp_path):
+def test_fine_tuning_starts_at_the_embedded_model_and_moves_it(photographs, tmp_path):
     options = ("--objective", "classifier", "--image_size", "64", "--epochs", "1", "--batch_size", "16")
     assert run(photographs, tmp_path / "c", *options) == 0
     state = safetensors.torch.load_file(tmp_path / "c" / "model.safetensors")
-    original = models.build(weights.DEFAULT).module.state_dict()
+    original = models.build("lite0").module.state_dict()
     stem = "conv_stem.weight"
     moved = (state[f"backbone.{stem}"] - original[stem]).abs()
     assert 0 < moved.max() < 0.05 * original[stem].abs().max()
@@ -241,7 +242,7 @@ def test_fine_tuning_starts_at_the_default_model_and_moves_it(photographs, tmp_p
 def test_training_goes_on_from_a_checkpoint(linear, photographs, tmp_path):
     assert run(photographs, tmp_path / "t", *LINEAR, "--model", linear, "--label_level", "0") == 0
     about = checkpoint.describe(tmp_path / "t")
-    assert about["spec"] == weights.DEFAULT
+    assert about["spec"] == "tf_efficientnet_lite0"  # whatever name it was asked for by
     assert about["fingerprint"] == checkpoint.describe(linear)["fingerprint"]  # the same frozen features
     assert embedder.load(tmp_path / "t").fingerprint == about["fingerprint"]
 
@@ -399,7 +400,8 @@ def test_a_bad_image_costs_its_own_row(copied, tmp_path, capsys):
 
 
 def test_without_a_validation_split_whole_source_images_are_held_out(photographs, tmp_path, capsys):
-    assert train.main(["--data_root", str(photographs / "train"), "--output", str(tmp_path / "t"), *LINEAR]) == 0
+    argv = ["--data_root", str(photographs / "train"), "--output", str(tmp_path / "t"), "--model", "lite0", *LINEAR]
+    assert train.main(argv) == 0
     out, err = capsys.readouterr()
     assert "no validation split: 8 images of the training split held out, by source image" in err
     assert "validation split, by which the model was chosen" in out
@@ -410,7 +412,8 @@ def test_single_validation_images_are_compared_with_the_training_split(copied, t
         for path in sorted((copied / "val" / name).iterdir())[1:]:
             path.unlink()
     options = ("--objective", "triplet", "--freeze_backbone", "--image_size", "64", "--epochs", "2")
-    assert train.main(["--data_root", str(copied), "--output", str(tmp_path / "t"), *options]) == 0
+    argv = ["--data_root", str(copied), "--output", str(tmp_path / "t"), "--model", "lite0", *options]
+    assert train.main(argv) == 0
     assert "their references are the training split" in capsys.readouterr().err
     assert pd.read_csv(tmp_path / "t" / "training.csv").score.max() >= 0.5
 

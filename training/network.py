@@ -16,7 +16,7 @@ from torch import nn
 from backbones import architectures, checkpoint, models
 from backbones.backbone import CROP, Backbone, Normalised, Pooled, fingerprint, fit_input, keep_freed_memory, sized
 from backbones.preprocess import BOX
-from backbones.weights import RANDOM
+from backbones.weights import RANDOM, full_name
 from common.blocks import batches
 from common.messages import UsageError, UserError, shorten
 from training import calibration
@@ -132,7 +132,7 @@ def start(spec: str, weights: str | Path | None, image_size: int | None, seed: i
         preprocess = dataclasses.replace(backbone.preprocess, height=image_size, width=image_size, short_edge=None)
         fit_input(backbone.module, preprocess)
         backbone = dataclasses.replace(backbone, preprocess=preprocess)
-    return Start(_absolute(spec), backbone, {"layer": None, "pooling": None})
+    return Start(_absolute(spec), backbone, {"layer": None, "pooling": backbone.pooling})
 
 
 def before_training(
@@ -156,7 +156,7 @@ def recorded(model: Mapping[str, Any], source: str, spec: str | None, weights: s
     if spec is None:
         architectures.refuse_code(model["model"], source)
         weights = weights or (model.get("model_options") or {}).get("weights")
-    spec = spec or str(model["model"])
+    spec = full_name(spec or str(model["model"]))
     if (checkpoint.folder_and_code(spec)[0] / checkpoint.ABOUT).is_file():
         raise UserError(
             f"{source} was made with the checkpoint {spec}; train on its images: --data_root, --model {spec}"
@@ -177,6 +177,7 @@ def recorded(model: Mapping[str, Any], source: str, spec: str | None, weights: s
             f"{source} was made with {model['model']} of other weights or preprocessing than {spec}; "
             "name that model with --model and --weights, or extract anew"
         )
+    options["pooling"] = backbone.pooled_by(options["layer"], options["pooling"])
     return Start(_absolute(spec), backbone, options)
 
 

@@ -128,7 +128,7 @@ def test_timm_folder(photo, tmp_path, capsys, described):
 
 def test_the_default_is_the_same_by_name(photo, capsys):
     found = labels(capsys, "--image", photo, "--top_k", 2)
-    assert found == labels(capsys, "--image", photo, "--model", "tf_efficientnet_lite0", "--top_k", 2)
+    assert found == labels(capsys, "--image", photo, "--model", "lite2", "--top_k", 2)
 
 
 @pytest.mark.parametrize("spec", ["siamese", "my_package:make", "net.pt"])

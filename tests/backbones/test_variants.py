@@ -41,7 +41,7 @@ def normalised(pixels: np.ndarray, preprocess) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def boxed():
-    return load(pooling="box", precision="fp32", device="cpu")
+    return load("lite0", pooling="box", precision="fp32", device="cpu")
 
 
 def test_cells_weigh_as_much_as_the_box_covers_of_them():
@@ -98,7 +98,7 @@ def test_a_transformer_takes_another_size_as_timm_makes_it():
 
 
 def test_variants_share_the_fingerprint_of_their_weights(boxed):
-    own, larger = load(precision="fp32"), load(image_size=314, precision="fp32")
+    own, larger = (load("lite0", image_size=size, precision="fp32") for size in (None, 314))
     assert boxed.base_fingerprint == larger.base_fingerprint == own.base_fingerprint == own.fingerprint
     assert len({boxed.fingerprint, larger.fingerprint, own.fingerprint}) == 3
     assert (larger.preprocess.height, larger.options["image_size"]) == (314, 314)
@@ -153,7 +153,7 @@ def test_what_cannot_be_combined_is_one_sentence():
 
 def test_a_query_picture_goes_through_the_recorded_variant():
     options = {"pooling": None, "layer": None, "resize_mode": "squash", "image_size": 160}
-    made = load(image_size=160, precision="fp32")
+    made = load("lite0", image_size=160, precision="fp32")
     about = {"model": made.spec, "model_options": options, "fingerprint": made.fingerprint}
     again = query_images.recorded_model(about, "x.npz")
     assert again.preprocess == made.preprocess

@@ -33,7 +33,7 @@ def test_the_curve_ends_at_the_pairs_own_accuracy_and_draws_whole_photos(monkeyp
     drawn = []
     honest = curves._right
     monkeypatch.setattr(curves, "_right", lambda e, t, masks: drawn.append(masks) or honest(e, t, masks))
-    points = curves.learning_curve(evaluator, PAIR, draws=20)
+    points = curves.learning_curve(evaluator, PAIR, draws=20).points
     assert points[-1].accuracy == pytest.approx(totals(evaluator, PAIR).accuracy)
     assert points[-1].references == 40
     assert [point.photos for point in points[:-1]] == [n for n in (1, 2, 5, 10, 20) if n < points[-1].photos]

@@ -66,7 +66,7 @@ def cropping(folder):
 
 
 def embedding(folder):
-    return ["--data_root", str(folder / "local_10"), "--company_name", "d", "--batch_size", "4"]
+    return ["--data_root", str(folder / "local_10"), "--company_name", "d", "--batch_size", "4", "--model", "lite0"]
 
 
 def scoring(folder):

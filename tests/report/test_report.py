@@ -22,9 +22,11 @@ from combinations.paddings import are_paddings
 from combinations.search import enumerate_combinations
 from combinations.verdict import Findings, verdict
 from common import embeddings
+from evaluation.learning_curve import CurvePoint, learning_curve
 from evaluation.records import Combination
 from report import cards, charts, tables
 from report import page as pages
+from report.learning_curve import curve_chart
 from report.page import RANKED
 from uncertainty import intervals
 
@@ -66,9 +68,9 @@ def findings(evaluator, compared, ranked=None, title=""):
     return Findings(title, ranked or compared, compared, answers, model_rows(evaluator), "test", chosen_on)
 
 
-def render(evaluator, compared, ranked=None, title=""):
+def render(evaluator, compared, ranked=None, title="", **more):
     decided = comparison.decide_reported(evaluator, compared, ranked or compared)
-    return pages.page(evaluator, decided, findings(evaluator, compared, ranked, title))
+    return pages.page(evaluator, decided, findings(evaluator, compared, ranked, title), **more)
 
 
 def change_of(evaluator, before, now):
@@ -100,8 +102,13 @@ def compared(evaluator):
 
 
 @pytest.fixture(scope="module")
-def page(evaluator, compared):
-    return render(evaluator, compared, title="study")
+def curve(evaluator):
+    return learning_curve(evaluator, Combination(("0",), ("0",)), draws=10)
+
+
+@pytest.fixture(scope="module")
+def page(evaluator, compared, curve):
+    return render(evaluator, compared, title="study", curve=curve)
 
 
 def plain(markup: str) -> str:
@@ -558,15 +565,53 @@ def test_pictures_stop_at_the_budget(tmp_path, monkeypatch):
     assert shown[2][2] == "left out, the page is full"
 
 
+def test_the_learning_curve_is_listed_and_drawn_where_its_numbers_are(evaluator, compared, page, curve):
+    shown = section(page, "photos")
+    rows = table(shown)
+    assert [row[0] for row in rows] == [str(one.photos) for one in curve.points[:-1]] + [
+        f"all, up to {curve.points[-1].photos}"
+    ]
+    for row, one in zip(rows, curve.points, strict=True):
+        assert row[2:4] == [f"{100 * one.accuracy:.1f} %", f"{100 * one.low:.1f} – {100 * one.high:.1f}"]
+    assert rows[0][4] == f"{100 * curve.points[0].low_draw:.1f} – {100 * curve.points[0].high_draw:.1f}"
+    gain = compared.evidence.smallest_gain
+    for name in ("photos", "about"):
+        assert f"{100 * gain:.1f} points" in plain(section(page, name))
+    assert page.count("#photos") == 1
+    assert 'id="photos"' not in render(evaluator, compared)
+    # Photos on a logarithmic axis: 1 at the left, 4 in the middle, 16 at the right; accuracy upwards.
+    points = [
+        CurvePoint(n, n, score, score - 0.1, score + 0.1, score - 0.05, score + 0.05)
+        for n, score in ((1, 0.2), (4, 0.5), (16, 0.6))
+    ]
+    chart = curve_chart(points, 500)
+    (left, low), (middle, _), (right, high) = chart.dots
+    assert middle == pytest.approx((left + right) / 2, abs=0.1)
+    assert low > high
+    assert [text for _, text in chart.ticks] == ["1", "4", "16"]
+    assert chart.line == charts.path(chart.dots)
+    assert chart.ribbon.startswith(f"M{left:g} {chart.y(0.3):g}L{middle:g} {chart.y(0.6):g}")
+    assert chart.draws.endswith(f"L{left:g} {chart.y(0.15):g}Z")
+
+
+def test_a_curve_of_one_point_is_listed_only(evaluator, compared, curve):
+    alone = dataclasses.replace(curve, points=curve.points[-1:])
+    shown = section(render(evaluator, compared, curve=alone), "photos")
+    assert "<svg" not in shown
+    assert len(table(shown)) == 1
+
+
 def test_the_script_writes_it_and_writes_it_alike(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for one in (*pictures[0], *pictures[1]):
         embeddings.save(tmp_path / "emb" / f"d_{one.id}_{one.split}.npz", one)
     argv = ["--train_npz", "emb", "--test_npz", "emb", "--combination_size", "1-2", "--quiet"]
     for name in ("a", "b"):
-        assert greedy_combo_eval.main([*argv, "--report", f"{name}.html"]) == 0
+        assert greedy_combo_eval.main([*argv, "--report", f"{name}.html", "--learning_curve"]) == 0
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
-    assert "wrote a.html" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "wrote a.html" in out
+    assert re.search(r"query photos can show a gain of \d+\.\d points or more \(power 80%\)", out)
     assert (tmp_path / "a.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
