@@ -312,6 +312,20 @@ def test_evaluate_agrees_with_brute_force(grocery, capsys):
     assert len([line for line in out.splitlines() if line.startswith("k_reciprocal")]) == 3
 
 
+def test_the_json_of_evaluate_says_what_the_table_says(grocery, capsys):
+    _, train, test = grocery
+    argv = ["evaluate", "--query_npz", str(test), "--npz", str(train), "--quiet"]
+    assert search.main(argv) == 0
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("none"))
+    assert search.main([*argv, "--format", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (plain,) = told["rerankings"]
+    recall = plain["Recall@1"]
+    assert [f"{recall[name]:.4f}" for name in ("value", "low", "high")] == [row[1], row[2], row[4]]
+    assert [f"{plain[name]:.4f}" for name in ("Recall@5", "Recall@10")] == row[9:11]
+    assert (plain["reranking"], told["queries"]) == ("none", len(read_sets([test])[0].sample_ids))
+
+
 def test_a_set_can_be_its_own_queries(grocery, capsys):
     _, train, _ = grocery
     assert search.main(["evaluate", "--query_npz", str(train), "--npz", str(train), "--quiet"]) == 0
