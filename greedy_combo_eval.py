@@ -44,7 +44,8 @@ def exhaustive(
     asked = asked_combinations(references, queries, low, high, pairing, at_most, recipes)
     valid = [combination for combination in asked if evaluator.valid(combination)]
     if len(valid) < len(asked):
-        messages.note(f"{len(asked) - len(valid):,} combinations mix sets of several models or variants, left out")
+        left_out = messages.count(len(asked) - len(valid), "combination")
+        messages.note(f"{left_out} of sets of several models or variants, or without a crop in common, left out")
     if not valid:
         raise messages.UsageError("no query set has references of its own model; add files, or see --reference_split")
     tallies = dict(

@@ -72,7 +72,10 @@ def _did_you_mean(name: str) -> str:
     import timm
 
     models = timm.list_models()
-    near = weights_of.near(name.split(".")[0], models) or [model for model in models if name in model][:6]
+    near = (
+        weights_of.near(name.split(".")[0].lower(), [*weights_of.ALIASES, *models])
+        or [model for model in models if name in model][:6]
+    )
     return f"; near it: {', '.join(near)}" if near else ""
 
 

@@ -199,6 +199,7 @@ def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[Embe
         splits = ", ".join(sorted({other.split for other in others}))
         raise UserError(
             f"{option} has no set of split {split!r}, only {splits}; change {SPLIT_OF[option]}, or add files"
+            + (", or make splits with --split_by_photo 70/15/15 of crop.py" if splits == "all" else "")
         )
     by_id: dict[str, EmbeddingSet] = {}
     for embedding_set in kept:

@@ -229,6 +229,13 @@ def remarks(coded: CodedSets, rule: Rule) -> list[str]:
             f"every row of {by_path[0]} has a path of its own and counts as a photo; where several are crops of one photo, "
             "--group_by REGEX takes the part of the path that names it"
         )
+    datasets = list(dict.fromkeys(one.dataset for one in coded.queries.values() if one.dataset))
+    if len(datasets) > 1:
+        some = ", ".join(datasets[:2]) + (" …" if len(datasets) > 2 else "")
+        sentences.append(
+            f"the query sets are of {len(datasets)} data sets, {some}, whose crops are not the same; if they are, embed them anew "
+            "with one --company_name"
+        )
     if rule.exclude == "none" and coded.shared_images:
         sentences.append(
             f"{coded.shared_images:,} source images have crops among references and queries: leakage; "

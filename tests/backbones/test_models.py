@@ -614,7 +614,11 @@ def test_unknown_models(spec):
 
 
 @pytest.mark.parametrize(
-    ("typo", "meant"), [("resnet5", "resnet50"), ("vgg61", "vgg16"), ("torchvision/resnet5", "resnet50")]
+    ("typo", "meant"),
+    [
+        *[("resnet5", "resnet50"), ("vgg61", "vgg16"), ("torchvision/resnet5", "resnet50")],
+        *[("lite3", "lite2"), ("Lite0", "lite0"), ("lite-0", "lite0")],
+    ],
 )
 def test_a_typo_offers_what_was_meant(typo, meant):
     with pytest.raises(UsageError, match=rf"near it: .*\b{meant}\b"):
