@@ -183,7 +183,7 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
             "see docs/inputs.md, or name the file itself"
         )
     if len(found) > 1:
-        listed = ", ".join(f"{FORMATS[name]} ({len(some)})" for name, some in found.items())
+        listed = ", ".join(f"{FORMATS[name]} ({name}, {count(len(some), 'file')})" for name, some in found.items())
         raise UserError(f"{root} holds several formats: {listed}; choose one with --annotation_format")
     ((name, parts),) = found.items()
     if name in ONE_IMAGE:

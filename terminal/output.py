@@ -39,6 +39,7 @@ def add_to_results(
         replace=mode == "replace",
         spreadsheet_safe=safe,
     )
+    messages.note(f"the run is added to {path} and {path.with_suffix('.csv').name}")
 
 
 def write_flips(
