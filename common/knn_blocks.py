@@ -155,7 +155,10 @@ def bfloat16_pays() -> bool:
             times.append(time.perf_counter() - start)
         return min(times[1:])
 
-    return seconds(torch.float32) > 1.2 * seconds(torch.bfloat16)
+    coarse = seconds(
+        torch.bfloat16
+    )  # first: the threads of OpenBLAS keep a core busy for a while after a product in float32
+    return seconds(torch.float32) > 1.2 * coarse
 
 
 def shards_of(vectors: Vectors, name: str) -> list[np.ndarray]:
