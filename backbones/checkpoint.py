@@ -160,9 +160,8 @@ def _filled(
     inner = architectures.architecture(spec, options.get("pooling"))
     fit_input(inner.module, preprocess)
     weights.fill(inner.module, parts.get("backbone", {}), spec, str(folder))
-    pooling = (
-        None if options.get("layer") else options.get("pooling")
-    )  # as it was trained, whatever the model's own is now
+    # As it was trained, whatever the model's own is now.
+    pooling = None if options.get("layer") else options.get("pooling")
     identity = {**inner.identity, "options": options}
     return dataclasses.replace(inner, preprocess=preprocess, identity=identity, pooling=pooling)
 

@@ -216,7 +216,8 @@ def load(
         readable = [other for other in others if is_table and not is_numeric(arrays.read(other))]
         meta["unread"] = described(arrays, readable or others)
     texts = _texts(path, fields, *vectors.shape)
-    meta["known_by_path"] = "sample_ids" not in fields and len(np.unique(texts["paths"])) == len(vectors)
+    by_path = "sample_ids" not in fields and (texts["paths"] != "").any()
+    meta["known_by_path"] = len(np.unique(texts["paths"])) / len(vectors) if by_path else None  # photos a row
     embedding_set = EmbeddingSet(vectors, **texts, meta=meta)
     return _without_invalid(embedding_set, drop_invalid)
 

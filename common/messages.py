@@ -109,11 +109,13 @@ def warn_once(key: str, message: str) -> None:
         warn(message)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return an aligned text table; columns of numbers are right-aligned."""
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, names: Sequence[str] = ()) -> str:
+    """Return an aligned text table; columns of numbers are right-aligned, but for those of `names`, as IDs are."""
     lines = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    right = [all(_is_number(line[column]) for line in lines[1:]) for column in range(len(header))]
+    right = [
+        name not in names and all(_is_number(line[column]) for line in lines[1:]) for column, name in enumerate(header)
+    ]
     cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)] for line in lines]
     return "\n".join("  ".join(line).rstrip() for line in cells)
 

@@ -224,17 +224,23 @@ def remarks(coded: CodedSets, rule: Rule) -> list[str]:
             "no sample_ids: every crop counts as an image of its own, intervals may be too narrow; name the paths of the "
             "photos with --paths_key"
         )
-    if by_path := [one.source for one in everything if one.meta.get("known_by_path")]:
+    by_path = {one.source: one.meta["known_by_path"] for one in everything if one.meta.get("known_by_path")}
+    if own := [source for source, photos in by_path.items() if photos == 1]:
         sentences.append(
-            f"every row of {by_path[0]} has a path of its own and counts as a photo; where several are crops of one photo, "
+            f"every row of {own[0]} has a path of its own and counts as a photo; where several are crops of one photo, "
             "--group_by REGEX takes the part of the path that names it"
+        )
+    if shared := [source for source, photos in by_path.items() if photos < 1]:
+        sentences.append(
+            f"nothing but paths names the photos of {shared[0]}: rows of one path count as crops of one photo; where files "
+            "of several folders share a name, write the folder into the path"
         )
     datasets = list(dict.fromkeys(one.dataset for one in coded.queries.values() if one.dataset))
     if len(datasets) > 1:
         some = ", ".join(datasets[:2]) + (" …" if len(datasets) > 2 else "")
         sentences.append(
-            f"the query sets are of {len(datasets)} data sets, {some}, whose crops are not the same; if they are, embed them anew "
-            "with one --company_name"
+            f"the query sets are of {len(datasets)} data sets, {some}, so their crops count as different ones; where they are "
+            "the same objects, embed them anew with one --company_name"
         )
     if rule.exclude == "none" and coded.shared_images:
         sentences.append(

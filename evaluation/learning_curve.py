@@ -20,7 +20,7 @@ BLOCK = 1 << 24  # neighbours held at once
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Accuracy in 0..1 with at most `photos` reference photos a class, the mean over draws of whole photos.
+    """Accuracy in 0..1 with at most `photos` reference photos per class, the mean over draws of whole photos.
 
     references: the mean number of them a class. low, high: its 95 % interval over query photos. low_draw, high_draw: the middle
     95 % of the draws.
@@ -45,7 +45,7 @@ class Curve:
 
 
 def learning_curve(evaluator: Evaluator, combination: Combination, *, draws: int = DRAWS, seed: int = 0) -> Curve:
-    """Return the points for 1, 2, 5, 10, 20 … photos a class, and for all of them. Raises UsageError for several query sets."""
+    """Return the points for 1, 2, 5, 10, 20 … photos per class, and for all of them. Raises UsageError for several query sets."""
     if len(combination.query_ids) > 1 and evaluator.rule.fusion in ("vote", "stack"):
         raise UsageError("--learning_curve draws the references of one query set; name one with --query_ids")
     references, queries = rows(evaluator, combination)

@@ -90,6 +90,12 @@ def path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
 
 
+def ribbon(at: Sequence[float], y: Axis, low: Sequence[float], high: Sequence[float]) -> str:
+    """Return the area from `low` to `high` at these places across as an SVG path."""
+    upper, lower = ([(px, y(value)) for px, value in zip(at, values, strict=True)] for values in (high, low))
+    return path(upper + lower[::-1]) + "Z"
+
+
 def _dots(results: Sequence[Result], x: Axis, y: Axis) -> str:
     """Return an SVG path with one dot per pixel that holds a result: as small as the picture, however many there are."""
     pixels = sorted({(round(x(_cost(one))), round(y(one.score))) for one in results})
@@ -187,8 +193,7 @@ def padding_chart(numbers: Sequence[float], pairs: Sequence[Score], best: float,
     x = Axis(numbers[0], numbers[-1], LEFT + 18, width - RIGHT - 14)
     y = share_axis([value for one in pairs for value in (one.low, one.high)] + [best], HEIGHT - BOTTOM, TOP, room=38)
     at = [x(number) for number in numbers]
-    outline = [(px, y(one.high)) for px, one in zip(at, pairs, strict=True)]
-    outline += [(px, y(one.low)) for px, one in reversed(list(zip(at, pairs, strict=True)))]
+    band = ribbon(at, y, [one.low for one in pairs], [one.high for one in pairs])
     dots = [(px, y(one.score)) for px, one in zip(at, pairs, strict=True)]
     ticks: list[tuple[float, str]] = []
     for px, one in zip(at, pairs, strict=True):
@@ -198,4 +203,4 @@ def padding_chart(numbers: Sequence[float], pairs: Sequence[Score], best: float,
     level = y(best)
     at_end = abs(dots[-1][1] - level) >= abs(dots[0][1] - level)
     outer = LEFT, width - RIGHT
-    return PaddingChart(width, HEIGHT, y, *outer, path(outline) + "Z", path(dots), dots, ticks, level, at_end)
+    return PaddingChart(width, HEIGHT, y, *outer, band, path(dots), dots, ticks, level, at_end)

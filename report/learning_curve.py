@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.learning_curve import Curve, CurvePoint
-from report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Axis, path, share_axis
+from report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Axis, path, ribbon, share_axis
 from report.tables import WIDTHS
 
 
 @dataclass(frozen=True)
 class CurveChart:
-    """Accuracy against reference photos a class, on a logarithmic axis: intervals and draws as ribbons, the line, its dots."""
+    """Accuracy against reference photos per class, on a logarithmic axis: intervals and draws as ribbons, the line, its dots."""
 
     width: int
     height: int
@@ -28,7 +28,7 @@ class CurveChart:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """charts: by name of their width; none where one photo a class is all that there is. smallest_gain: NaN for not known."""
+    """charts: by name of their width; none where one photo per class is all that there is. smallest_gain: NaN for not known."""
 
     curve: Curve
     charts: dict[str, CurveChart]
@@ -49,16 +49,11 @@ def curve_chart(points: Sequence[CurvePoint], width: int) -> CurveChart:
     shares = [value for one in points for value in (one.low, one.high, one.low_draw, one.high_draw)]
     y = share_axis(shares, HEIGHT - BOTTOM, TOP, room=38)
     at = [x(one.photos) for one in points]
-
-    def band(low: Sequence[float], high: Sequence[float]) -> str:
-        outline = list(zip(at, map(y, high), strict=True)) + list(zip(at, map(y, low), strict=True))[::-1]
-        return path(outline) + "Z"
-
     dots = [(px, y(one.accuracy)) for px, one in zip(at, points, strict=True)]
     ticks: list[tuple[float, str]] = []
     for px, one in reversed(list(zip(at, points, strict=True))):  # the last, all photos, is always named
         if not ticks or ticks[-1][0] - px >= 24:
             ticks.append((px, str(one.photos)))
-    ribbon = band([one.low for one in points], [one.high for one in points])
-    draws = band([one.low_draw for one in points], [one.high_draw for one in points])
-    return CurveChart(width, HEIGHT, y, LEFT, width - RIGHT, ribbon, draws, path(dots), dots, ticks[::-1])
+    intervals = ribbon(at, y, [one.low for one in points], [one.high for one in points])
+    draws = ribbon(at, y, [one.low_draw for one in points], [one.high_draw for one in points])
+    return CurveChart(width, HEIGHT, y, LEFT, width - RIGHT, intervals, draws, path(dots), dots, ticks[::-1])

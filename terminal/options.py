@@ -144,7 +144,7 @@ def add_matrix_options(parser: argparse.ArgumentParser, methods: Sequence[str]) 
 
 def add_check(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
     """Add --learning_curve and --check."""
-    text = "accuracy with few reference photos a class, many draws: of the pair of least padding, or of the IDs that are named"
+    text = "accuracy with few reference photos per class, many draws: of the pair of least padding, or of the IDs that are named"
     group.add_argument("--learning_curve", action="store_true", help=text)
     text = "is the data sound? near twins of references and queries, likely label errors, classes that cannot be told apart"
     group.add_argument("--check", action="store_true", help=text)

@@ -164,10 +164,8 @@ def models(rows: Sequence[ModelRow]) -> str:
         "95% interval",
         "p",
     ]
-    title = (
-        f"Models{_by(rows[0].combination.classifier)}, each at its least padding, beside the first on the same crops; "
-    )
-    title += "p corrected over all"
+    by = _by(rows[0].combination.classifier)
+    title = f"Models{by}, each at its least padding, beside the first on the same crops; p corrected over all"
     return f"{title}\n\n{table(header, cells)}"
 
 
@@ -292,7 +290,9 @@ def ranking(results: Sequence[Result], top: int) -> str:
         for rank, result in enumerate(results[:top], 1)
     ]
     named = ["rank", "references", "queries", *(["classifier"] if several else [])]
-    return table([*named, "accuracy", "95% interval", "difference", "p", "Pareto"], rows)
+    return table(
+        [*named, "accuracy", "95% interval", "difference", "p", "Pareto"], rows, names=("references", "queries")
+    )
 
 
 def close_calls(results: Sequence[Result]) -> str:

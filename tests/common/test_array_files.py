@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from common import embedding_sets, embeddings
 from common.messages import UserError
+from evaluation.codes import code_sets, remarks
+from evaluation.records import Rule
 
 ROWS = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
 NAMES = np.array([f"c{row % 3}" for row in range(12)])
@@ -317,7 +319,11 @@ def test_rows_of_one_path_are_of_one_photo(tmp_path):
     np.savez(tmp_path / "a.npz", X=ROWS, y=NAMES, f=photos)
     read = load(tmp_path / "a.npz", labels_key="y", paths_key="f")
     assert read.sample_ids.tolist() == photos
-    assert not read.meta["known_by_path"]
+    assert read.meta["known_by_path"] == 4 / 12
+    (told,) = [text for text in remarks(code_sets([read], [read]), Rule(exclude="sample")) if "paths" in text]
+    assert told.startswith(
+        f"nothing but paths names the photos of {tmp_path / 'a.npz'}: rows of one path count as crops"
+    )
     assert load(tmp_path / "a.npz", labels_key="y").sample_ids.tolist() == [""] * 12
 
 

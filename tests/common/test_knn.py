@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -470,3 +472,26 @@ def test_one_query_is_searched_as_many_are(dim, k, monkeypatch):
         assert np.isneginf(similarities[:, n:]).all()
     nothing = knn.search_one(query, shards, k, inverse, np.zeros(240, bool))
     assert (nothing[1] == -1).all()
+
+
+def test_a_small_search_uses_one_thread_and_gives_them_back(monkeypatch):
+    before, asked = torch.get_num_threads(), []
+    give = torch.set_num_threads
+    rng = np.random.default_rng(0)
+    small, wide = (rng.standard_normal((n, 64), dtype=np.float32) for n in (50, 2000))
+    try:
+        give(2)
+        monkeypatch.setattr(torch, "set_num_threads", lambda n: (asked.append(n), give(n)))
+        few = knn.search(small, small, 3)
+        assert (asked, torch.get_num_threads()) == ([1, 2], 2)
+        knn.search(wide, wide, 3)  # more than 2^27 products: as many threads as there are
+        assert asked == [1, 2]
+        with pytest.raises(ValueError, match="zero or not finite"):
+            knn.search(small * 0, small, 3)
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:  # elsewhere than in the main thread, the number stays
+            other = pool.submit(knn.search, small, small, 3).result()
+        assert asked == [1, 2, 1, 2]
+        assert (other[1] == few[1]).all()
+    finally:
+        give(before)

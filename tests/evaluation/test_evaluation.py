@@ -189,7 +189,7 @@ def test_a_remark_names_the_data_sets_of_query_sets_that_share_no_crop():
     views = study(1)[:2]
     named = [one.renamed(dataset_name=f"pad_{one.id}") for one in views]
     (told,) = [text for text in remarks(code_sets(views, named), Rule()) if "--company_name" in text]
-    assert f"of 2 data sets, pad_{views[0].id}, pad_{views[1].id}, whose crops" in told
+    assert f"of 2 data sets, pad_{views[0].id}, pad_{views[1].id}, so their crops count as different" in told
     assert not any("--company_name" in text for text in remarks(code_sets(views, views), Rule()))
 
 
