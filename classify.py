@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
             raise messages.UsageError(
                 "--weights goes with a pretrained classifier; --reference_npz names its own model"
             )
-        from terminal import products
+        from unknowns import products
 
         references = products.labelled_sets(args.reference_npz, cli.reading(args))
         answer: Answer | None = None

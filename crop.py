@@ -71,7 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cropping import crops_folder, cutter, padding, planning
+    from boxes import padding
+    from cropping import crops_folder, cutter, planning
     from cropping.cutter import Style
     from imaging import crops, images
 

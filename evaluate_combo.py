@@ -25,8 +25,8 @@ from plots.methods import METHODS
 from terminal.options import add_evaluation_options, add_matrix_options, add_rejection_options, check_rejection
 
 if TYPE_CHECKING:
-    from combinations.verdict import Findings
     from common.knn import Neighbours
+    from conclusions.verdict import Findings
     from evaluation.evaluator import Evaluator
     from evaluation.records import Combination, Decisions
 
@@ -102,8 +102,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> None:
-    from combinations import paddings, verdict
+    from combinations import paddings
     from combinations.search import chosen_combinations
+    from conclusions import verdict
     from evaluation.evaluator import Evaluator
     from evaluation.learning import asked_for, choose_recipes, first_asked, with_classifiers
     from evaluation.records import Rule

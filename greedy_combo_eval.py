@@ -102,9 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> None:
-    from combinations import comparison, results
+    from combinations import comparison
     from combinations.paddings import starting_pair
-    from combinations.verdict import of_search
+    from conclusions import results
+    from conclusions.verdict import of_search
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule

@@ -43,7 +43,7 @@ def crop(**options: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from cropping import padding
+    from boxes import padding
 
     args, _ = _run("crop", options)
     frames = []
@@ -115,8 +115,9 @@ def evaluate(
     """
     import pandas as pd
 
-    from combinations import comparison, results, search, verdict
+    from combinations import comparison, search
     from combinations.paddings import starting_pair
+    from conclusions import results, verdict
     from evaluation.codes import code_sets
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes

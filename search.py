@@ -60,7 +60,7 @@ def query(args: argparse.Namespace) -> None:
     from retrieval import tables
     from retrieval.items import Queries
     from retrieval.retrieve import retrieve, score_name, true_labels
-    from terminal import products
+    from unknowns import products
 
     if args.threshold and (args.uri or not args.npz):
         raise messages.UsageError(

@@ -29,8 +29,8 @@ import numpy as np
 import crop
 from annotations.formats import parse
 from annotations.records import Object
-from cropping import resizing
-from cropping.padding import Padding, place
+from boxes import resizing
+from boxes.padding import Padding, place
 from imaging import images
 
 PADDINGS = (0, 5, 10, 20)

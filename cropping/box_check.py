@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from annotations.records import Skipped
+from boxes.readings import Boxes, cannot_be_right, leaves, likely_cause, suspicion
 from common.messages import UserError, count
-from cropping.box_readings import Boxes, cannot_be_right, leaves, likely_cause, suspicion
 from cropping.cutter import Crop
 from imaging import images
 from imaging.headers import Header, open_header

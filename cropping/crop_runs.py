@@ -15,9 +15,9 @@ from typing import Any
 
 from annotations.photos import sample_of
 from annotations.records import Object
+from boxes.padding import number_text
 from common import run_record, table_files
 from common.messages import UserError, count, note
-from cropping.padding import number_text
 from imaging.crops import MANIFEST, PLAN, RECORD, _read_manifest
 
 INPUT = ("annotations", "images")  # hashes of one run's input

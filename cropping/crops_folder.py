@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from annotations.records import Object, Skipped
+from boxes.padding import Padding, number_text
+from boxes.resizing import Fit
 from common import files, run_record, table_files
 from common.messages import UserError, count, note, tally, warn
 from cropping import crop_runs
-from cropping.padding import Padding, number_text
-from cropping.resizing import Fit
 from imaging.crops import LOCK, MANIFEST, OBJECT_BOX, PLAN, RECORD, SKIPPED, _read_manifest, changes
 
 _ESCAPED = {code: f"\\x{code:02x}" for code in range(32)}  # control characters, in ids of skipped objects only

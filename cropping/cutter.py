@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annotations.records import Object, Skipped
+from boxes import cutouts, resizing
+from boxes.padding import Padding, place
 from common import cli, files
 from common.messages import Unusable, UsageError, UserError
-from cropping import crops_folder, cutouts, image_folder, resizing
-from cropping.image_folder import RULES, Found, ImageFolder, is_plain
-from cropping.padding import Padding, place
-from imaging import crops, images
+from cropping import crops_folder
+from imaging import crops, image_folder, images
 from imaging.colors import COLORS
+from imaging.image_folder import RULES, Found, ImageFolder, is_plain
 
 if TYPE_CHECKING:
     import numpy as np

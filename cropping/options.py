@@ -10,8 +10,8 @@ from typing import Any
 
 from annotations.fields import BOX_FORMATS, BOX_UNITS
 from annotations.options import FORMATS
+from boxes import resizing
 from common import cli
-from cropping import resizing
 from imaging.colors import COLORS
 
 

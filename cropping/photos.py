@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from annotations.records import Skipped
+from boxes.padding import Padding
 from common.messages import UserError, note, tally
 from cropping import cutter
 from cropping.crops_folder import Row
 from cropping.cutter import Crop, Style
-from cropping.padding import Padding
 from cropping.planning import Plan
 from imaging.crops import Manifest, keep_splits, levels
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from annotations import formats
 from annotations.formats import Source
 from annotations.records import Skipped
+from boxes import padding
+from boxes.padding import Padding
 from common import messages
-from cropping import box_check, crop_runs, crops_folder, cutter, image_folder, padding, photo_splits
+from cropping import box_check, crop_runs, crops_folder, cutter, photo_splits
 from cropping.cutter import Crop, Size, Style
-from cropping.image_folder import MISSING, ImageFolder
 from cropping.options import Annotations
-from cropping.padding import Padding
-from imaging import images
+from imaging import image_folder, images
 from imaging.headers import Header
+from imaging.image_folder import MISSING, ImageFolder
 
 
 @dataclass(frozen=True)

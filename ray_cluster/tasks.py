@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from annotations.records import Skipped
+from boxes.padding import Padding
 from common import files, knn
 from common.blocks import Mapped, locate
 from cropping import cutter
-from cropping.padding import Padding
 from ray_cluster.connection import Cluster
 
 QUERY_ROWS, REFERENCE_ROWS = 2**15, (2**14, 2**18)  # rows of a k-NN task, of references at least and at most

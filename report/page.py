@@ -12,8 +12,8 @@ import numpy as np
 from combinations import flips
 from combinations.comparison import REPORTED, Comparison, Result
 from combinations.evidence import LEVEL
-from combinations.verdict import Findings
 from common import files
+from conclusions.verdict import Findings
 from evaluation.codes import remarks
 from evaluation.evaluator import Evaluator
 from evaluation.fusion import AVERAGE, DECISION, NAME

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from combinations.across import AcrossRow, across
 from common.messages import UsageError, count, table
+from conclusions.across import AcrossRow, across
 from evaluation.evaluator import Evaluator
 from evaluation.records import Rule
 from terminal import sides

@@ -9,8 +9,8 @@ import numpy as np
 
 from classifiers.recipes import NEAREST
 from combinations.paddings import PairedRow, starting_pair
-from combinations.verdict import Findings
 from common import knn, messages
+from conclusions.verdict import Findings
 from evaluation import metrics, per_query
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally

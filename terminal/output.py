@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from combinations import comparison, flips, results
+from combinations import comparison, flips
 from combinations.comparison import Comparison
-from combinations.effects import Effect
-from combinations.verdict import Findings
 from common import cli, messages, table_files
+from conclusions import results
+from conclusions.effects import Effect
+from conclusions.verdict import Findings
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Decisions, Rule

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from classifiers.open_set import open_set
 from classifiers.recipes import Rows
-from classifiers.threshold import Threshold, set_threshold
-from classifiers.unknowns import closeness
 from common.embedding_sets import read_sets
 from common.embeddings import EmbeddingSet
 from common.messages import UsageError, UserError
@@ -18,8 +15,11 @@ from evaluation.codes import CodedSets, code
 from evaluation.evaluator import Evaluator
 from evaluation.learning import rows
 from evaluation.records import Combination
-from terminal import threshold_file
-from terminal.products import products
+from unknowns import threshold_file
+from unknowns.open_set import open_set
+from unknowns.products import products
+from unknowns.scores import closeness
+from unknowns.threshold import Threshold, set_threshold
 
 
 def rejection(

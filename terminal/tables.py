@@ -9,11 +9,11 @@ import numpy as np
 
 from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, Result
-from combinations.effects import Effect
-from combinations.models import ModelRow
 from combinations.paddings import PairedRow
-from combinations.verdict import Findings, outlook
 from common.messages import count, table
+from conclusions.effects import Effect
+from conclusions.models import ModelRow
+from conclusions.verdict import Findings, outlook
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
 from evaluation.half_samples import NewReferences

@@ -14,7 +14,7 @@ import evaluate_combo
 from classifiers.recipes import Recipe
 from common.embeddings import save
 from common.messages import UserError
-from terminal import products, threshold_file
+from unknowns import products, threshold_file
 
 
 @pytest.fixture

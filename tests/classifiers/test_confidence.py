@@ -13,9 +13,9 @@ from classifiers.confidence import calibrated, vote
 from classifiers.recipes import Rows
 from common import embeddings
 from common.messages import UserError
-from terminal.products import CalibratedVotes
 from training.calibration import expected_calibration_error
 from uncertainty.scores import calibrated_error
+from unknowns.products import CalibratedVotes
 
 N_CLASS, DIM = 8, 12
 

@@ -9,11 +9,11 @@ import pytest
 from builders import unit
 from sklearn.metrics import roc_auc_score
 
-from classifiers.open_set import auroc, open_set, oscr
 from classifiers.recipes import Rows
-from classifiers.threshold import conformal_threshold, groups_needed, set_threshold
-from classifiers.unknowns import SCORES, closeness
 from uncertainty.intervals import accuracy_interval
+from unknowns.open_set import auroc, open_set, oscr
+from unknowns.scores import SCORES, closeness
+from unknowns.threshold import conformal_threshold, groups_needed, set_threshold
 
 
 def drawn(

@@ -10,8 +10,8 @@ import pytest
 from builders import make_evaluator, study, totals
 
 import greedy_combo_eval
-from combinations.across import across
 from common import embeddings
+from conclusions.across import across
 from evaluation.records import Combination
 from uncertainty import datasets, intervals
 from uncertainty.winner import rank_intervals, rank_intervals_across

@@ -10,10 +10,10 @@ from builders import brute, make_evaluator, study
 
 import evaluate_combo
 import greedy_combo_eval
-from combinations.effects import effects
 from common import embeddings
 from common.embedding_sets import read_sides
 from common.messages import UserError
+from conclusions.effects import effects
 from evaluation.records import Combination
 from uncertainty import comparisons
 

@@ -11,7 +11,7 @@ from builders import make_evaluator, study
 from combinations.comparison import compare_all
 from combinations.evidence import Answer
 from combinations.search import enumerate_combinations
-from combinations.verdict import outlook, verdict
+from conclusions.verdict import outlook, verdict
 from evaluation.records import Combination
 
 ZERO, TEN, BOTH = Combination(("0",), ("0",)), Combination(("10",), ("10",)), Combination(("0", "10"), ("0",))

@@ -11,9 +11,9 @@ import pytest
 import crop
 from annotations import segmentation
 from annotations.records import Outline
+from boxes.cutouts import fill_outside
+from boxes.padding import Region
 from common.messages import Unusable
-from cropping.cutouts import fill_outside
-from cropping.padding import Region
 
 DIAMOND = [50, 10, 90, 50, 50, 90, 10, 50]
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cropping.image_folder import RULES, Found, ImageFolder
+from imaging.image_folder import RULES, Found, ImageFolder
 from imaging.images import ImageError
 
 EXACT, BESIDE, END, NAME, STEM, CASE, UPLOAD, _ = RULES

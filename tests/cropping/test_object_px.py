@@ -14,9 +14,10 @@ from PIL import Image
 import crop
 import extract_embedding
 from annotations.records import Box
-from cropping import cutter, photos, planning, resizing
+from boxes import resizing
+from boxes.padding import Padding, place
+from cropping import cutter, photos, planning
 from cropping.options import Annotations
-from cropping.padding import Padding, place
 from imaging import crops, images
 
 WIDTH, HEIGHT = 200, 120

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import extract_embedding
-from combinations.models import speed
 from common.embeddings import load
 from common.messages import UserError
+from conclusions.models import speed
 from engines import program
 
 pytest.importorskip("onnxruntime")

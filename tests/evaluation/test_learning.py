@@ -14,8 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import compare_all
 from combinations.paddings import classifier_rows
-from combinations.verdict import on_test, verdict
 from common.messages import UsageError
+from conclusions.verdict import on_test, verdict
 from evaluation.evaluator import cost
 from evaluation.learning import choose_recipes, with_classifiers
 from evaluation.records import Combination

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from boxes import resizing
+from boxes.padding import Region
 from common import messages
-from cropping import resizing
-from cropping.padding import Region
 from imaging import headers, images
 from imaging.images import ImageError
 

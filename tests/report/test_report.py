@@ -17,11 +17,11 @@ from builders import make_evaluator, study, totals, unit
 
 import greedy_combo_eval
 from combinations import comparison, flips
-from combinations.models import model_rows
 from combinations.paddings import are_paddings
 from combinations.search import enumerate_combinations
-from combinations.verdict import Findings, verdict
 from common import embeddings
+from conclusions.models import model_rows
+from conclusions.verdict import Findings, verdict
 from evaluation.learning_curve import CurvePoint, learning_curve
 from evaluation.records import Combination
 from report import cards, charts, tables

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from annotations.records import Box
-from cropping.padding import Padding, Region, whole_size
+from boxes.padding import Padding, Region, whole_size
 from imaging.colors import COLORS
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.open_set import auroc
 from classifiers.recipes import Rows
-from classifiers.unknowns import SCORES, closeness
+from unknowns.open_set import auroc
+from unknowns.scores import SCORES, closeness
 
 
 @dataclass(frozen=True)

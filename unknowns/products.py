@@ -13,15 +13,15 @@ import numpy as np
 from classifiers.choice import choose
 from classifiers.confidence import calibrated, vote
 from classifiers.recipes import Recipe, Rows, candidates
-from classifiers.threshold import Threshold, set_threshold
-from classifiers.unknowns import closeness
 from common import knn
 from common.embedding_sets import read_sets
 from common.embeddings import EmbeddingSet
 from common.messages import UserError, note, warn
 from evaluation.codes import code
 from evaluation.units import photo_names
-from terminal import threshold_file
+from unknowns import threshold_file
+from unknowns.scores import closeness
+from unknowns.threshold import Threshold, set_threshold
 
 UNKNOWN = "UNKNOWN"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from annotations.records import Outline
-from cropping.padding import Region
+from boxes.padding import Region
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

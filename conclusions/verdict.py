@@ -8,12 +8,12 @@ from typing import Any
 
 from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, compare, compare_all, score_once
-from combinations.effects import Effect, effects
 from combinations.evidence import Answer
-from combinations.models import ModelRow, model_rows
 from combinations.paddings import PairedRow, are_paddings, classifier_rows
 from combinations.search import enumerate_combinations
 from common.messages import count
+from conclusions.effects import Effect, effects
+from conclusions.models import ModelRow, model_rows
 from evaluation.evaluator import Evaluator, tally
 from evaluation.half_samples import NewReferences
 from evaluation.learning import first_asked, with_classifiers

@@ -6,10 +6,10 @@ import dataclasses
 import math
 from pathlib import Path
 
-from classifiers.threshold import Threshold
-from classifiers.unknowns import SCORES
 from common import run_record
 from common.messages import UserError
+from unknowns.scores import SCORES
+from unknowns.threshold import Threshold
 
 
 def describe(threshold: Threshold) -> str:

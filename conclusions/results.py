@@ -13,9 +13,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from combinations.comparison import Result
-from combinations.verdict import Findings
 from common import files, table_files
 from common.messages import UserError, count
+from conclusions.verdict import Findings
 from evaluation.codes import CodedSets
 from evaluation.fusion import DECISION, NAME
 from evaluation.records import Combination, Rule

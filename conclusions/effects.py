@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from classifiers.recipes import NEAREST, Recipe
-from combinations.models import speed
 from combinations.search import same_id_pairs
 from common.embeddings import EmbeddingSet
+from conclusions.models import speed
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
 from uncertainty import comparisons
