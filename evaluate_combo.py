@@ -66,14 +66,14 @@ def show_more(
     seed: int,
 ) -> None:
     """Print what else is asked for; pictures and lists, `safe` for spreadsheets, go to `output_root`."""
-    from terminal import measures, pictures, soundness
+    from terminal import measures, output, soundness
 
     if learning_curve:
         measures.show_learning_curve(evaluator, start, findings, seed)
     if check:
         soundness.show(evaluator, start, output_root, safe=safe)
     if similarity:
-        pictures.show_similarity(evaluator.coded, reference_ids or list(evaluator.coded.references)[:1], output_root)
+        output.show_similarity(evaluator.coded, reference_ids or list(evaluator.coded.references)[:1], output_root)
 
 
 @contextmanager
@@ -102,14 +102,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace, command: str) -> None:
-    from combinations import paddings
-    from combinations.search import chosen_combinations
+    from combinations import paddings, search
     from conclusions import verdict
     from evaluation.evaluator import Evaluator
     from evaluation.learning import asked_for, choose_recipes, first_asked, with_classifiers
     from evaluation.records import Rule
-    from terminal import output, pictures, prompt, rejection, sides, tables
-    from terminal.measures import show, show_new_references
+    from terminal import measures, output, prompt, sides, tables
+    from unknowns import rejection
 
     check_rejection(args.classifier, args.reject, args.val_npz, args.unknown_npz, args.threshold)
     if args.interactive:
@@ -120,14 +119,12 @@ def run(args: argparse.Namespace, command: str) -> None:
     coded, *held_out = sides.read_coded(given, **reading)
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or coded.dataset
-    draw_maps = partial(
-        pictures.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed
-    )
-    with searching(args.cluster) as search, output.told_as(args.format) as tell:
-        evaluator = Evaluator(coded, rule, search)
+    draw_maps = partial(output.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
+    with searching(args.cluster) as searched, output.told_as(args.format) as tell:
+        evaluator = Evaluator(coded, rule, searched)
         validation = Evaluator(held_out[0], rule) if held_out else None
         sides.warn_of([coded], rule)
-        combinations = chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
+        combinations = search.chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
         print(f"{tables.sets(coded, rule, title)}\n")
         if args.interactive:
             prompt.interact(evaluator, draw_maps, METHODS, args.plot or ["pca"])
@@ -139,7 +136,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         asked, decided, findings = with_classifiers(combinations, recipes), {}, None
         if named:
             rows = paddings.classifier_rows(evaluator, start, recipes, seed=args.seed)
-            decided = show(evaluator, asked, choices, rows)
+            decided = measures.show(evaluator, asked, choices, rows)
         else:
             findings = verdict.of_pairs(evaluator, title, args.query_split, args.baseline, start, learnt, args.seed)
             rows = paddings.padding_rows(evaluator, first_asked(recipes), seed=args.seed)
@@ -158,7 +155,7 @@ def run(args: argparse.Namespace, command: str) -> None:
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             if args.references_vary:
                 varied = [*with_classifiers([start], asked_for(recipes)), start] if recipes[1:] else combinations
-                findings = show_new_references(evaluator, findings, args.label_level, args.seed, varied)
+                findings = measures.show_new_references(evaluator, findings, args.label_level, args.seed, varied)
             tell(rule, findings)
             to = args.results, args.results_mode, args.spreadsheet_safe
             output.add_to_results(*to, coded, rule, findings, command)

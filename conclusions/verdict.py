@@ -15,9 +15,9 @@ from common.messages import count
 from conclusions.effects import Effect, effects
 from conclusions.models import ModelRow, model_rows
 from evaluation.evaluator import Evaluator, tally
-from evaluation.half_samples import NewReferences
 from evaluation.learning import first_asked, with_classifiers
 from evaluation.records import Combination, Decisions
+from evaluation.references import NewReferences
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from indexes.description import (
     require_same_options,
     summary,
 )
-from indexes.milvus_collection import MilvusCollection
-from indexes.milvus_store import MilvusStore
+from indexes.milvus_store import MilvusCollection, MilvusStore
 from retrieval.items import Item, Items
 from retrieval.pca import pca_recall, prepared, principal
 

@@ -11,8 +11,7 @@ from common.messages import UserError, warn
 from indexes.description import key_of
 from indexes.index_types import INDEX_TYPES
 from indexes.milvus_build import directions_of, missing
-from indexes.milvus_collection import MilvusCollection
-from indexes.milvus_store import MilvusStore
+from indexes.milvus_store import MilvusCollection, MilvusStore
 from retrieval.items import Hit, Item
 from retrieval.pca import prepared
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation.learning_curve import Curve, CurvePoint
+from evaluation.references import Curve, CurvePoint
 from report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Axis, path, ribbon, share_axis
 from report.tables import WIDTHS
 

@@ -17,8 +17,8 @@ from conclusions.verdict import Findings
 from evaluation.codes import remarks
 from evaluation.evaluator import Evaluator
 from evaluation.fusion import AVERAGE, DECISION, NAME
-from evaluation.learning_curve import Curve
 from evaluation.records import Combination, Decisions
+from evaluation.references import Curve
 from report import cards, charts, tables
 from report.data_check import data_check
 from report.learning_curve import learning_curve

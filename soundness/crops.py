@@ -8,10 +8,9 @@ import numpy as np
 
 from common import files
 from common.embeddings import EmbeddingSet
-from evaluation.codes import code
+from evaluation.codes import code, crop_names, photo_names
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
-from evaluation.units import crop_names, photo_names
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,9 @@ from conclusions.verdict import Findings
 from evaluation import metrics, per_query
 from evaluation.codes import CodedSets
 from evaluation.evaluator import Evaluator, tally
-from evaluation.half_samples import new_references
-from evaluation.learning_curve import Curve, learning_curve
 from evaluation.metrics import RECALL_AT
 from evaluation.records import Combination, Decisions, Rule, Tally
+from evaluation.references import Curve, learning_curve, new_references
 from terminal import tables
 from terminal.tables import fixed_line
 from uncertainty import intervals

@@ -9,9 +9,8 @@ from common import files
 from common.embedding_sets import expand, read_sides
 from common.embeddings import EmbeddingSet, load
 from common.messages import UserError, note, warn
-from evaluation.codes import CodedSets, code_sets, remarks
+from evaluation.codes import CodedSets, Units, code_sets, remarks
 from evaluation.records import Rule
-from evaluation.units import Units
 
 
 def read_coded(

@@ -16,10 +16,9 @@ from conclusions.models import ModelRow
 from conclusions.verdict import Findings, outlook
 from evaluation.codes import CodedSets
 from evaluation.fusion import AVERAGE, DECISION, NAME
-from evaluation.half_samples import NewReferences
 from evaluation.learning import asked_for, first_asked
-from evaluation.learning_curve import Curve
 from evaluation.records import Combination, Rule
+from evaluation.references import Curve, NewReferences
 from uncertainty.intervals import FEW_IMAGES
 
 

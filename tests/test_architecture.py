@@ -34,7 +34,7 @@ ROOMS = {
     "report": {"common", "evaluation", "uncertainty", "combinations", "conclusions", "imaging", "soundness"},
     "terminal": {
         *("common", "evaluation", "uncertainty", "classifiers", "combinations", "conclusions"),
-        *("unknowns", "soundness", "plots"),
+        *("soundness", "plots"),
     },
     "retrieval": {"common", "evaluation", "uncertainty", "imaging"},
     "indexes": {"common", "retrieval"},
@@ -42,26 +42,12 @@ ROOMS = {
     "viewer": {"common", "plots", "embedding", "imaging"},
     "ray_cluster": {"common", "annotations", "boxes", "cropping", "embedding", "imaging"},
 }
-CROWDED = {
-    "common": 14,
-    "annotations": 21,
-    "indexes": 12,
-    "cropping": 13,
-    "evaluation": 10,
-    "combinations": 10,
-    "terminal": 12,
-    "classifiers": 9,
-}  # modules in a room, at most; 8 where nothing is said
+CROWDED = {"common": 14, "annotations": 21}  # modules in a room, at most; 8 where nothing is said
 PURE = (
     *("common/knn.py", "common/knn_blocks.py", "combinations/search.py", "plots/projection.py"),
     *("evaluation/codes.py", "evaluation/evaluator.py", "evaluation/fusion.py", "evaluation/metrics.py"),
-    *(
-        "evaluation/per_query.py",
-        "evaluation/records.py",
-        "evaluation/units.py",
-        "evaluation/learning.py",
-        "evaluation/learning_curve.py",
-    ),
+    *("evaluation/per_query.py", "evaluation/records.py", "evaluation/learning.py", "evaluation/references.py"),
+    *("boxes/cutouts.py", "boxes/readings.py", "boxes/resizing.py"),
     "training/calibration.py",
     *("classifiers/choice.py", "classifiers/confidence.py", "classifiers/linear.py", "classifiers/neighbours.py"),
     *("classifiers/recipes.py", "unknowns/scores.py", "unknowns/threshold.py", "unknowns/open_set.py"),

@@ -17,8 +17,7 @@ from common import knn
 from common.embedding_sets import read_sets
 from common.embeddings import EmbeddingSet
 from common.messages import UserError, note, warn
-from evaluation.codes import code
-from evaluation.units import photo_names
+from evaluation.codes import code, photo_names
 from unknowns import threshold_file
 from unknowns.scores import closeness
 from unknowns.threshold import Threshold, set_threshold

@@ -7,7 +7,7 @@ import pytest
 from builders import make_evaluator, study, totals
 
 from common.messages import UsageError
-from evaluation import learning_curve as curves
+from evaluation import references as curves
 from evaluation.learning import rows
 from evaluation.records import Combination
 

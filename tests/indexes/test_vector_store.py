@@ -19,9 +19,8 @@ from common.embedding_sets import read_sets, read_shards
 from common.messages import UsageError, UserError
 from indexes import milvus_build, milvus_store
 from indexes.description import key_of
-from indexes.milvus_collection import MilvusCollection, expression
 from indexes.milvus_index import MilvusIndex
-from indexes.milvus_store import MilvusStore
+from indexes.milvus_store import MilvusCollection, MilvusStore, expression
 from retrieval.exact import ExactSearch
 
 DIM, N = 16, 600
@@ -268,10 +267,10 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import itertools, search
-from indexes import milvus_build, milvus_collection, milvus_store
+from indexes import milvus_build, milvus_store
 kind, method, number = sys.argv[2], sys.argv[3], int(sys.argv[4])
 milvus_build.FLUSH = 200
-owner = milvus_store.MilvusStore if kind == "store" else milvus_collection.MilvusCollection
+owner = milvus_store.MilvusStore if kind == "store" else milvus_store.MilvusCollection
 plain, calls = getattr(owner, method), itertools.count(1)
 def killed(self, *args, **kwargs):
     if next(calls) == number:

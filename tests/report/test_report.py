@@ -22,8 +22,8 @@ from combinations.search import enumerate_combinations
 from common import embeddings
 from conclusions.models import model_rows
 from conclusions.verdict import Findings, verdict
-from evaluation.learning_curve import CurvePoint, learning_curve
 from evaluation.records import Combination
+from evaluation.references import CurvePoint, learning_curve
 from report import cards, charts, tables
 from report import page as pages
 from report.learning_curve import curve_chart

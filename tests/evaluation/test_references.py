@@ -13,8 +13,8 @@ import evaluate_combo
 import greedy_combo_eval
 from common import embeddings
 from evaluation.codes import code_sets
-from evaluation.half_samples import new_references, reference_interval
 from evaluation.records import Combination, Rule
+from evaluation.references import new_references, reference_interval
 from uncertainty import intervals, references
 
 

@@ -13,10 +13,9 @@ import greedy_combo_eval
 from common import embeddings
 from common.messages import UserError
 from evaluation import learning
-from evaluation.codes import code_sets
+from evaluation.codes import Units, code_sets
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination, Rule
-from evaluation.units import Units
 from uncertainty import intervals
 
 DAY = r"(\d)$"  # the last digit of the photo's number: ten groups of 14 photos
