@@ -116,7 +116,7 @@ def measures_table(measured: Mapping[str, Measured], items: Sequence[Item]) -> s
             row += [f"{values.mean():.4f}", f"{interval.low:.4f} to {interval.high:.4f}"]
         row += [f"{value:.4f}" for value in of_method.scores.recalled[:, 1:].mean(axis=0)]
         rows.append([*row, *(f"{1e3 * np.percentile(of_method.seconds, q):.1f}" for q in (50, 95))])
-    header = ["Recall@1", "95 % interval", "F1@10", "95 % interval", *(f"Recall@{k}" for k in RECALL_AT[1:])]
+    header = ["Recall@1", "95% interval", "F1@10", "95% interval", *(f"Recall@{k}" for k in RECALL_AT[1:])]
     return table(["re-ranking", *header, "p50 ms", "p95 ms"], rows)
 
 
@@ -128,4 +128,4 @@ def gains_table(measured: Mapping[str, Measured], items: Sequence[Item]) -> str:
             gained = gain(values, plain[name], items)
             interval = f"{gained.low:+.4f} to {gained.high:+.4f}"
             rows.append([method, name, f"{gained.difference:+.4f}", interval, f"{gained.p:.4f}"])
-    return table(["re-ranking", "measure", "gain", "95 % interval", "p"], rows) if rows else ""
+    return table(["re-ranking", "measure", "gain", "95% interval", "p"], rows) if rows else ""

@@ -70,19 +70,19 @@ def measures(
     ]
     lines += [_measure(name, intervals.accuracy_interval(total, size)) for name, total, size in rows]
     macro_f1, low, high = macro_f1_interval(decisions.label, decisions.voted, decisions.image)
-    lines.append(f"  Macro-F1 {macro_f1:.4f}, 95 % interval {low:.4f} to {high:.4f}\n")
+    lines.append(f"  Macro-F1 {macro_f1:.4f}, 95% interval {low:.4f} to {high:.4f}\n")
     return "\n".join([*lines, *_classes(coded, totals)]) + "\n"
 
 
 def _measure(name: str, interval: AccuracyInterval) -> str:
-    return f"  {name} {interval.accuracy:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f}"
+    return f"  {name} {interval.accuracy:.4f}, 95% interval {interval.low:.4f} to {interval.high:.4f}"
 
 
 def _accuracy(tally: Tally, row: int, name: str, noun: str) -> str:
     interval = intervals.accuracy_interval(tally.image_right[row], tally.image_size)
     few = f", few {noun}s" if interval.few_images else ""
     return (
-        f"  {name} {tally.right[row] / tally.n:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
+        f"  {name} {tally.right[row] / tally.n:.4f}, 95% interval {interval.low:.4f} to {interval.high:.4f} "
         f"({interval.n_images} {noun}s{few})"
     )
 

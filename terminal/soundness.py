@@ -89,7 +89,7 @@ def _twins(found: Soundness) -> str:
 
 
 def _interval(interval: AccuracyInterval) -> str:
-    return f"{interval.accuracy:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f}"
+    return f"{interval.accuracy:.4f}, 95% interval {interval.low:.4f} to {interval.high:.4f}"
 
 
 def _suspects(found: Soundness) -> str:

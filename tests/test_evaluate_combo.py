@@ -103,8 +103,8 @@ def test_acc_is_the_accuracy_of_the_decision_that_k_and_weights_make(folder, cap
     assert shown == pytest.approx(expected, abs=1e-4)
     _, out, _ = run(capsys, *sides, "--reference_ids", "0", "--query_ids", "10")
     nearest = brute([references[0]], [queries[1]], "stack")
-    assert f"Accuracy@1: {expected['0', '10']:.4f}, 95 % interval" in out
-    assert f"Nearest neighbour alone: {nearest:.4f}, 95 % interval" in out
+    assert f"Accuracy@1: {expected['0', '10']:.4f}, 95% interval" in out
+    assert f"Nearest neighbour alone: {nearest:.4f}, 95% interval" in out
     assert LINE.findall(out)[0][2] == f"{expected['0', '10']:.4f}"
 
 

@@ -87,7 +87,7 @@ def test_a_linear_classifier_learns_real_photographs(linear, photographs, capsys
     assert about["metrics"]["accuracy"] >= 0.5  # a quarter would be chance
     assert run(photographs, linear, *LINEAR) == 0  # nothing to do: the result is told again
     out = capsys.readouterr().out
-    assert f"Accuracy {about['metrics']['accuracy']:.4f}, 95 % interval" in out
+    assert f"Accuracy {about['metrics']['accuracy']:.4f}, 95% interval" in out
     assert "Expected calibration error, val" in out
     assert "Expected calibration error, test" in out
     for name in CLASSES:

@@ -184,7 +184,7 @@ def describe(about: dict[str, Any]) -> str:
     name = "Accuracy" if about["objective"] == "classifier" else "Recall@1"
     where = {"test": "test split", "val": "validation split, by which the model was chosen"}[result["split"]]
     lines.append(
-        f"{name} {result['accuracy']:.4f}, 95 % interval {result['low']:.4f} to {result['high']:.4f}, "
+        f"{name} {result['accuracy']:.4f}, 95% interval {result['low']:.4f} to {result['high']:.4f}, "
         f"Macro-F1 {result['macro_f1']:.4f} "
         f"({count(result['n'], 'image')} of {count(result['images'], 'source image')}, {where})"
     )
@@ -192,7 +192,7 @@ def describe(about: dict[str, Any]) -> str:
         gain = 100 * (result["accuracy"] - before["accuracy"])
         accuracy = f"{name} of the model before training {before['accuracy']:.4f}"
         low, high = (100 * limit for limit in before.get("gain", (float("nan"),) * 2))
-        interval = "" if low != low else f", 95 % interval {low:+.1f} to {high:+.1f} by source image; one seed"
+        interval = "" if low != low else f", 95% interval {low:+.1f} to {high:+.1f} by source image; one seed"
         lines.append(f"{accuracy}; training changed it by {gain:+.1f} points{interval}")
     for part, (raw, scaled) in sorted(result.get("calibration_error", {}).items(), reverse=True):  # val, then test
         with_temperature = f"with temperature {about['temperature']:.3f} {scaled:.4f}"

@@ -86,7 +86,7 @@ def test_the_output_says_by_which_unit(sets, tmp_path, capsys):
     group = totals(grouped(*sets), PAIR)
     expected = intervals.accuracy_interval(group.image_right[1], group.image_size)
     out = run(evaluate_combo, capsys, *sides, "--reference_ids", "0", "--query_ids", "0")
-    assert f"95 % interval {expected.low:.4f} to {expected.high:.4f} (10 groups, few groups)" in out
+    assert f"95% interval {expected.low:.4f} to {expected.high:.4f} (10 groups, few groups)" in out
     results, report = tmp_path / "r.txt", tmp_path / "r.html"
     out = run(greedy_combo_eval, capsys, *sides, "--results", results, "--report", report)
     assert "10 groups of 14 photos" in out

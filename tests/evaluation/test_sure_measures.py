@@ -30,7 +30,7 @@ def test_every_measure_has_the_interval_of_its_totals_by_photo(sets):
     text = measures(evaluator.coded, evaluator.rule, PAIR, decisions, per_query.retrieval(evaluator, PAIR))
     found = {
         name: tuple(map(float, numbers))
-        for name, *numbers in re.findall(r"^  (\S+) (0\.\d+), 95 % interval (0\.\d+) to (0\.\d+)$", text, re.M)
+        for name, *numbers in re.findall(r"^  (\S+) (0\.\d+), 95% interval (0\.\d+) to (0\.\d+)$", text, re.M)
     }
     photo, size = decisions.image, np.bincount(decisions.image)
     labels = evaluator.coded.neighbour_label[decisions.neighbours]
