@@ -16,7 +16,7 @@ from combinations.comparison import Result
 from common import files, table_files
 from common.messages import UserError, count
 from conclusions.verdict import Findings
-from evaluation.codes import CodedSets
+from evaluation.codes import CodedSets, remarks
 from evaluation.fusion import DECISION, NAME
 from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
@@ -229,7 +229,7 @@ def write(
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
         new = [{**row, "run": run.identity} for row in table(rule, findings)]
         files.write_text(table_path, _csv([*kept, *new], spreadsheet_safe))
-        text = _text(run, findings, tables, blocks(coded, rule, findings), coded.units.group_by)
+        text = _text(run, coded, rule, findings, tables)
         try:
             files.write_text(path, _without_unfinished(old, run, finished) + text)
         except OSError:  # a run that is reported as failed must not stand there as finished
@@ -272,8 +272,9 @@ def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
     )
 
 
-def _text(run: Run, findings: Findings, tables: Sequence[str], parts: Sequence[str], group_by: str | None) -> str:
+def _text(run: Run, coded: CodedSets, rule: Rule, findings: Findings, tables: Sequence[str]) -> str:
     answers = f"{findings.verdict}\n" if findings.verdict else ""
+    told, group_by = remarks(coded, rule), coded.units.group_by
     header = {
         "Run": run.identity,
         "Date": run.date,
@@ -284,9 +285,18 @@ def _text(run: Run, findings: Findings, tables: Sequence[str], parts: Sequence[s
         "Sets": f"{count(run.n_reference, 'reference set')}, {count(run.n_query, 'query set')}",
         **({"Intervals by": f"group, {group_by}"} if group_by else {}),
         **({"Classifiers": "; ".join(findings.choices)} if findings.choices else {}),
+        **({"Remarks": "; ".join(told)} if told else {}),
     }
     more = "".join(f"\n{table}\n" for table in tables)
-    return _lines(header) + answers + more + "\n" + "".join(parts) + answers + f"End of run: {run.identity}\n\n"
+    return (
+        _lines(header)
+        + answers
+        + more
+        + "\n"
+        + "".join(blocks(coded, rule, findings))
+        + answers
+        + f"End of run: {run.identity}\n\n"
+    )
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -14,6 +14,7 @@ from combinations.search import enumerate_combinations
 from common.messages import count
 from conclusions.effects import Effect, effects
 from conclusions.models import ModelRow, model_rows
+from evaluation.codes import leakage
 from evaluation.evaluator import Evaluator, tally
 from evaluation.learning import first_asked, with_classifiers
 from evaluation.records import Combination, Decisions
@@ -28,15 +29,17 @@ class Verdict:
     combine: str
     padding: bool  # whether the IDs are paddings
     classifier: str = ""
+    caution: str = ""  # why the numbers are not those of new photos
 
     @property
     def questions(self) -> list[tuple[str, str]]:
-        """(question, answer), two or three."""
+        """(question, answer): two, and what else was asked or must be said."""
         asked = [
             ("Which padding?" if self.padding else "Which pair of sets?", self.which),
             ("Combine sets?", self.combine),
         ]
-        return asked + ([("Another classifier?", self.classifier)] if self.classifier else [])
+        asked += [("Another classifier?", self.classifier)] if self.classifier else []
+        return asked + ([("Trust it?", f"No: {self.caution}.")] if self.caution else [])
 
     def __str__(self) -> str:
         width = max(len(question) for question, _ in self.questions)
@@ -67,19 +70,26 @@ class Findings:
 
 
 def verdict(
-    ranked: Comparison, *, padding: bool, chosen_on: str | None = None, choices: Sequence[str] = (), tested: str = ""
+    ranked: Comparison,
+    *,
+    padding: bool,
+    chosen_on: str | None = None,
+    choices: Sequence[str] = (),
+    tested: str = "",
+    caution: str = "",
 ) -> Verdict:
     """Return the verdict of a search.
 
     padding: the IDs are paddings. chosen_on: the split that was ranked on, to be named. choices: how classifiers were chosen.
     tested: what the best classifier gains where it was not chosen, see `on_test`.
+    caution: why the numbers are not those of new photos.
     """
     name = "the baseline" if ranked.named else "the least padding" if padding else "the first pair"
     on = f" on {chosen_on}" if chosen_on else ""
     classifier = _classifier(ranked, on) + (f" {tested}" if tested and chosen_on else "")
     if ranked.evidence.classifiers is None and choices:
         classifier = "No: none did better than nearest neighbours where classifiers were chosen."
-    return Verdict(_which(ranked, name, on), _combine(ranked, on), padding, classifier)
+    return Verdict(_which(ranked, name, on), _combine(ranked, on), padding, classifier, caution)
 
 
 def on_test(rows: Sequence[PairedRow], split: str) -> str:
@@ -207,7 +217,7 @@ def of_pairs(
         title,
         compared,
         compared,
-        verdict(compared, padding=are_paddings(coded), choices=learnt[1]),
+        verdict(compared, padding=are_paddings(coded), choices=learnt[1], caution=leakage(coded, evaluator.rule)),
         scored_on=split,
         choices=learnt[1],
         **beside(evaluator, start, learnt[0], seed),
@@ -229,12 +239,20 @@ def of_search(
     """
     scored_on, chosen_on = splits
     more = beside(test, start, learnt[0], seed)
-    tested, padding = on_test(more["classifiers"], scored_on), are_paddings(test.coded)
+    tested = on_test(more["classifiers"], scored_on)
+    answers = verdict(
+        ranked,
+        padding=are_paddings(test.coded),
+        chosen_on=chosen_on,
+        choices=learnt[1],
+        tested=tested,
+        caution=leakage(test.coded, test.rule),
+    )
     return Findings(
         title,
         ranked,
         score_once(test, ranked, seed) if chosen_on else ranked,
-        verdict(ranked, padding=padding, chosen_on=chosen_on, choices=learnt[1], tested=tested),
+        answers,
         scored_on=scored_on,
         chosen_on=chosen_on,
         choices=learnt[1],

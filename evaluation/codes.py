@@ -12,7 +12,7 @@ import numpy as np
 from common.embedding_sets import pieces, require_one_model
 from common.embeddings import EmbeddingSet
 from common.labels import groups
-from common.messages import UserError
+from common.messages import UserError, count
 from evaluation import fusion
 from evaluation.records import Rule
 
@@ -305,9 +305,16 @@ def remarks(coded: CodedSets, rule: Rule) -> list[str]:
             f"the query sets are of {len(datasets)} data sets, {some}, so their crops count as different ones; where they are "
             "the same objects, embed them anew with one --company_name"
         )
-    if rule.exclude == "none" and coded.shared_images:
-        sentences.append(
-            f"{coded.shared_images:,} source images have crops among references and queries: leakage; "
-            "add --exclude_same_sample, or split by image"
-        )
+    if leaks := leakage(coded, rule):
+        sentences.append(leaks)
     return sentences
+
+
+def leakage(coded: CodedSets, rule: Rule) -> str:
+    """Return the sentence about photos that queries and references share; "" where none counts."""
+    if rule.exclude != "none" or not coded.shared_images:
+        return ""
+    return (
+        f"{count(coded.shared_images, 'source image')} {'has' if coded.shared_images == 1 else 'have'} crops among references "
+        "and queries: leakage; add --exclude_same_sample, or split by image"
+    )

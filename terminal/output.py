@@ -90,7 +90,7 @@ def as_json(rule: Rule, findings: Findings) -> dict[str, Any]:
         "dataset": findings.title,
         "fusion": rule.fusion,
         "k": rule.k,
-        "verdict": verdict and {"which": verdict.which, "combine": verdict.combine, "classifier": verdict.classifier},
+        "verdict": verdict and {name: getattr(verdict, name) for name in ("which", "combine", "classifier", "caution")},
         "models": [_plain(row) for row in models],
         "effects": [_plain(_as_row(effect)) for effect in findings.effects],
         "combinations": [_plain(row) for row in results.rows(rule, findings)],

@@ -76,6 +76,17 @@ def test_every_block_equals_brute_force(folder, here, capsys, fusion, pairing, s
     assert ((frame["low"] <= frame["score"]) & (frame["score"] <= frame["high"])).all()
 
 
+def test_photos_on_both_sides_are_told_in_the_verdict_and_in_the_files(folder, here, capsys):
+    sides = "--test_npz", str(folder / "*train.npz"), "--query_split", "train"
+    _, out, err = run(capsys, folder, *sides)
+    sentence = next(line for line in err.splitlines() if "leakage" in line).partition("warning: ")[2]
+    assert out.splitlines()[-1].split(maxsplit=2)[2] == f"No: {sentence}."
+    assert f"No: {sentence}." in (here / "results.txt").read_text()
+    assert f"\nRemarks: {sentence}\n" in (here / "results.txt").read_text()
+    _, out, _ = run(capsys, folder, *sides, "--exclude_same_sample")
+    assert "Trust it?" not in out
+
+
 def runs(path):
     """Of results.txt, for each run: its ID, the text between its header and its end, the ID that its end tells."""
     return re.findall(r"^Run: (\S+)\n(.*?)^End of run: (\S+)\n\n", path.read_text(), re.M | re.S)

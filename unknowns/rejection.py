@@ -95,8 +95,7 @@ def _accepted(
     seen = open_set(known[taught], right[taught], queries.photo[taught], strange, photo, threshold.threshold)
     rates = {"correct accept": seen.correct_accept, "accept, known": seen.accept, "false accept": seen.false_accept}
     lines = [
-        f"  {name}: {rate.accuracy:.3f}, 95% interval {rate.low:.3f} to {rate.high:.3f}"
-        for name, rate in rates.items()
+        f"  {name}: {rate.accuracy:.3f}, 95% interval {rate.low:.3f} to {rate.high:.3f}" for name, rate in rates.items()
     ]
     measured = f"  AUROC {seen.auroc:.3f}, OSCR {seen.oscr:.3f}; unknown are {whose}"
     return "\n".join([f"{combination} {threshold_file.describe(threshold)}", *lines, measured])
