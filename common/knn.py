@@ -26,14 +26,16 @@ Memory: rows are taken in blocks of bounded size and in order, so shards may be 
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from common.blocks import batches
-from common.knn_blocks import LANES, TILE, UnitRows, Vectors, Workspace, empty_rows, load_rows, shards_of, threads_for
+from common.knn_blocks import LANES, TILE, Each, UnitRows, Vectors, Workspace, empty_rows, load_rows, shards_of
 
 if TYPE_CHECKING:
     import torch
@@ -80,42 +82,62 @@ def search_excluding(
     if not 1 <= k <= n_ref:
         raise ValueError(f"k is {k}; it must be from 1 to the number of references, {n_ref}")
     workspace = Workspace(n_query, n_ref, dim, k, device)
-    with threads_for(n_query * n_ref * dim):
-        return _search_blocks(workspace, query_shards, reference_shards, query_groups, reference_groups)
+    groups = None if query_groups is None or reference_groups is None else (query_groups, reference_groups)
+    with workspace.threads() as each:
+        return _search_blocks(workspace, each, query_shards, reference_shards, groups)
 
 
 def _search_blocks(
     workspace: Workspace,
+    each: Each,
     query_shards: list[np.ndarray],
     reference_shards: list[np.ndarray],
-    query_groups: np.ndarray | None,
-    reference_groups: np.ndarray | None,
+    groups: tuple[np.ndarray, np.ndarray] | None,
 ) -> Neighbours:
     """Search block by block: queries in blocks, each with every block of references, tile by tile."""
-    n_query, n_ref, k = sum(map(len, query_shards)), sum(map(len, reference_shards)), workspace.k
-    nearest = _Nearest(n_query, k)
+    n_query, n_ref = sum(map(len, query_shards)), sum(map(len, reference_shards))
+    nearest = _Nearest(n_query, workspace.k)
     query_memory, reference_memory, size = workspace.queries, workspace.references, workspace.block_rows
     for query_start in range(0, n_query, size):
-        query_block = load_rows(query_memory, query_shards, "query", query_start, min(query_start + size, n_query))
+        queries = load_rows(query_memory, query_shards, "query", query_start, min(query_start + size, n_query))
         for start in range(0, n_ref, size):
-            stop = min(start + size, n_ref)
-            reference_block = load_rows(reference_memory, reference_shards, "reference", start, stop)
-            for tile in workspace.tiles(query_block):
-                queries = query_block.part(tile)
-                rows = np.arange(len(queries.unit)) + query_start + tile.start
-                excluded = None
-                if query_groups is not None and reference_groups is not None:
-                    own_group = query_groups[rows, None]
-                    excluded = (own_group == reference_groups[start:stop]) & (own_group >= 0)
-                scores = workspace.scores(queries, reference_block, excluded).of_queries()
-                undecided = nearest.add(
-                    rows, start, _candidates(scores, queries, reference_block, k, nearest.kth(rows))
-                )
-                _search_in_float32(workspace, nearest, rows, queries, start, reference_block, undecided, excluded)
-                if 2 * len(undecided) > len(rows):  # scores too close for bfloat16: do without it from here on
-                    query_memory, query_block = query_memory.in_float32(), query_block.in_float32()
-                    reference_memory, reference_block = reference_memory.in_float32(), reference_block.in_float32()
+            references = load_rows(reference_memory, reference_shards, "reference", start, min(start + size, n_ref))
+            blocks = _Pair(workspace, nearest, queries, query_start, references, start)
+            if max(each(partial(_search_tile, blocks, groups), workspace.tiles(queries))) > 0.5:
+                query_memory, queries = query_memory.in_float32(), queries.in_float32()
+                reference_memory = reference_memory.in_float32()
     return nearest.similarities, nearest.indices
+
+
+class _Pair(NamedTuple):
+    """A block of queries and a block of references that meet, with the number of the first row of each among all."""
+
+    workspace: Workspace
+    nearest: _Nearest
+    queries: UnitRows
+    query_start: int
+    references: UnitRows
+    start: int
+
+
+def _search_tile(blocks: _Pair, groups: tuple[np.ndarray, np.ndarray] | None, tile: slice) -> float:
+    """Search a tile of the queries among the references; return the share of it that is too close for bfloat16."""
+    workspace, nearest, queries, references = (
+        blocks.workspace,
+        blocks.nearest,
+        blocks.queries.part(tile),
+        blocks.references,
+    )
+    rows = np.arange(len(queries.unit)) + blocks.query_start + tile.start
+    excluded = None
+    if groups is not None:
+        own_group = groups[0][rows, None]
+        excluded = (own_group == groups[1][blocks.start : blocks.start + len(references.unit)]) & (own_group >= 0)
+    scores = workspace.scores(queries, references, excluded).of_queries()
+    found = _candidates(scores, queries, references, workspace.k, nearest.kth(rows))
+    undecided = nearest.add(rows, blocks.start, found)
+    _search_in_float32(workspace, nearest, rows, queries, blocks.start, references, undecided, excluded)
+    return len(undecided) / len(rows)
 
 
 def search_self(vectors: Vectors, k: int, *, device: str = "auto") -> Neighbours:
@@ -130,47 +152,57 @@ def search_self(vectors: Vectors, k: int, *, device: str = "auto") -> Neighbours
     if not 1 <= k < n:
         raise ValueError(f"k is {k}; it must be from 1 to the number of other rows, {n - 1}")
     workspace = Workspace(n, n, dim, k, device)
-    with threads_for(n * n * dim):
-        return _search_pairs(workspace, shards)
+    with workspace.threads() as each:
+        return _search_pairs(workspace, each, shards)
 
 
-def _search_pairs(workspace: Workspace, shards: list[np.ndarray]) -> Neighbours:
+def _search_pairs(workspace: Workspace, each: Each, shards: list[np.ndarray]) -> Neighbours:
     """Search block by block of rows, each with itself and every later block; what a product tells of its columns is kept too."""
-    n, k = sum(map(len, shards)), workspace.k
-    nearest = _Nearest(n, k)
+    n = sum(map(len, shards))
+    nearest = _Nearest(n, workspace.k)
     memory, other_memory, size = workspace.queries, workspace.references, workspace.block_rows
     for start in range(0, n, size):
         block = load_rows(memory, shards, "vector", start, min(start + size, n))
         for other_start in range(start, n, size):
-            same = other_start == start
-            other_stop = min(other_start + size, n)
-            other = block if same else load_rows(other_memory, shards, "vector", other_start, other_stop)
-            for tile in workspace.tiles(block):
-                first = tile.start if same else 0  # rows before have met these already
-                queries, references = block.part(tile), other.part(slice(first, None))
-                rows = np.arange(len(queries.unit)) + start + tile.start
-                columns = np.arange(len(references.unit)) + other_start + first
-                itself = np.eye(len(rows), dtype=bool) if same else None
-                scores = workspace.scores(queries, references, itself)
-                found = _candidates(scores.of_queries(), queries, references, k, nearest.kth(rows))
-                undecided = nearest.add(rows, columns[0], found)
-                tile_columns = len(rows) if same else 0  # the columns that are rows of this tile are served by row
-                later, later_rows = columns[tile_columns:], references.part(slice(tile_columns, None))
-                if len(later):
-                    found = _candidates(scores.of_references(tile_columns), later_rows, queries, k, nearest.kth(later))
-                    undecided_later = nearest.add(later, rows[0], found)
-                    _search_in_float32(workspace, nearest, later, later_rows, rows[0], queries, undecided_later, None)
-                _search_in_float32(workspace, nearest, rows, queries, columns[0], references, undecided, itself)
-                if 2 * len(undecided) > len(rows):
-                    memory, block = memory.in_float32(), block.in_float32()
-                    other_memory, other = other_memory.in_float32(), other.in_float32()
+            stop = min(other_start + size, n)
+            other = block if other_start == start else load_rows(other_memory, shards, "vector", other_start, stop)
+            blocks = _Pair(workspace, nearest, block, start, other, other_start)
+            if max(each(partial(_search_both_ways, blocks), workspace.tiles(block))) > 0.5:
+                memory, block = memory.in_float32(), block.in_float32()
+                other_memory = other_memory.in_float32()
     return nearest.similarities, nearest.indices
 
 
+def _search_both_ways(blocks: _Pair, tile: slice) -> float:
+    """Search a tile of rows among the later ones, and these among the tile; return the share that is too close for bfloat16."""
+    workspace, nearest, k = blocks.workspace, blocks.nearest, blocks.workspace.k
+    same = blocks.start == blocks.query_start
+    first = tile.start if same else 0  # rows before have met these already
+    queries, references = blocks.queries.part(tile), blocks.references.part(slice(first, None))
+    rows = np.arange(len(queries.unit)) + blocks.query_start + tile.start
+    columns = np.arange(len(references.unit)) + blocks.start + first
+    itself = np.eye(len(rows), dtype=bool) if same else None
+    scores = workspace.scores(queries, references, itself)
+    found = _candidates(scores.of_queries(), queries, references, k, nearest.kth(rows))
+    undecided = nearest.add(rows, columns[0], found)
+    tile_columns = len(rows) if same else 0  # the columns that are rows of this tile are served by row
+    later, later_rows = columns[tile_columns:], references.part(slice(tile_columns, None))
+    if len(later):
+        found = _candidates(scores.of_references(tile_columns), later_rows, queries, k, nearest.kth(later))
+        undecided_later = nearest.add(later, rows[0], found)
+        _search_in_float32(workspace, nearest, later, later_rows, rows[0], queries, undecided_later, None)
+    _search_in_float32(workspace, nearest, rows, queries, columns[0], references, undecided, itself)
+    return len(undecided) / len(rows)
+
+
 class _Nearest:
-    """The k nearest neighbours of n rows so far: similarities (n, k) float32 from -inf, indices (n, k) int64 from -1."""
+    """The k nearest neighbours of n rows so far: similarities (n, k) float32 from -inf, indices (n, k) int64 from -1.
+
+    Threads may add to the same rows. A k-th best that is read meanwhile is an older one, which is lower: it costs time only.
+    """
 
     def __init__(self, n: int, k: int) -> None:
+        self._lock = threading.Lock()
         self.similarities, self.indices = np.full((n, k), -np.inf, np.float32), np.full((n, k), -1, np.int64)
 
     def kth(self, rows: np.ndarray) -> torch.Tensor:
@@ -184,8 +216,9 @@ class _Nearest:
         for places, (similarities, indices) in found.neighbours:
             shifted = np.where(indices < 0, -1, indices + start)
             to = rows[places]
-            parts = [(self.similarities[to], self.indices[to]), (similarities, shifted)]
-            self.similarities[to], self.indices[to] = merge(parts, self.indices.shape[1])
+            with self._lock:
+                parts = [(self.similarities[to], self.indices[to]), (similarities, shifted)]
+                self.similarities[to], self.indices[to] = merge(parts, self.indices.shape[1])
         return found.undecided
 
 

@@ -10,7 +10,8 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
     import torch
 
 Vectors = np.ndarray | Sequence[np.ndarray]
+Each = Callable[[Callable[[slice], float], Iterable[slice]], list[float]]
 
 BLOCK_ROWS, BLOCK_FLOATS = 2**15, 2**25  # references (and queries) held in unit length at once: at most 128 MiB
 TILE = 1024  # queries multiplied with a block of references at once
 GROUP, LANES = 32, 64  # a group is up to GROUP columns, LANES apart because neighbouring rows are often alike
 LARGE = 10**9  # the smallest number of multiplications for which it is worth to time bfloat16
+WORKERS = 8  # cores up to which each searches tiles of its own
 SMALL = 2**27  # multiplications below which threads wait for each other longer than they work
 CHUNK_FLOATS = 2**21  # numbers scaled to unit length at once: they stay in the processor's cache between steps
 
@@ -45,9 +48,9 @@ class UnitRows(NamedTuple):
 
 
 class Workspace:
-    """The memory of one search, taken once: a block of queries, a block of references, a table of their coarse scores.
+    """The memory of one search, taken once: a block of queries, a block of references, for each thread a table of coarse scores.
 
-    Attributes: block_rows (rows of a block), queries and references (memory for one block each), k.
+    Attributes: block_rows (rows of a block), queries and references (memory for one block each), k, workers (threads).
     """
 
     def __init__(self, n_query: int, n_ref: int, dim: int, k: int, device: str) -> None:
@@ -55,16 +58,36 @@ class Workspace:
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        large = n_query >= 64 and n_query * n_ref * dim >= LARGE
+        self._multiplications = n_query * n_ref * dim
+        large = n_query >= 64 and self._multiplications >= LARGE
         dtype = torch.bfloat16 if device == "cpu" and large and bfloat16_pays() else torch.float32
         self.block_rows, self.k = max(1, min(BLOCK_ROWS, BLOCK_FLOATS // dim)), k
+        n_thread = torch.get_num_threads()  # OMP_NUM_THREADS where it is set
+        self.workers = n_thread if large and device == "cpu" and n_thread <= WORKERS and _is_main_thread() else 1
         self.queries = empty_rows(min(self.block_rows, n_query), dim, dtype, device)
         self.references = empty_rows(min(self.block_rows, n_ref), dim, dtype, device)
-        self._table = torch.empty(0, device=device)
+        self._device, self._own = device, threading.local()
 
     def tiles(self, rows: UnitRows) -> Iterator[slice]:
         """Yield the parts of a block of queries that are multiplied at once."""
-        return (slice(start, start + TILE) for start in range(0, len(rows.unit), TILE))
+        height = max(1, TILE // self.workers)
+        return (slice(start, start + height) for start in range(0, len(rows.unit), height))
+
+    @contextlib.contextmanager
+    def threads(self) -> Iterator[Each]:
+        """Yield a function that calls another one with each of some tiles and returns the list of what it returned.
+
+        On a few cores each thread takes a tile of its own: threads that share a product wait for each other after every step of
+        it, at full price, and for long where other programs run beside. With little to multiply there is one thread for all,
+        for the same reason.
+        """
+        small = self._multiplications < SMALL
+        if self.workers > 1 and not small:
+            with one_thread(), ThreadPoolExecutor(self.workers) as pool:
+                yield lambda search, tiles: list(pool.map(search, tiles))
+        else:
+            with one_thread(blas=False) if small else contextlib.nullcontext():
+                yield lambda search, tiles: [search(tile) for tile in tiles]
 
     def scores(self, queries: UnitRows, references: UnitRows, excluded: np.ndarray | None) -> CoarseScores:
         """Return the coarse scores of queries and references, valid until the next call.
@@ -75,9 +98,10 @@ class Workspace:
 
         shape = n_query, n_ref = len(queries.unit), len(references.unit)
         height, width = (math.prod(groups_of(n, self.k)) for n in shape)
-        if len(self._table) < height * width:
-            self._table = torch.empty(height * width, device=self._table.device)
-        table = self._table.view(queries.coarse.dtype)[: height * width].view(height, width)
+        memory = getattr(self._own, "table", None)
+        if memory is None or len(memory) < height * width:
+            memory = self._own.table = torch.empty(height * width, device=self._device)
+        table = memory.view(queries.coarse.dtype)[: height * width].view(height, width)
         multiply(queries.coarse, references.coarse, table[:n_query, :n_ref])
         table[n_query:], table[:, n_ref:] = -torch.inf, -torch.inf
         if excluded is not None:
@@ -123,42 +147,52 @@ def multiply(queries: torch.Tensor, references: torch.Tensor, out: torch.Tensor)
 
 
 @contextlib.contextmanager
-def threads_for(multiplications: int) -> Iterator[None]:
-    """Use one thread of torch where there is little to multiply: a second one would spin between the steps, at full price.
+def one_thread(*, blas: bool = True) -> Iterator[None]:
+    """Let torch use one thread, and numpy too if `blas`, which takes a millisecond.
 
     In the main thread only: torch gives the number to every thread that begins meanwhile.
     """
     import torch
 
-    number = torch.get_num_threads()
-    alone = multiplications < SMALL and number > 1 and threading.current_thread() is threading.main_thread()
-    if alone:
-        torch.set_num_threads(1)
-    try:
+    if not _is_main_thread():
         yield
+        return
+    number, limits = torch.get_num_threads(), contextlib.nullcontext()
+    if blas:
+        import threadpoolctl
+
+        limits = threadpoolctl.threadpool_limits(1, "blas")
+    torch.set_num_threads(1)
+    try:
+        with limits:
+            yield
     finally:
-        if alone:
-            torch.set_num_threads(number)
+        torch.set_num_threads(number)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @functools.cache
 def bfloat16_pays() -> bool:
-    """Whether this processor multiplies matrices in bfloat16 clearly faster than in float32: measured, in some 20 ms."""
+    """Whether this processor multiplies matrices in bfloat16 clearly faster than in float32: measured, in some 20 ms.
+
+    On one thread and by the time that it works, which other programs don't change.
+    """
     import torch
 
     def seconds(dtype: torch.dtype) -> float:
         queries, references, out = (torch.ones(shape, dtype=dtype) for shape in ((256, 256), (2048, 256), (256, 2048)))
         times = []
         for _ in range(4):
-            start = time.perf_counter()
+            start = time.thread_time()
             multiply(queries, references, out)
-            times.append(time.perf_counter() - start)
+            times.append(time.thread_time() - start)
         return min(times[1:])
 
-    coarse = seconds(
-        torch.bfloat16
-    )  # first: the threads of OpenBLAS keep a core busy for a while after a product in float32
-    return seconds(torch.float32) > 1.2 * coarse
+    with one_thread():
+        return seconds(torch.float32) > 1.2 * seconds(torch.bfloat16)
 
 
 def shards_of(vectors: Vectors, name: str) -> list[np.ndarray]:

@@ -62,13 +62,14 @@ def multiply_rounded(queries, references, out):
 
 @pytest.fixture(params=["float32", "bfloat16"])
 def coarse(request, monkeypatch):
-    """Both coarse types, whatever this processor is good at, in blocks small enough for several.
+    """Both coarse types, whatever this processor is good at, in blocks small enough for several, each core with its own tiles.
 
     Where torch multiplies bfloat16 slowly, a hundred times on some processors, it is done by way of float32.
     """
     if request.param == "bfloat16" and not NATIVE_PAYS():
         monkeypatch.setattr(knn_blocks, "multiply", multiply_rounded)
     monkeypatch.setattr(knn_blocks, "LARGE", 0)
+    monkeypatch.setattr(knn_blocks, "SMALL", 0)
     monkeypatch.setattr(knn_blocks, "bfloat16_pays", lambda: request.param == "bfloat16")
     monkeypatch.setattr(knn_blocks, "BLOCK_ROWS", 700)
     monkeypatch.setattr(knn_blocks, "TILE", 128)
