@@ -99,12 +99,13 @@ def fit(vectors: np.ndarray, label: np.ndarray, n_class: int, order: Order) -> R
     """Return the regression of the labels, (n,) int codes, on the directions of vectors (n, dim)."""
     from scipy.linalg import solve_triangular
     from scipy.sparse import csr_array
+    from threadpoolctl import threadpool_limits
 
     n = len(vectors)
     landmarks = knn.unit(vectors[order.rows[:LANDMARKS]]).astype(np.float64)
     m = len(landmarks)
-    width = max(float(np.median(1 - (landmarks @ landmarks.T)[np.triu_indices(m, 1)])), JITTER)
-    among = _kernel(landmarks, landmarks, width, landmarks.dtype)
+    distance = 1 - landmarks @ landmarks.T
+    width = max(float(np.median(distance[np.triu_indices(m, 1)])), JITTER)
     dtype = np.dtype(np.float64 if m == n else np.float32)
     landmarks = landmarks.astype(dtype)
     products, sums = np.zeros((m, m)), np.zeros((n_class, m))
@@ -115,10 +116,11 @@ def fit(vectors: np.ndarray, label: np.ndarray, n_class: int, order: Order) -> R
         sums += one_hot @ values
     centre, share = sums.sum(axis=0) / n, np.bincount(label, minlength=n_class) / n
     products -= n * np.outer(centre, centre)
-    root = np.linalg.cholesky(among + JITTER * np.eye(m))
-    whitened = solve_triangular(root, solve_triangular(root, products, lower=True).T, lower=True)
-    spectrum, directions = np.linalg.eigh((whitened + whitened.T) / 2)
-    axes = solve_triangular(root, directions, lower=True, trans="T")
+    with threadpool_limits(1):  # thousands of short steps: threads would mostly wait for each other
+        root = np.linalg.cholesky(np.exp(-distance / width) + JITTER * np.eye(m))
+        whitened = solve_triangular(root, solve_triangular(root, products, lower=True).T, lower=True)
+        spectrum, directions = np.linalg.eigh((whitened + whitened.T) / 2)
+        axes = solve_triangular(root, directions, lower=True, trans="T")
     targets = axes.T @ (sums - n * np.outer(share, centre)).T
     centre, axes, spectrum, targets, share = (
         array.astype(dtype, copy=False) for array in (centre, axes, spectrum.clip(0), targets, share)
