@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from report.cards import Album, Picture
 from soundness.alike_classes import AlikePair
 from soundness.check import Soundness
@@ -36,9 +34,8 @@ def data_check(found: Soundness) -> DataCheck:
     pairs = list(zip(twins.query, twins.reference, twins.cosine, strict=True))[:SHOWN]
     suspects = []
     for row in found.suspects[:SHOWN]:
-        near = found.neighbours[row]
-        better = np.flatnonzero((near >= 0) & (crops.label[near] == found.shares.suggested[row]))[:NEIGHBOURS]
-        shown = [picture(near[at], None, float(found.similarities[row, at])) for at in better]
+        near = zip(*found.near_suggested(row, NEIGHBOURS), strict=True)
+        shown = [picture(other, None, float(cosine)) for other, cosine in near]
         suspects.append((picture(row, None, 1.0), shown))
     return DataCheck(
         found,

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from soundness.label_errors import weights
+from common import knn
 from uncertainty.intervals import AccuracyInterval, accuracy_interval
 
+NEIGHBOURS, TEMPERATURE = 50, 0.2
 CHANCE = 0.5  # of deciding between two classes
 BARELY = 0.75  # pairs of classes that are told apart better than that are not looked into
 LEAST = 5  # crops of each of two classes
@@ -40,12 +41,30 @@ class Votes:
     alone: np.ndarray
 
 
+def neighbours(vectors: np.ndarray, crop: np.ndarray) -> knn.Neighbours:
+    """Return the NEIGHBOURS nearest rows of other crops, or as many as there are; `crop`: (n,) int codes."""
+    depth = min(NEIGHBOURS, len(vectors) - 1)
+    if len(np.unique(crop)) == len(crop):  # half of the products
+        return knn.search_self(vectors, depth)
+    return knn.search_excluding(vectors, vectors, depth, crop, crop)
+
+
+def weights(similarities: np.ndarray) -> np.ndarray:
+    """Return the votes (n, depth) of neighbours: softmax of cosine / TEMPERATURE, 0 for no neighbour."""
+    raw = np.exp(
+        (similarities - similarities[:, :1]) / TEMPERATURE,
+        where=np.isfinite(similarities),
+        out=np.zeros_like(similarities),
+    )
+    return raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-12)
+
+
 def alike_classes(
     similarities: np.ndarray, indices: np.ndarray, label: np.ndarray, photo: np.ndarray, n_class: int
 ) -> tuple[list[AlikePair], int]:
     """Return the pairs of classes that cannot be told apart, the worst first, and how many pairs have too few photos to say.
 
-    Each crop of the two classes is decided between them by the votes of its neighbours (n, depth), see label_errors.weights; a tie
+    Each crop of the two classes is decided between them by the votes of its neighbours (n, depth), see `weights`; a tie
     is half right, and both classes weigh the same. A pair is listed where it is told apart in at most BARELY of the cases and the
     interval holds CHANCE; where that holds SURE as well, or one class has fewer than LEAST crops, there are too few photos.
     `label`, `photo`: (n,) int codes.

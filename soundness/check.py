@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common import knn
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
 from soundness import label_errors, pictures
-from soundness.alike_classes import AlikePair, alike_classes
+from soundness.alike_classes import AlikePair, alike_classes, neighbours
 from soundness.crops import Crops, of_pair, one_view
-from soundness.label_errors import Shares
+from soundness.label_errors import Chances
 from soundness.twins import Twins, near_twins
 from uncertainty.intervals import AccuracyInterval, accuracy_interval
 
@@ -22,8 +23,8 @@ class Soundness:
 
     known (n_crop,) bool: whether the picture was read. accuracy, without_twins: of all queries, and of those without a near twin,
     by photo; without_twins is None where every query has one. twin_photos, query_photos: photos with such a query, and all.
-    neighbours, similarities (n_crop, depth): the nearest other crops of each, -1 for none, and their cosines. suspects: rows of
-    likely label errors, the likeliest first. alike: classes that cannot be told apart; n_unsure pairs have too few photos to say.
+    suspects: rows of likely label errors, the likeliest first. alike: classes that cannot be told apart; n_unsure pairs have too
+    few photos to say.
     """
 
     pair: Combination
@@ -35,9 +36,7 @@ class Soundness:
     without_twins: AccuracyInterval | None
     twin_photos: int
     query_photos: int
-    neighbours: np.ndarray
-    similarities: np.ndarray
-    shares: Shares
+    chances: Chances
     suspects: np.ndarray
     alike: list[AlikePair]
     n_unsure: int
@@ -49,6 +48,14 @@ class Soundness:
     @property
     def n_query(self) -> int:
         return len(self.crops) - self.crops.n_reference
+
+    def near_suggested(self, row: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of other crops of the label that suits `row` better, and their cosines, the nearest `most` first."""
+        crops = self.crops
+        rows = np.flatnonzero((crops.label == self.chances.suggested[row]) & (crops.crop != crops.crop[row]))
+        cosine = knn.unit(crops.vectors[rows]) @ knn.unit(crops.vectors[[row]])[0]
+        nearest = np.argsort(-cosine, kind="stable")[:most]
+        return rows[nearest], cosine[nearest]
 
 
 def check(evaluator: Evaluator, combination: Combination) -> Soundness:
@@ -65,10 +72,9 @@ def check(evaluator: Evaluator, combination: Combination) -> Soundness:
     twins = near_twins(crops, seen, groups)
     decisions = evaluator.decide(pair)
     has_twin = np.isin(decisions.row + n, twins.query)
-    similarities, neighbours = label_errors.neighbours(crops.vectors, crops.crop)
     n_class = len(evaluator.coded.classes)
-    shares = label_errors.shares(similarities, neighbours, crops.label, n_class)
-    alike, unsure = alike_classes(similarities, neighbours, crops.label, crops.photo, n_class)
+    chances = label_errors.chances(crops.vectors, crops.label, crops.crop, n_class)
+    alike, unsure = alike_classes(*neighbours(crops.vectors, crops.crop), crops.label, crops.photo, n_class)
     return Soundness(
         pair=pair,
         crops=crops,
@@ -79,10 +85,8 @@ def check(evaluator: Evaluator, combination: Combination) -> Soundness:
         without_twins=None if has_twin.all() else _accuracy(decisions.right[~has_twin], decisions.image[~has_twin]),
         twin_photos=len(np.unique(decisions.image[has_twin])),
         query_photos=len(np.unique(decisions.image)),
-        neighbours=neighbours,
-        similarities=similarities,
-        shares=shares,
-        suspects=shares.suspects(),
+        chances=chances,
+        suspects=chances.suspects(),
         alike=alike,
         n_unsure=unsure,
     )

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from common import files, table_files
 from common.messages import count, table
 from evaluation.evaluator import Evaluator
@@ -17,11 +15,11 @@ from soundness.check import Soundness, check
 from uncertainty.intervals import AccuracyInterval
 
 SHOWN = 10  # rows of a table on the terminal
-MANY = 0.1  # share of crops that are outvoted, above which most of them are hard, not mislabelled
+MANY = 0.1  # share of crops that suit another label better, above which most of them are hard, not mislabelled
 DRAWN = 12  # rows of each sheet of pictures
 COLUMNS = (
     *("kind", "crop_id", "picture", "side", "label", "other_crop_id", "other_label"),
-    *("agreement", "cosine", "own_votes", "other_votes"),
+    *("agreement", "cosine", "own_chance", "other_chance"),
 )
 
 
@@ -93,11 +91,13 @@ def _interval(interval: AccuracyInterval) -> str:
 
 
 def _suspects(found: Soundness) -> str:
+    unjudged = found.chances.n_unjudged
+    more = f"; {count(unjudged, 'crop')} cannot be judged: no other crop has the same label" if unjudged else ""
     if not len(found.suspects):
-        return f"Labels: every crop of {len(found.crops):,} has the label that most of its neighbours' votes give"
+        return f"Labels: none of {count(len(found.crops), 'crop')} suits another label better{more}"
     said = (
         f"Likely label errors, the likeliest first: {len(found.suspects):,} of {count(len(found.crops), 'crop')} "
-        f"{'is' if len(found.suspects) == 1 else 'are'} outvoted by neighbours of another label"
+        f"{'suits' if len(found.suspects) == 1 else 'suit'} another label better{more}"
     )
     if len(found.suspects) > MANY * len(found.crops):
         said += "; with so many, most are crops that the model finds hard, and few are wrong labels"
@@ -105,13 +105,13 @@ def _suspects(found: Soundness) -> str:
         (
             found.crops.names[row],
             found.classes[found.crops.label[row]],
-            f"{found.shares.own[row]:.3f}",
-            found.classes[found.shares.suggested[row]],
-            f"{found.shares.other[row]:.3f}",
+            f"{found.chances.own[row]:.3f}",
+            found.classes[found.chances.suggested[row]],
+            f"{found.chances.other[row]:.3f}",
         )
         for row in found.suspects
     ]
-    return f"{said}\n{_first(['crop', 'label', 'votes', 'suggested', 'votes'], rows)}"
+    return f"{said}\n{_first(['crop', 'label', 'chance', 'suggested', 'chance'], rows)}"
 
 
 def _alike(found: Soundness) -> str:
@@ -140,7 +140,7 @@ def _first(header: list[str], rows: list[tuple]) -> str:
 
 def listed(found: Soundness) -> list[tuple]:
     """Return the near twins, then the likely label errors, one row each under COLUMNS."""
-    crops, twins, shares = found.crops, found.twins, found.shares
+    crops, twins, chances = found.crops, found.twins, found.chances
     labels = found.classes[crops.label]
 
     def of(row: int) -> tuple:
@@ -162,8 +162,8 @@ def listed(found: Soundness) -> list[tuple]:
         for q, r, agree, cosine in pairs
     ]
     for row in found.suspects:
-        votes = f"{shares.own[row]:.4f}", f"{shares.other[row]:.4f}"
-        rows.append(("label", *of(row), "", found.classes[shares.suggested[row]], "", "", *votes))
+        numbers = f"{chances.own[row]:.4f}", f"{chances.other[row]:.4f}"
+        rows.append(("label", *of(row), "", found.classes[chances.suggested[row]], "", "", *numbers))
     return rows
 
 
@@ -179,9 +179,6 @@ def _sheets(found: Soundness) -> Iterator[tuple[str, str, str, str, list]]:
     yield "twins", "query", "Queries and their near twins", "agreement", of_twins[:DRAWN]
     of_labels = []
     for row in found.suspects[found.known[found.suspects]][:DRAWN]:
-        near = found.neighbours[row]
-        better = np.flatnonzero((near >= 0) & (crops.label[near] == found.shares.suggested[row]))[:3]
-        of_labels.append(
-            (crops.pictures[row], labels[row], [result(near[at], found.similarities[row, at]) for at in better])
-        )
+        near = zip(*found.near_suggested(row, 3), strict=True)
+        of_labels.append((crops.pictures[row], labels[row], [result(other, cosine) for other, cosine in near]))
     yield "labels", "crop", "Likely label errors, and near crops of a label that suits better", "cosine", of_labels

@@ -51,7 +51,7 @@ PURE = (
     "training/calibration.py",
     *("classifiers/choice.py", "classifiers/confidence.py", "classifiers/linear.py", "classifiers/neighbours.py"),
     *("classifiers/recipes.py", "unknowns/scores.py", "unknowns/threshold.py", "unknowns/open_set.py"),
-    *("soundness/label_errors.py", "soundness/alike_classes.py"),
+    *("soundness/label_errors.py", "soundness/left_out.py", "soundness/alike_classes.py"),
     *("uncertainty/intervals.py", "uncertainty/comparisons.py", "uncertainty/winner.py", "uncertainty/references.py"),
     *("uncertainty/scores.py", "uncertainty/datasets.py", "uncertainty/power.py", "uncertainty/sign_flips.py"),
 )  # touch no disk, print nothing

@@ -15,8 +15,7 @@ import greedy_combo_eval
 from common import embeddings, knn
 from common.embeddings import EmbeddingSet
 from evaluation.records import Combination
-from soundness import label_errors, pictures
-from soundness.alike_classes import alike_classes
+from soundness import alike_classes, pictures
 from soundness.check import check
 from soundness.crops import Crops
 from soundness.twins import near_twins
@@ -105,64 +104,11 @@ def test_agreement_is_one_for_a_picture_itself_and_low_in_another_light():
     assert not pictures.descriptor(np.full_like(one, 77)).any()
 
 
-def test_shares_equal_a_loop_over_neighbours():
-    rng = np.random.default_rng(2)
-    vectors, label = rng.standard_normal((30, 5)).astype(np.float32), rng.integers(0, 4, 30)
-    similarities, indices = label_errors.neighbours(vectors, np.arange(30))
-    assert indices.shape == (30, 29)
-    found = label_errors.shares(similarities, indices, label, 4)
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    for row in range(30):
-        votes = np.zeros(4)
-        for other in range(30):
-            if other != row:
-                votes[label[other]] += np.exp(unit[row] @ unit[other] / 0.2)
-        votes /= votes.sum()
-        assert found.own[row] == pytest.approx(votes[label[row]], abs=1e-5)
-        votes[label[row]] = 0
-        assert (found.suggested[row], found.other[row]) == (votes.argmax(), pytest.approx(votes.max(), abs=1e-5))
-    suspects = found.suspects()
-    assert set(suspects) == {row for row in range(30) if found.other[row] > found.own[row]}
-    assert (np.diff(found.own[suspects]) >= 0).all()
-
-
 def test_views_of_one_crop_do_not_vouch_for_each_other():
     vectors = np.repeat(RNG.standard_normal((6, 8)).astype(np.float32), 2, axis=0)
     crop = np.repeat(np.arange(6), 2)
-    _, indices = label_errors.neighbours(vectors, crop)
+    _, indices = alike_classes.neighbours(vectors, crop)
     assert all(crop[row] not in crop[near[near >= 0]] for row, near in enumerate(indices))
-
-
-def planted(n=1200, n_class=12, dim=32, swapped=0.05, seed=0):
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, n_class, n)
-    centres = np.random.default_rng(5).standard_normal((n_class, dim))
-    vectors = (centres[truth] + 1.1 * rng.standard_normal((n, dim))).astype(np.float32)
-    wrong = rng.choice(n, int(swapped * n), replace=False)
-    label = truth.copy()
-    label[wrong] = (truth[wrong] + rng.integers(1, n_class, len(wrong))) % n_class
-    return vectors, label, wrong
-
-
-def test_planted_swaps_stand_first():
-    vectors, label, wrong = planted()
-    found = label_errors.shares(*label_errors.neighbours(vectors, np.arange(len(label))), label, 12)
-    assert np.isin(found.suspects()[:50], wrong).mean() >= 0.9
-
-
-def test_no_less_precise_than_cleanlab():
-    rank = pytest.importorskip("cleanlab.rank", reason="cleanlab is not installed: a requirement of development")
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import cross_val_predict
-
-    ours, theirs = [], []
-    for seed in range(3):
-        vectors, label, wrong = planted(600, swapped=0.1, seed=seed)
-        found = label_errors.shares(*label_errors.neighbours(vectors, np.arange(600)), label, 12)
-        ours.append(np.isin(found.suspects()[:50], wrong).mean())
-        chances = cross_val_predict(LogisticRegression(), knn.unit(vectors), label, cv=5, method="predict_proba")
-        theirs.append(np.isin(np.argsort(rank.get_label_quality_scores(label, chances))[:50], wrong).mean())
-    assert np.mean(ours) >= np.mean(theirs) - 0.01
 
 
 def told_apart_by_loop(similarities, indices, label, a, b):
@@ -171,28 +117,28 @@ def told_apart_by_loop(similarities, indices, label, a, b):
         right = []
         for row in np.flatnonzero(label == one):
             votes = np.zeros(label.max() + 1)
-            np.add.at(votes, label[indices[row]], np.exp(similarities[row] / label_errors.TEMPERATURE))
+            np.add.at(votes, label[indices[row]], np.exp(similarities[row] / alike_classes.TEMPERATURE))
             right.append(0.5 if votes[one] == votes[other] else float(votes[one] > votes[other]))
         recalls.append(np.mean(right))
     return np.mean(recalls)
 
 
 def test_classes_that_cannot_be_told_apart_are_named_and_no_others(monkeypatch):
-    monkeypatch.setattr(label_errors, "NEIGHBOURS", 20)
+    monkeypatch.setattr(alike_classes, "NEIGHBOURS", 20)
     rng = np.random.default_rng(4)
     label = np.repeat(np.arange(5), [60, 40, 50, 50, 50])
     centres = rng.standard_normal((5, 12))
     centres[1] = centres[0]  # two names of one product
     vectors = (3 * centres[label] + rng.standard_normal((250, 12))).astype(np.float32)
-    found = label_errors.neighbours(vectors, np.arange(250))
-    alike, unsure = alike_classes(*found, label, np.arange(250) // 2, 5)
+    found = alike_classes.neighbours(vectors, np.arange(250))
+    alike, unsure = alike_classes.alike_classes(*found, label, np.arange(250) // 2, 5)
     assert [(pair.one, pair.other, pair.n_crop) for pair in alike] == [(0, 1, 100)]
     assert alike[0].told_apart.low < 0.5 < 0.9 > alike[0].told_apart.high
     assert alike[0].told_apart.accuracy == pytest.approx(told_apart_by_loop(*found, label, 0, 1), abs=1e-6)
     assert unsure == 0
     few = np.flatnonzero((label > 1) | (np.arange(250) < 4) | ((label == 1) & (np.arange(250) < 64)))
-    near = label_errors.neighbours(vectors[few], np.arange(len(few)))
-    alike, unsure = alike_classes(*near, label[few], few, 5)
+    near = alike_classes.neighbours(vectors[few], np.arange(len(few)))
+    alike, unsure = alike_classes.alike_classes(*near, label[few], few, 5)
     assert alike == []
     assert unsure >= 1  # four crops of either class say nothing
 
@@ -203,7 +149,7 @@ def test_ties_of_two_classes_are_half_right():
     indices = np.array([[1, 2], [0, 3], [0, 3], [1, 2]])
     for a, b in itertools.combinations(range(2), 2):
         assert told_apart_by_loop(similarities, indices, label, a, b) == 0.5
-    _, unsure = alike_classes(similarities, indices, label, np.arange(4), 2)
+    _, unsure = alike_classes.alike_classes(similarities, indices, label, np.arange(4), 2)
     assert unsure == 1
 
 
@@ -237,6 +183,11 @@ def test_check_finds_what_was_planted_and_scores_without_the_twins(folder):
     assert (found.n_pictures, found.twin_photos, found.query_photos) == (112, 1, 14)
     assert found.suspects[0] == 9
     unit = [knn.unit(one.vectors) for one in (reference, query)]
+    cosine = np.concatenate(unit) @ unit[0][9]
+    cosine[found.crops.label != found.chances.suggested[9]] = -1
+    rows, cosines = found.near_suggested(9, 3)
+    assert rows.tolist() == np.argsort(-cosine)[:3].tolist()
+    assert cosines == pytest.approx(cosine[rows], abs=1e-6)
     right = reference.label()[(unit[1] @ unit[0].T).argmax(axis=1)] == query.label()
     assert found.accuracy.accuracy == pytest.approx(right.mean())
     assert found.without_twins.accuracy == pytest.approx(right[2:].mean())
@@ -280,7 +231,10 @@ def test_the_terminal_the_list_the_sheets_and_the_report_say_so(folder, capsys, 
 
 def test_a_set_whose_pictures_are_gone_says_so(tmp_path, capsys):
     for split, seed in (("train", 1), ("test", 2)):
-        embeddings.save(tmp_path / f"d_0_{split}.npz", study(seed, split=split, dim=48)[0])
+        made = study(seed, split=split, dim=48)[0]
+        made.labels[0] = made.labels[(made.label() != made.label()[0]).argmax()]  # a wrong label to list
+        made.labels[1] = "lone" if split == "train" else made.labels[1]
+        embeddings.save(tmp_path / f"d_0_{split}.npz", made)
     out = run(
         evaluate_combo, capsys, "--train_npz", tmp_path, "--test_npz", tmp_path, "--check", "--output_root", tmp_path
     )
@@ -289,4 +243,5 @@ def test_a_set_whose_pictures_are_gone_says_so(tmp_path, capsys):
         in out
     )
     assert "Near twins: none of 56 queries" in out
+    assert "another label better; 1 crop cannot be judged: no other crop has the same label" in out
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".npz"] == ["soundness_0_0.csv"]
