@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import logging
@@ -88,6 +89,10 @@ class Program:
 
     def start(self, engine: str) -> Run:
         """Return the function from pixels to vectors, computed by this engine. Raises UserError where it cannot."""
+        needed = (engine, "onnxscript")
+        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+            remedy = f"run pip install {' '.join(missing)}, or use --engine torch"
+            raise UserError(f"--engine {engine}: {' and '.join(missing)} not installed here; {remedy}")
         path = self.export()
         try:
             return _in_onnxruntime(path) if engine == "onnxruntime" else _in_openvino(path)
