@@ -9,8 +9,8 @@
 
 Without --model the images get labels of ImageNet's 1,000 classes. --model is a checkpoint of train.py --objective classifier, whose
 confidences are calibrated on its validation images, or any pretrained classifier with its own classes and preprocessing:
-a timm name, torchvision/NAME, hf/ID, or a local folder of timm or Hugging Face. --reference_npz embeds the images with the
-model that made the file.
+a timm name, torchvision/NAME, hf/ID, or a local folder of timm or Hugging Face; --engine computes it with its head.
+--reference_npz embeds the images with the model that made the file, and by its engine.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add_background(parser, None)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    cli.add_engine(parser, "--reference_npz")
+    cli.add_engine(parser, "the sets of --reference_npz")
     return parser
 
 

@@ -45,6 +45,11 @@ def _version(package: str) -> str:
     return ""
 
 
+def missing(engine: str) -> list[str]:
+    """Return the packages that this engine needs and that are not here; onnxruntime has several distributions of one module."""
+    return [name for name in (engine, "onnxscript") if importlib.util.find_spec(name) is None]
+
+
 class Program:
     """A model as an ONNX file in the cache folder of the user, and what was measured of it there.
 
@@ -89,10 +94,9 @@ class Program:
 
     def start(self, engine: str) -> Run:
         """Return the function from pixels to vectors, computed by this engine. Raises UserError where it cannot."""
-        needed = (engine, "onnxscript")
-        if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-            remedy = f"run pip install {' '.join(missing)}, or use --engine torch"
-            raise UserError(f"--engine {engine}: {' and '.join(missing)} not installed here; {remedy}")
+        if lacking := missing(engine):
+            remedy = f"run pip install {' '.join(lacking)}, or use --engine torch"
+            raise UserError(f"--engine {engine}: {' and '.join(lacking)} not installed here; {remedy}")
         path = self.export()
         try:
             return _in_onnxruntime(path) if engine == "onnxruntime" else _in_openvino(path)
