@@ -171,7 +171,7 @@ class Measured:
 
 
 def _entry(precision: str, pixels: np.ndarray) -> str:
-    return f"{precision} {hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()[:32]}"
+    return f"{precision} {hashlib.sha256(pixels.tobytes()).hexdigest()[:32]}"
 
 
 def cache_folder() -> Path:
