@@ -9,8 +9,8 @@
 
 Without --model the images get labels of ImageNet's 1,000 classes. --model is a checkpoint of train.py --objective classifier, whose
 confidences are calibrated on its validation images, or any pretrained classifier with its own classes and preprocessing:
-a timm name, torchvision/NAME, hf/ID, or a local folder of timm or Hugging Face. --reference_npz embeds the images with the
-model that made the file.
+a timm name, torchvision/NAME, hf/ID, or a local folder of timm or Hugging Face; --engine computes it with its head.
+--reference_npz embeds the images with the model that made the file, and by its engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common import cli, messages, table_files
 from imaging.colors import add_background
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from common.embeddings import EmbeddingSet
     from retrieval.exact import ExactSearch
 
+HOW = ("top_k", "device", "engine", "batch_size", "workers", "background")  # options of embedding and labelling images
 Answer = Callable[["np.ndarray"], list[list[tuple[str, float]]]]  # vectors to labels
 Labelled = list[tuple[Path, list[tuple[str, float]]]]  # image, [(label, confidence), …], the most confident first
 
@@ -43,15 +44,17 @@ def by_classifier(
     *,
     top_k: int,
     device: str,
+    engine: str,
     batch_size: int,
     workers: int,
     background: str | None,
 ) -> Labelled:
     """Return the most probable classes of each image."""
-    from embedding import classifier, query_images
+    from embedding import arithmetic, classifier, query_images
     from training import calibration
 
     loaded = classifier.load(model, weights, device=device, precision="fp32")
+    arithmetic.choose_engine(loaded.embedder, engine, None, paths, batch_size=batch_size)
     color = background or "white"
     sizes = {"batch_size": batch_size, "workers": workers}
     logits, readable = query_images.embed(paths, loaded.embedder, background=color, **sizes)
@@ -67,20 +70,17 @@ def by_references(
     *,
     k: int,
     top_k: int,
-    device: str,
-    batch_size: int,
-    workers: int,
-    background: str | None,
+    **how: Any,
 ) -> Labelled:
-    """Return what `answer` says of the images' vectors, without it the votes of their nearest neighbours."""
+    """Return what `answer` says of the images' vectors, without it the votes of their nearest neighbours.
+
+    how: device, engine, batch_size, workers and background of query_images.embed_alike.
+    """
     from embedding import query_images
     from retrieval.exact import ExactSearch
 
     gallery = ExactSearch(references)
-    embedder = query_images.recorded_model(gallery.model, gallery.source, dim=gallery.dim, spec=model, device=device)
-    color = query_images.background(gallery.model, gallery.source, background)
-    sizes = {"batch_size": batch_size, "workers": workers}
-    vectors, readable = query_images.embed(paths, embedder, background=color, **sizes)
+    vectors, readable = query_images.embed_alike(paths, gallery, spec=model, **how)
     labelled = answer(vectors) if answer else votes(gallery, vectors, k)
     return [(path, ranked[:top_k]) for path, ranked in zip(readable, labelled, strict=True)]
 
@@ -135,6 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=cli.whole(1, 1024), default=cli.cores(), metavar="N", help="decoding threads")
     add_background(parser, None)
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    cli.add_engine(parser, "the sets of --reference_npz")
     return parser
 
 
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> None:
     from embedding import query_images
 
     paths = query_images.find(args.image)
-    options = {name: getattr(args, name) for name in ("top_k", "device", "batch_size", "workers", "background")}
+    options = {name: getattr(args, name) for name in HOW}
     if args.reference_npz:
         if args.weights or args.weights_key:
             raise messages.UsageError(

@@ -71,8 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     text = "auto: that of existing sets of this model; else the fastest that stays within cosine 0.9995 of fp32"
     add("--precision", choices=("auto", "fp32", "mixed", "bf16", "fp16"), default="auto", help=text)
-    text = "auto: that of existing sets of this model; else the fastest that is installed and gives torch's vectors"
-    add("--engine", choices=("auto", "torch", "onnxruntime", "openvino"), default="auto", help=text)
+    cli.add_engine(parser, "existing sets of this model")
     text = "torch.compile; auto: from 20,000 images on a CPU"
     add("--compile", choices=("auto", "on", "off"), default="auto", help=text)
     add_background(parser)

@@ -69,10 +69,8 @@ def query(args: argparse.Namespace) -> None:
     pictures = query_images.find(args.query)
     where = {name: values for name in ("label", "split", "dataset") if (values := getattr(args, name))}
     with open_references(**_chosen(vars(args), SEARCHED)) as references:
-        model_options = {"dim": references.dim, "spec": args.model, "device": args.device}
-        embedder = query_images.recorded_model(references.model, references.source, **model_options)
-        color = query_images.background(references.model, references.source, args.background)
-        vectors, sound = query_images.embed(pictures, embedder, batch_size=args.batch_size, background=color)
+        how = _chosen(vars(args), ("device", "engine", "batch_size", "background"))
+        vectors, sound = query_images.embed_alike(pictures, references, spec=args.model, **how)
         names = [str(path) for path in sound]
         queries = Queries(vectors, names, [None] * len(names))
         results = retrieve(references, queries, args.k, where=where, method=args.rerank, candidates=args.candidates)

@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SPEC",
         help="model for the pictures that are searched (default: the one that the file names)",
     )
+    cli.add_engine(parser, "the file")
     add_background(parser, None)
     cli.add_spreadsheet_safe(parser, "selection.csv")
     return parser
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         files = [ParquetRows(path, args.data_root or ()) for path in args.files]
         index = stack.enter_context(opened_index(args.index, args.collection, files[0])) if args.index else None
         data = ViewerData(files)
-        search = PictureSearch(data, model=args.model, index=index, background=args.background)
+        search = PictureSearch(data, args.model, index=index, background=args.background, engine=args.engine)
         app = make_app(data, search, args.host, spreadsheet_safe=args.spreadsheet_safe)
         host, port = listening.getsockname()[:2]
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)

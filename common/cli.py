@@ -120,6 +120,14 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine(parser: argparse._ActionsContainer, known: str) -> None:
+    """Add --engine, named as in engines/program.py, which loads torch; `known` says whose engine auto takes."""
+    text = (
+        f"what computes the model; auto: that of {known}; else the fastest that is installed and gives torch's vectors"
+    )
+    parser.add_argument("--engine", choices=("auto", "torch", "onnxruntime", "openvino"), default="auto", help=text)
+
+
 def add_spreadsheet_safe(parser: argparse._ActionsContainer, what: str) -> None:
     """Add --spreadsheet_safe, which holds for the tables `what`; see common.table_files."""
     text = f"apostrophe before texts that begin with = + - @ in {what}, so that no spreadsheet runs them"

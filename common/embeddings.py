@@ -30,6 +30,7 @@ MODEL_FIELDS = (
     "preprocessing_version",
     "normalized",
     "background",
+    "engine",
 )
 FORMAT_VERSION = 1
 PREPROCESSING_VERSION = (
@@ -38,7 +39,8 @@ PREPROCESSING_VERSION = (
 META = {  # the fields that this suite reads, see docs/formats.md
     **dict.fromkeys(("id", "split", "dataset_name", "padding"), optional(NAME)),
     **dict.fromkeys(
-        ("model", "fingerprint", "data_root", "precision", "input", "contents", "background"), optional(TEXT)
+        ("model", "fingerprint", "data_root", "precision", "engine", "input", "contents", "background"),
+        optional(TEXT),
     ),
     **dict.fromkeys(("model_options", "preprocess"), optional(OBJECT)),
     **dict.fromkeys(("skipped", "batch_size", "preprocessing_version"), optional(WHOLE)),

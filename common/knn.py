@@ -371,8 +371,9 @@ def _score_all(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     n, dim = rows.shape
     both = np.concatenate([query, rows])
-    unit = load_rows(empty_rows(n + 1, dim, torch.float32, "cpu"), [both], "query and candidate", 0, n + 1).unit
-    return _score(unit[:1], unit[1:], torch.zeros(n, dtype=torch.int64), torch.arange(n))[0][0]
+    with threads_for(n * dim):  # a second thread would wait for the one that numpy's product keeps busy
+        unit = load_rows(empty_rows(n + 1, dim, torch.float32, "cpu"), [both], "query and candidate", 0, n + 1).unit
+        return _score(unit[:1], unit[1:], torch.zeros(n, dtype=torch.int64), torch.arange(n))[0][0]
 
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:

@@ -16,6 +16,7 @@ from common import cli, messages
 from embedding import extraction
 from embedding.output_set import OutputSet
 from engines import program
+from imaging import images
 
 if TYPE_CHECKING:
     from engines.program import Program, Run
@@ -106,11 +107,30 @@ def choose(
         compilation = "on" if pays and engine in ("auto", "torch") and len(program.installed()) == 1 else "off"
     if record["compiled"] if record else compilation == "on":
         _compile(model, sample, batch_size, is_needed=record is not None)
-    asked = record["engine"] if record else None if engine == "auto" else engine
     known = output.arithmetic_of_others(wanted, "engine")
-    _choose_engine(model, asked, known, sample, extraction.filled_size(n_rows, batch_size), n_images)
+    filled_to = extraction.filled_size(n_rows, batch_size)
+    _choose_engine(model, record["engine"] if record else engine, known, sample, filled_to, n_images)
     if model.engine != before.engine:
         messages.note(f"computing by {model.engine}")
+
+
+def choose_engine(
+    model: Model, engine: str = "auto", known: str | None = None, paths: Sequence[Path] = (), *, batch_size: int = 1
+) -> None:
+    """Set the engine for images that a user asks about: the one named, else, under auto, the `known` one, else what pays.
+
+    known: that of the vectors which the images will be compared with; torch takes over where it cannot be had, told once. paths:
+    the images, some of which are looked at where engines are compared; without any, noise is. Raises UserError where an engine
+    that is named cannot be had.
+    """
+
+    @cache
+    def sample() -> np.ndarray:
+        return extraction.sample(lambda row: images.decode(paths[row]), len(paths), model.preprocess)
+
+    _choose_engine(model, engine, known, sample, extraction.filled_size(len(paths), batch_size), len(paths))
+    if model.engine != "torch":
+        messages.note(f"computing in {model.precision} by {model.engine}")
 
 
 def _choose_precision(
@@ -147,13 +167,14 @@ def _compile(model: Model, sample: Callable[[], np.ndarray], batch_size: int, *,
 
 def _choose_engine(
     model: Model,
-    asked: str | None,
+    engine: str,
     known: str | None,
     sample: Callable[[], np.ndarray],
     batch_size: int,
     n_images: int,
 ) -> None:
-    """Set the engine: the one `asked` for, else the `known` one of sets that this one is compared with, else the fastest."""
+    """Set the engine: the one named, else the `known` one of sets that this one is compared with, else the fastest."""
+    asked = None if engine == "auto" else engine
     wanted = asked or known
     if wanted == model.engine or (wanted is None and model.engine != "torch"):
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backbones import checkpoint
+from backbones.backbone import fingerprint
 from backbones.preprocess import Preprocess
 from backbones.weights import DEFAULT
 from common.messages import UsageError, UserError
@@ -60,7 +61,8 @@ def load_pretrained(
 
     whole, classes = models.classifier(spec, weights)
     whole = dataclasses.replace(whole, preprocess=dataclasses.replace(whole.preprocess, resize_mode="model"))
-    embedder = Embedder(whole, spec=spec, options={}, fingerprint="", device=device, precision=precision)
+    own = fingerprint(whole)
+    embedder = Embedder(whole, spec=spec, options={}, fingerprint=own, device=device, precision=precision)
     if embedder.dim != len(classes):
         raise UserError(f"{spec} names {len(classes)} classes and gives {embedder.dim} numbers; it is no classifier")
     return Classifier(embedder, classes, 1.0)
@@ -85,7 +87,7 @@ def load_classifier(folder: Path | str, *, device: str = "auto", precision: str 
         whole,
         spec=str(folder),
         options={},
-        fingerprint=about.get("fingerprint", ""),
+        fingerprint=fingerprint(whole),  # of all weights, so that no engine takes the backbone's program for this one
         device=device,
         precision=precision,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -43,20 +43,60 @@ def find(paths: Sequence[Path | str]) -> list[Path]:
     return list(found)
 
 
+class References(Protocol):
+    """What images are compared with: its MODEL_FIELDS, the name to show, the length of its vectors."""
+
+    model: dict[str, Any]
+    source: str
+    dim: int
+
+
+def embed_alike(
+    paths: Sequence[Path],
+    references: References,
+    *,
+    spec: str | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    background: str | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+) -> tuple[np.ndarray, list[Path]]:
+    """Return what `embed` does, by the model and over the background that `references` were made with; see `recorded_model`."""
+    about = references.model, references.source
+    how: dict[str, Any] = {"device": device, "engine": engine, "pictures": paths, "batch_size": batch_size}
+    embedder = recorded_model(*about, dim=references.dim, spec=spec, **how)
+    color = background_of(*about, background)
+    return embed(paths, embedder, batch_size=batch_size, workers=workers, background=color)
+
+
 def recorded_model(
-    model: Mapping[str, Any], source: str, *, dim: int | None = None, spec: str | None = None, device: str = "auto"
+    model: Mapping[str, Any],
+    source: str,
+    *,
+    dim: int | None = None,
+    spec: str | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    pictures: Sequence[Path] = (),
+    batch_size: int = 1,
 ) -> Embedder:
     """Return the model that made the vectors of `source`, whose meta fields `model` are; `spec`: where it has moved to.
 
-    Raises UserError when the model is unknown, or is another one than that by its fingerprint or its dimensions `dim`.
+    It is computed by the engine that made them, unless another one is named. pictures: those that it will embed, in batches of
+    `batch_size`, if they are known: see arithmetic.choose_engine. Raises UserError when the model is unknown, or is another one
+    than that by its fingerprint or its dimensions `dim`, or where an engine that is named cannot be had.
     """
     from backbones.architectures import refuse_code
+    from embedding.arithmetic import choose_engine
     from embedding.embedder import load as load_model
+    from engines.program import ENGINES
 
     if spec is None and not model.get("model"):
         raise UserError(f"{source} does not say which model made it; name it with --model")
     if spec is None:
         refuse_code(model["model"], source)
+    check_fields(model, {"engine": optional(one_of(*ENGINES))}, source)
     options, resize_mode = _recorded_options(model, source)
     if options.get("pooling") == BOX:
         raise UserError(
@@ -73,6 +113,7 @@ def recorded_model(
         )
     if dim is not None and embedder.dim != dim:
         raise UserError(f"{embedder.spec} gives {embedder.dim} dimensions, {source} holds {dim}")
+    choose_engine(embedder, engine, model.get("engine"), pictures, batch_size=batch_size)
     return embedder
 
 
@@ -85,7 +126,7 @@ def _recorded_options(model: Mapping[str, Any], source: str) -> tuple[dict[str, 
     return given, given.pop("resize_mode", preprocess.get("resize_mode", "squash"))
 
 
-def background(model: Mapping[str, Any], source: str, asked: str | None = None) -> str:
+def background_of(model: Mapping[str, Any], source: str, asked: str | None = None) -> str:
     """Return the colour behind what is transparent in a query: the one `asked` for, else that of the vectors of `source`.
 
     `model`: their meta fields. Raises UserError where these name no colour.

@@ -107,19 +107,24 @@ class Model(Protocol):
 def fastest_close(model: Model, sample: Callable[[], np.ndarray], known: str | None) -> str | None:
     """Return the fastest precision whose rows for the images of `sample` are close to fp32's; None where it gives no image.
 
-    What was measured for this model on this processor is not measured again. known: the only one to consider beside fp32.
+    What was measured for this model and these images on this processor is not measured again: the answer is that of the images,
+    whatever others were looked at before. known: the only one to consider beside fp32, that of sets which this one is compared
+    with; it is taken where it was close for any images, so that they stay alike.
     """
+    tried = [precision for precision in ("bf16", "mixed") if known in (None, precision)]
     measured = Measured(model.fingerprint, model.device)
-    for precision in ("bf16", "mixed"):
-        if known not in (None, precision):
-            continue
-        close = measured.is_close(precision)
+    if not tried:
+        return "fp32"
+    if known and measured.was_close(known):
+        return known
+    pixels = sample()
+    if not len(pixels):
+        return None
+    for precision in tried:
+        close = measured.is_close(precision, pixels)
         if close is None:
-            pixels = sample()
-            if not len(pixels):
-                return None
             close = _is_close(model, precision, pixels)
-            measured.keep(precision, close)
+            measured.keep(precision, pixels, close)
         if close:
             return precision
     return "fp32"
@@ -136,29 +141,37 @@ def _is_close(model: Model, precision: str, pixels: np.ndarray) -> bool:
 
 
 class Measured:
-    """Which precisions were found close to fp32, kept for one model and processor in a cache folder of the user.
+    """Which precisions were found close to fp32 on which images, kept for one model and processor in a cache folder of the user.
 
     Nothing is lost where the folder cannot be read or written: it is measured again.
     """
 
     def __init__(self, fingerprint: str, device: torch.device) -> None:
-        key = f"{fingerprint} {processor(device)} torch {torch.__version__} {PROBE_COSINE}"
+        key = f"{fingerprint} {processor(device)} torch {torch.__version__} {PROBE_COSINE} by images"
         self._path = cache_folder() / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         self._answers: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
             answers = json.loads(self._path.read_text(encoding="utf-8"))
             self._answers = answers if isinstance(answers, dict) else {}
 
-    def is_close(self, precision: str) -> bool | None:
-        """Return whether this precision is close enough, None where it was not measured."""
-        answer = self._answers.get(precision)
+    def is_close(self, precision: str, pixels: np.ndarray) -> bool | None:
+        """Return whether this precision is close enough on these images, None where it was not measured."""
+        answer = self._answers.get(_entry(precision, pixels))
         return answer if isinstance(answer, bool) else None
 
-    def keep(self, precision: str, close: bool) -> None:
+    def was_close(self, precision: str) -> bool:
+        """Return whether this precision was close enough on any images."""
+        return any(answer is True for name, answer in self._answers.items() if name.startswith(f"{precision} "))
+
+    def keep(self, precision: str, pixels: np.ndarray, close: bool) -> None:
         """Remember what was measured."""
-        self._answers[precision] = close
+        self._answers[_entry(precision, pixels)] = close
         with contextlib.suppress(OSError, UserError):
             files.write_text(self._path, json.dumps(self._answers) + "\n")
+
+
+def _entry(precision: str, pixels: np.ndarray) -> str:
+    return f"{precision} {hashlib.sha256(pixels.tobytes()).hexdigest()[:32]}"
 
 
 def cache_folder() -> Path:

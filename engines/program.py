@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import logging
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,9 @@ CLOSE = 1e-4  # the largest relative difference of a vector from torch's
 PAYS_FROM = (
     500  # images from which exporting a model, about ten seconds, pays for itself where an engine is twice as fast
 )
-FASTER = 1.1  # times torch's speed, to be worth another engine
+FASTER = 1.1  # times the speed of the engines before it in ENGINES, for one to be chosen: no near tie decides
+ROUNDS = 5  # in which engines are timed, each once in every round
+REST = 0.02  # seconds for which threads that have done their work may still keep a core busy
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -42,6 +46,11 @@ def _version(package: str) -> str:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
     return ""
+
+
+def missing(engine: str) -> list[str]:
+    """Return the packages that this engine needs and that are not here; onnxruntime has several distributions of one module."""
+    return [name for name in (engine, "onnxscript") if importlib.util.find_spec(name) is None]
 
 
 class Program:
@@ -88,6 +97,9 @@ class Program:
 
     def start(self, engine: str) -> Run:
         """Return the function from pixels to vectors, computed by this engine. Raises UserError where it cannot."""
+        if lacking := missing(engine):
+            remedy = f"run pip install {' '.join(lacking)}, or use --engine torch"
+            raise UserError(f"--engine {engine}: {' and '.join(lacking)} not installed here; {remedy}")
         path = self.export()
         try:
             return _in_onnxruntime(path) if engine == "onnxruntime" else _in_openvino(path)
@@ -105,13 +117,16 @@ class Program:
 
     def fastest(self, torch_run: Run, pixels: torch.Tensor) -> str:
         """Return the engine that takes a batch of pixels (n, height, width, 3) soonest and is close to torch; remembers it."""
-        expected, speeds = torch_run(pixels), {"torch": _seconds(torch_run, pixels) / FASTER}
+        expected, runs = torch_run(pixels), {"torch": torch_run}
         for name in installed()[1:]:
             with contextlib.suppress(UserError):
                 run = self.start(name)
                 if differs(run(pixels), expected) <= CLOSE:
-                    speeds[name] = _seconds(run, pixels)
-        chosen = min(speeds, key=lambda name: speeds[name])
+                    runs[name] = run
+        seconds, chosen = _seconds(runs, pixels), "torch"
+        for name in runs:
+            if seconds[name] * FASTER < seconds[chosen]:
+                chosen = name
         with contextlib.suppress(OSError, ValueError, UserError):
             known = self.folder / "fastest.json"
             answers = json.loads(known.read_text()) if known.exists() else {}
@@ -136,14 +151,17 @@ def differs(vectors: torch.Tensor, expected: torch.Tensor) -> float:
     return largest if largest == largest else float("inf")
 
 
-def _seconds(run: Run, pixels: torch.Tensor) -> float:
-    """Return the least of three times, after one that warms up."""
-    times = []
-    for _ in range(4):
+def _seconds(runs: Mapping[str, Run], pixels: torch.Tensor) -> dict[str, float]:
+    """Return the median time of each run, taken in turn: what else the machine does meanwhile slows all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(pixels)  # warms up
+    for name in list(runs) * ROUNDS:
+        time.sleep(REST)
         start = time.perf_counter()
-        run(pixels)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+        runs[name](pixels)
+        times[name].append(time.perf_counter() - start)
+    return {name: median(taken) for name, taken in times.items()}
 
 
 def _in_onnxruntime(path: Path) -> Run:

@@ -44,6 +44,7 @@ def add_query_options(parser: ArgumentParser) -> None:
     _add_search_options(parser)
     add("--model", metavar="SPEC", help="where the model is now (default: as recorded with the vectors)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    cli.add_engine(parser, "the vectors that are searched")
     add("--batch_size", type=cli.whole(1, 65536), default=64, metavar="N", help="images in one batch")
     add_background(parser, None)
     add("--format", choices=("tsv", "json"), default="tsv", help="form of the results on stdout")

@@ -298,8 +298,10 @@ def offered(parser, option: str) -> set[str]:
 
 def test_parsers_offer_what_there_is():
     """Choices that a parser writes out, because the module that has them is heavy."""
+    import classify
     import extract_embedding
     import search
+    import view
     from backbones import preprocess
     from embedding.arithmetic import COMPILE_FROM
     from engines.program import ENGINES
@@ -307,7 +309,8 @@ def test_parsers_offer_what_there_is():
 
     extract = extract_embedding.build_parser()
     assert offered(extract, "--pooling") == set(preprocess.POOLINGS)
-    assert offered(extract, "--engine") == {"auto", *ENGINES}
+    for script in (extract_embedding, classify, search, view):
+        assert offered(script.build_parser(), "--engine") == {"auto", *ENGINES}
     assert offered(extract, "--resize_mode") == set(preprocess.RESIZE_MODES)
     assert f"from {COMPILE_FROM:,} images" in extract.format_help()
     assert offered(search.build_parser(), "--rerank") == retrieve.RERANKINGS.keys()

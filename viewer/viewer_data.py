@@ -129,14 +129,21 @@ class PictureSearch:
     """Search by an uploaded picture, among the rows of the page's first file or in an index.
 
     model: the spec to embed pictures with, in place of the one that the file names. background: the colour behind
-    what is transparent in them, in place of that of the file. index: see retrieval.items.References, or None.
+    what is transparent in them, in place of that of the file. engine: what computes the model, by default that of the file.
+    index: see retrieval.items.References, or None.
     """
 
     def __init__(
-        self, data: ViewerData, *, model: str | None = None, index: Any = None, background: str | None = None
+        self,
+        data: ViewerData,
+        model: str | None = None,
+        *,
+        index: Any = None,
+        background: str | None = None,
+        engine: str = "auto",
     ) -> None:
         self.data, self.file, self.spec, self.index = data, data.files[0], model, index
-        self.background = background
+        self.background, self.engine = background, engine
         self._embedder: Any = None
         self._one_at_a_time = threading.Lock()
 
@@ -162,8 +169,10 @@ class PictureSearch:
             )
         with self._one_at_a_time:  # so that no more than one picture is in memory, whole
             if self._embedder is None:
-                self._embedder = query_images.recorded_model(self._recorded_model(), self.file.name, spec=self.spec)
-            color = COLORS[query_images.background(self.file.model, self.file.name, self.background)]
+                self._embedder = query_images.recorded_model(
+                    self._recorded_model(), self.file.name, spec=self.spec, engine=self.engine
+                )
+            color = COLORS[query_images.background_of(self.file.model, self.file.name, self.background)]
             pixels = images.Encoded(data, header, header.orientation, background=color).decode()
             return self._embedder(self._embedder.preprocess(pixels)[None])[0]
 

@@ -146,9 +146,9 @@ def test_mixed_precision_stays_close_where_bf16_does_not(photos):
     assert loose < close
 
 
-def small_embedder(module: nn.Module) -> Embedder:
+def small_embedder(module: nn.Module, **preprocess) -> Embedder:
     """An embedder of 16 px images: bfloat16 without hardware for it is slow."""
-    backbone = Backbone(module, Preprocess(16, 16))
+    backbone = Backbone(module, Preprocess(16, 16, **preprocess))
     options = {"spec": "small", "options": {}, "fingerprint": "f", "device": "cpu", "precision": "auto"}
     return Embedder(backbone, **options)
 
@@ -168,9 +168,12 @@ def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, tmp_path):
     assert embedder.settled
     assert embedder.precision in ("bf16", "mixed")
     assert cosine(embedder(pixels), exact).min() >= precision.MIN_COSINE
-    again = small_embedder(module)
-    again.settle(lambda: pytest.fail("measured already"))
-    assert again.precision == embedder.precision
+    with monkeypatch.context() as patched:
+        patched.setattr(precision, "_is_close", lambda *_: pytest.fail("measured already"))
+        again, beside = small_embedder(module), small_embedder(module)
+        again.settle(lambda: pixels)
+        beside.settle(lambda: pytest.fail("no image is needed to stay like the sets beside"), embedder.precision)
+    assert again.precision == beside.precision == embedder.precision
     for known, expected in (("fp32", "fp32"), (embedder.precision, embedder.precision), ("fp16", "fp32")):
         beside = small_embedder(module)
         beside.settle(lambda: pixels, known)
@@ -182,20 +185,45 @@ def test_settle_chooses_a_close_precision_or_fp32(monkeypatch, tmp_path):
     np.testing.assert_array_equal(strict(pixels), exact)
 
 
+def test_the_precision_of_images_does_not_depend_on_what_was_embedded_before(monkeypatch, tmp_path):
+    """A model that adds 1 and takes it away again: in bfloat16 that costs dark images most of what they show."""
+    monkeypatch.setattr("embedding.embedder.multiplies_bf16", lambda device: True)
+    module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.Flatten())
+    for layer, offset in zip(module[:2], (1.0, -1.0), strict=True):
+        layer.weight.data = torch.eye(3).reshape(3, 3, 1, 1)
+        layer.bias.data.fill_(offset)
+    images = {"bright": noise(6, 16, 16), "dark": noise(6, 16, 16) // 64}
+    for number, order in enumerate((["bright", "dark"], ["dark", "bright"])):
+        monkeypatch.setattr(precision, "cache_folder", lambda number=number: tmp_path / f"cache_{number}")
+        chosen = {}
+        for name in order:
+            embedder = small_embedder(module, mean=(0, 0, 0), std=(1, 1, 1))
+            embedder.settle(lambda name=name: images[name])
+            chosen[name] = embedder.precision
+        assert chosen == {"bright": "bf16", "dark": "mixed"}
+
+
 def test_a_cache_that_cannot_be_used_changes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "cache_folder", lambda: tmp_path / "cache")
-    measured = precision.Measured("model", torch.device("cpu"))
-    assert measured.is_close("bf16") is None
-    measured.keep("bf16", True)
-    assert precision.Measured("model", torch.device("cpu")).is_close("bf16") is True
-    assert precision.Measured("other model", torch.device("cpu")).is_close("bf16") is None
+    pixels, cpu = noise(2, 4, 4), torch.device("cpu")
+    measured = precision.Measured("model", cpu)
+    assert measured.is_close("bf16", pixels) is None
+    measured.keep("bf16", pixels, True)
+    measured.keep("mixed", pixels, False)
+    again = precision.Measured("model", cpu)
+    assert [again.is_close(name, pixels) for name in ("bf16", "mixed")] == [True, False]
+    assert [again.was_close(name) for name in ("bf16", "mixed")] == [True, False]
+    assert again.is_close("bf16", pixels[:1]) is None
+    assert precision.Measured("other model", cpu).is_close("bf16", pixels) is None
     (file,) = (tmp_path / "cache").iterdir()
-    for content in (b"torn", b"[1]", b'{"bf16": "yes"}', b"\xff"):
+    entry = next(iter(json.loads(file.read_text()))).encode()
+    for content in (b"torn", b"[1]", b'{"%s": "yes"}' % entry, b"\xff"):
         file.write_bytes(content)
-        assert precision.Measured("model", torch.device("cpu")).is_close("bf16") is None
+        assert precision.Measured("model", cpu).is_close("bf16", pixels) is None
+        assert not precision.Measured("model", cpu).was_close("bf16")
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(precision, "cache_folder", lambda: tmp_path / "file" / "cache")
-    precision.Measured("model", torch.device("cpu")).keep("bf16", True)  # a file stands where the folder should be
+    precision.Measured("model", cpu).keep("bf16", pixels, True)  # a file stands where the folder should be
 
 
 def test_rounded_filters_are_bfloat16_with_errors_that_cancel():

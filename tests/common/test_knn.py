@@ -485,6 +485,11 @@ def test_a_small_search_uses_one_thread_and_gives_them_back(monkeypatch):
         monkeypatch.setattr(torch, "set_num_threads", lambda n: (asked.append(n), give(n)))
         few = knn.search(small, small, 3)
         assert (asked, torch.get_num_threads()) == ([1, 2], 2)
+        first = knn.search(wide[:1], wide, 3)
+        asked.clear()
+        one = knn.search_one(wide[:1], wide, 3, knn.inverse_norms(wide))
+        assert (asked, torch.get_num_threads()) == ([1, 2], 2)
+        assert all(map(np.array_equal, one, first))
         knn.search(wide, wide, 3)  # more than 2^27 products: as many threads as there are
         assert asked == [1, 2]
         with pytest.raises(ValueError, match="zero or not finite"):

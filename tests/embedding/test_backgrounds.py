@@ -38,7 +38,7 @@ def draw(folder: Path, background: str | None) -> None:
 def study(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     draw(folder / "clear", None)
-    words = ["--output_root", folder / "sets", "--batch_size", 6, "--model", "lite0"]
+    words = ["--output_root", folder / "sets", "--batch_size", 6, "--model", "lite0", "--precision", "fp32"]
     for name, more in (("clear_black", ["--background", "black"]), ("clear_white", [])):
         options = ["--data_root", folder / "clear", "--company_name", name, *words, *more]
         assert call(extract_embedding.main, *options)[0] == 0
@@ -70,6 +70,8 @@ def test_a_set_has_the_vectors_of_pictures_laid_over_the_colour(study: Path) -> 
         6,
         "--model",
         "lite0",
+        "--precision",
+        "fp32",
     ]
     code, _, err = call(extract_embedding.main, *again)
     assert (code, "--background" in err) == (1, True)

@@ -10,11 +10,17 @@ import pytest
 import torch
 from torch import nn
 
+import classify
 import extract_embedding
+import npz_to_parquet
+import search
+from backbones import checkpoint, models
 from common.embeddings import load
 from common.messages import UserError
 from conclusions.models import speed
 from engines import program
+from viewer.parquet_rows import ParquetRows
+from viewer.viewer_data import PictureSearch, ViewerData
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -102,9 +108,7 @@ def test_the_fastest_close_engine_is_remembered(pixels, monkeypatch):
         return runs[engine]
 
     monkeypatch.setattr(exported, "start", start)
-    monkeypatch.setattr(
-        program, "_seconds", lambda run, _: next(took[name] for name, each in runs.items() if each is run)
-    )
+    monkeypatch.setattr(program, "_seconds", lambda timed, _: {name: took[name] for name in timed})
     exported.folder.mkdir(parents=True)
     with torch.no_grad():
         assert exported.fastest(module, pixels) == "openvino"
@@ -210,3 +214,135 @@ def test_a_sample_without_a_readable_image_ends_no_run(crops, monkeypatch):
 def test_what_an_engine_cannot_do_is_told(crops, capsys):
     assert extract(crops, "--engine", "openvino", "--image_size", "crop") == 1
     assert "--engine openvino computes in fp32 on a CPU, uncompiled, images of one size" in capsys.readouterr().err
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The engines beside torch that were started, in turn."""
+    names, start = [], program.Program.start
+
+    def noted(exported, engine):
+        names.append(engine)
+        return start(exported, engine)
+
+    monkeypatch.setattr(program.Program, "start", noted)
+    return names
+
+
+def answers(script, capsys, *argv) -> list[dict]:
+    """What a script prints as JSON."""
+    capsys.readouterr()
+    assert script.main([*map(str, argv), "--format", "json", "--device", "cpu"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("engine", program.ENGINES[1:])
+def test_queries_are_computed_by_the_engine_of_the_vectors_they_are_compared_with(crops, capsys, started, engine):
+    assert extract(crops, "--splits", "train", "--engine", engine) == 0
+    npz, pictures = crops / "sets" / "crops_0_train.npz", crops / "crops" / "test"
+    assert search.main(["build", "--npz", str(npz), "--uri", str(crops / "index.faiss"), "--index_type", "FLAT"]) == 0
+    model = ("--model", "own_encoder:make")
+    commands = {
+        "classify": (classify, "--image", pictures, "--reference_npz", npz, "--k", 3, *model),
+        "npz": (search, "query", "-q", pictures, "--npz", npz, "-k", 3, *model),
+        "index": (search, "query", "-q", pictures, "--uri", crops / "index.faiss", "-k", 3, *model),
+    }
+    for name, (script, *words) in commands.items():
+        started.clear()
+        by_engine = answers(script, capsys, *words)
+        assert started == [engine], name
+        by_torch = answers(script, capsys, *words, "--engine", "torch")
+        assert started == [engine], name
+        assert values(by_engine) == pytest.approx(values(by_torch), abs=1e-5), name
+        assert names(by_engine) == names(by_torch), name
+
+
+def values(answer) -> list[float]:
+    """The numbers in an answer, in its order."""
+    if isinstance(answer, (dict, list)):
+        return [number for part in (answer.values() if isinstance(answer, dict) else answer) for number in values(part)]
+    return [float(answer)] if isinstance(answer, float) else []
+
+
+def names(answer) -> list[str]:
+    """The texts in an answer, in its order."""
+    if isinstance(answer, (dict, list)):
+        return [text for part in (answer.values() if isinstance(answer, dict) else answer) for text in names(part)]
+    return [answer] if isinstance(answer, str) else []
+
+
+def test_an_upload_is_computed_by_the_engine_of_the_file(crops, started):
+    assert extract(crops, "--splits", "train", "--engine", "openvino") == 0
+    assert npz_to_parquet.main(["--root", str(crops / "sets"), "--out", str(crops / "x.parquet")]) == 0
+    data = ViewerData([ParquetRows(crops / "x.parquet")])
+    picture = (crops / "crops" / "train" / "cat" / "3.png").read_bytes()
+    found = {}
+    for engine, expected in (("auto", ["openvino"]), ("torch", []), ("onnxruntime", ["onnxruntime"])):
+        started.clear()
+        uploads = PictureSearch(data, "own_encoder:make", engine=engine)
+        found[engine] = uploads.embed(picture)
+        uploads.embed(picture)
+        assert started == expected  # once, not at every picture
+    rows = vectors(crops, "train")[0]
+    np.testing.assert_allclose(found["auto"], rows[3], rtol=1e-5)
+    np.testing.assert_allclose(found["torch"], rows[3], rtol=1e-4)
+    np.testing.assert_allclose(found["onnxruntime"], rows[3], rtol=1e-4)
+
+
+def test_an_engine_of_the_vectors_that_is_not_here_gives_way_to_torch(crops, capsys, monkeypatch):
+    assert extract(crops, "--splits", "train", "--engine", "openvino") == 0
+    monkeypatch.setattr(program, "missing", lambda engine: [engine])
+    words = ["--image", str(crops / "crops" / "test"), "--model", "own_encoder:make"]
+    words += ["--reference_npz", str(crops / "sets" / "crops_0_train.npz"), "--device", "cpu"]
+    capsys.readouterr()
+    assert classify.main(words) == 0
+    told = capsys.readouterr().err
+    assert (
+        told.count("going on in torch: --engine openvino: openvino not installed here; run pip install openvino") == 1
+    )
+    assert classify.main([*words, "--engine", "openvino"]) == 1
+    assert (
+        "error: --engine openvino: openvino not installed here; run pip install openvino, or" in capsys.readouterr().err
+    )
+
+
+def test_a_set_that_names_no_engine_is_refused(crops, capsys):
+    assert extract(crops, "--splits", "train") == 0
+    npz = crops / "sets" / "crops_0_train.npz"
+    with np.load(npz) as file:
+        arrays = dict(file)
+    arrays["meta"] = np.array(str(arrays["meta"]).replace('"engine": "torch"', '"engine": "../x"'))
+    np.savez(npz, **arrays)
+    words = ["query", "-q", str(crops / "crops" / "test"), "--npz", str(npz), "--model", "own_encoder:make"]
+    assert search.main(words) == 1
+    assert 'engine is "../x", not torch or onnxruntime or openvino' in capsys.readouterr().err
+
+
+def test_a_head_is_computed_with_its_model_and_never_taken_for_another(crops, capsys, monkeypatch):
+    """Two classifiers of one backbone are two programs."""
+    engine = "onnxruntime"
+    folders = [crops / name for name in ("one", "other")]
+    for number, folder in enumerate(folders):
+        build_classifier(folder, number)
+    pictures = ("--image", crops / "crops" / "test", "--top_k", 3)
+    found = [answers(classify, capsys, *pictures, "--model", folder, "--engine", engine) for folder in folders]
+    expected = [answers(classify, capsys, *pictures, "--model", folder, "--engine", "torch") for folder in folders]
+    for one, other in zip(found, expected, strict=True):
+        assert names(one) == names(other)
+        assert values(one) == pytest.approx(values(other), abs=1e-4)
+    assert values(found[0]) != pytest.approx(values(found[1]), abs=0.01)
+    assert len(list((crops / "cache" / "padding-study").glob("program-*"))) == 2
+    monkeypatch.setattr(program, "PAYS_FROM", 5)
+    monkeypatch.setattr(program.Program, "fastest", lambda *_: engine)
+    assert classify.main([*map(str, pictures), "--model", str(folders[0]), "--device", "cpu"]) == 0
+    assert f"computing in fp32 by {engine}" in capsys.readouterr().err
+
+
+def build_classifier(folder, seed: int) -> None:
+    """Write a checkpoint of lite0 with a random head of three classes."""
+    backbone = models.build("tf_efficientnet_lite0")
+    state = {f"backbone.{name}": value for name, value in backbone.module.state_dict().items()}
+    state["head.weight"] = torch.randn(3, 1280, generator=torch.Generator().manual_seed(seed))
+    state["head.bias"] = torch.zeros(3)
+    about = {"spec": "tf_efficientnet_lite0", "options": {}, "preprocess": backbone.preprocess}
+    checkpoint.save(folder, **about, state=state, classes=["ant", "bee", "cat"], temperature=4.0)
