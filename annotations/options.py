@@ -75,8 +75,6 @@ def split_in_folders(path: str) -> str | None:
 
 @functools.lru_cache(10_000)
 def _split_in_folder(folder: str) -> str | None:
-    for name in reversed(folder.lower().split("/")[-2:]):
-        found = re.fullmatch(rf"({_SPLIT})(?:[_-]?(?:\d+|data|set|images|labels))?", name)
-        if found:
-            return found[1]
-    return None
+    from common.labels import split_of_folder
+
+    return next(filter(None, map(split_of_folder, reversed(folder.split("/")[-2:]))), None)

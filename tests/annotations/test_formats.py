@@ -420,7 +420,7 @@ def fields_of(row: Object) -> dict:
         (zipped("[Content_Types].xml", "xl/workbook.xml"), "is an Office document, not an annotation file"),
         (zipped("model/data.pkl", "model/data/0"), "is a file of PyTorch, not an annotation file"),
         (zipped("embeddings.npy"), "is an .npz of arrays, not an annotation file"),
-        (zipped("a.jpg", "b.jpg"), r"is a zip without an annotation file \(a.jpg, b.jpg\)"),
+        (zipped("a.jpg", "b.jpg"), r"is a zip without a JSON, XML or CSV file \(a.jpg, b.jpg\); unpack it"),
         (b"\x8a\x01\0\0\0\0\0\0\xfe" * 9, "is a binary file of no known kind"),
         (b"image,x1,y1\na.jpg,1,2\n", 'its first line is "image,x1,y1"'),
         (b"<svg></svg>", "XML with the root <svg>"),
