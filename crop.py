@@ -83,7 +83,9 @@ def run(args: argparse.Namespace) -> None:
     plan = planning.read(asked, style, drawing)
     planned, folder = plan.objects, plan.folder
     if not planned:
-        raise messages.UserError(f"{', '.join(map(str, args.json_path))}: no annotations, so there is nothing to crop")
+        raise messages.UserError(
+            f"{', '.join(map(str, args.json_path))}: no annotations of objects, so there is nothing to crop"
+        )
     record = {**style.record(), **cutter.fingerprints(planned, folder)}
     contents = cache(lambda: images.contents(folder, cutter.files_of(planned), args.workers))
     skipped: dict[Path, list[Skipped]] = {}

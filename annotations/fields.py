@@ -11,7 +11,7 @@ from typing import Any
 from annotations.records import Box
 from common.messages import Unusable
 
-BOX_FORMATS = ("xywh", "xyxy", "cxcywh")
+BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
 BOX_UNITS = ("pixels", "fraction", "percent")
 _NO, _YES = {"", "0", "false", "f", "no", "n", "off", "none", "null"}, {"1", "true", "t", "yes", "y", "on"}
 _LABEL_KEYS = (
@@ -134,7 +134,9 @@ def checked(box: Box) -> Box:
 def box(values: Sequence[float], box_format: str) -> Box:
     """Return the box of four numbers in one of BOX_FORMATS."""
     a, b, c, d = values
-    if box_format == "xyxy":
+    if box_format == "yxyx":
+        a, b, c, d = b, a, d, c
+    if box_format in ("xyxy", "yxyx"):
         return checked(Box(a, b, c, d, c - a, d - b))
     if box_format == "cxcywh":
         return checked(Box(a - c / 2, b - d / 2, a + c / 2, b + d / 2, c, d))

@@ -152,7 +152,9 @@ def _unpickled(path: Path) -> Any:
     import torch
 
     def load() -> Any:
-        with open(path, "rb") as file:  # a path called .safetensors would be read as such
+        if path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # a path called so would be read as such
             return torch.load(file, map_location="cpu", weights_only=True)
 
     try:

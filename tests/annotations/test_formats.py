@@ -706,3 +706,12 @@ def test_an_address_with_a_query_is_called_as_its_file(tmp_path, key):
     (tmp_path / "a.json").write_text(json.dumps(coco))
     assert run(tmp_path, tmp_path / "a.json", tmp_path / "out", "--image_folder", str(tmp_path)) == 0
     assert (tmp_path / "out" / "train" / "x" / "a b_7.png").is_file()
+
+
+@pytest.mark.parametrize(("turned", "read"), [(0, True), (360, True), (None, True), (90, False), ("-90", False)])
+def test_regions_of_a_photo_that_was_turned_in_label_studio_are_skipped(turned, read):
+    value, about = region(("king", 10, 20, 30, 40), 100, 100, image_rotation=turned, type="rectanglelabels")
+    tasks = [{"data": {"image": "a.jpg"}, "annotations": [{"result": [{**about, "value": value}]}]}]
+    (only,) = formats.parse(json.dumps(tasks).encode(), "a.json")
+    assert isinstance(only, Object) == read
+    assert read or only.reason.startswith(f"image_rotation {int(turned) % 360}: drawn on the turned photo")

@@ -197,6 +197,15 @@ def test_the_first_bytes_say_what_a_file_is(tmp_path, name, save):
     assert weights.read(tmp_path / name).keys() == network().state_dict().keys()
 
 
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_half_a_file_is_named(tmp_path, name):
+    torch.save(named("", WANTED), tmp_path / "whole")
+    half = (tmp_path / "whole").read_bytes()[:-900]
+    (tmp_path / name).write_bytes(half)
+    with pytest.raises(UserError, match=f"{name} is no readable state dict"):
+        weights.read(tmp_path / name)
+
+
 def test_a_program_is_no_file_of_weights(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "x.pth"))
     with pytest.raises(UserError, match=r"whole program of TorchScript, .* give it with --model"):
