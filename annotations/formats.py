@@ -77,6 +77,10 @@ def read(path: Path, options: Options, *, forced: str | None = None) -> tuple[li
     if path.is_dir():
         return _read_folder(path, options, forced)
     if path.name in yolo.SETTINGS or path.suffix in (".yaml", ".yml"):
+        if not any(map(yolo.is_label_file, _files(path.parent))):
+            raise UserError(
+                f"{path} is YAML, as YOLO's settings are, but no label file (.txt) lies below {path.parent}; name the annotations"
+            )
         return _read_folder(path.parent, options, "yolo")
     name, items = read_file(path.read_bytes(), path, path.parent, options, forced)
     return [_source(str(path), name, items, options)], []

@@ -715,3 +715,19 @@ def test_regions_of_a_photo_that_was_turned_in_label_studio_are_skipped(turned, 
     (only,) = formats.parse(json.dumps(tasks).encode(), "a.json")
     assert isinstance(only, Object) == read
     assert read or only.reason.startswith(f"image_rotation {int(turned) % 360}: drawn on the turned photo")
+
+
+def test_a_folder_without_annotations_names_what_it_holds(tmp_path):
+    for name, content in (("samples.json", '{"samples": []}'), ("metadata.json", '{"name": "x"}')):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(
+        UserError,
+        match=rf"holds no annotation file of a known format \({tmp_path}/metadata.json, {tmp_path}/samples.json\)",
+    ):
+        formats.read(tmp_path, Options())
+    (tmp_path / "metadata.json").unlink()
+    with pytest.raises(UserError, match=r"samples.json is of no known annotation format .its keys are samples"):
+        formats.read(tmp_path, Options())
+    (tmp_path / "a.yaml").write_text("images: []")
+    with pytest.raises(UserError, match=r"a.yaml is YAML, as YOLO's settings are, but no label file"):
+        formats.read(tmp_path / "a.yaml", Options())
