@@ -426,3 +426,20 @@ def test_labels_are_trimmed_and_composed():
     ]
     found = read(coco([{"id": n, "image_id": 7, "category_id": n} | BOX for n in (1, 2)], categories=categories))
     assert [item.classes for item in found] == [("food", "café"), ("ale",)]
+
+
+def test_splits_of_records_in_any_capitals():
+    images = [
+        {"id": n, "file_name": f"{n}.jpg", "split": split} for n, split in enumerate(("Train ", "TEST", "Fold 1 "))
+    ]
+    content = coco([{"id": n, "image_id": n, "category_id": 1} | BOX for n in range(3)], images=images)
+    assert [item.split for item in read(content)] == ["train", "test", "Fold 1"]
+    assert [item.split for item in read(content, split_names={"TEST": "query"})] == ["train", "query", "Fold 1"]
+
+
+def test_an_empty_part_of_a_segmentation_costs_no_outline():
+    shape = {"id": 1, "image_id": 7, "category_id": 1, "segmentation": [[], [1, 2, 11, 2, 11, 22], []]}
+    (only,) = read(coco([shape]), outlines=True)
+    assert only.box == Box(1, 2, 11, 22, 10, 20)
+    assert [list(part) for part in only.outline.polygons] == [[1, 2, 11, 2, 11, 22]]
+    assert reason(coco([shape | {"segmentation": [[], []]}])) == "no bbox, empty segmentation"
