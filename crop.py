@@ -82,6 +82,10 @@ def run(args: argparse.Namespace) -> None:
     drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed) if args.split_by_photo else None
     plan = planning.read(asked, style, drawing)
     planned, folder = plan.objects, plan.folder
+    if not planned:
+        raise messages.UserError(
+            f"{', '.join(map(str, args.json_path))}: no annotations of objects, so there is nothing to crop"
+        )
     record = {**style.record(), **cutter.fingerprints(planned, folder)}
     contents = cache(lambda: images.contents(folder, cutter.files_of(planned), args.workers))
     skipped: dict[Path, list[Skipped]] = {}

@@ -10,7 +10,12 @@ from annotations.records import Box
 from common.messages import Unusable
 
 SAMPLE = 500  # annotations of a file that are looked at
-_MEANING = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2", "cxcywh": "centre x, centre y, width, height"}
+_MEANING = {
+    "xywh": "x, y, width, height",
+    "xyxy": "x1, y1, x2, y2",
+    "cxcywh": "centre x, centre y, width, height",
+    "yxyx": "y1, x1, y2, x2",
+}
 Evidence = tuple[Box, bool]  # a box, and whether that of the object is the same, or else only holds it
 
 

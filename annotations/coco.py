@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from annotations import box_evidence, fields, segmentation
+from annotations import box_evidence, contents, fields, segmentation
 from annotations.contents import Repeated
 from annotations.fields import shown
 from annotations.options import Options
 from annotations.photos import sample_of
 from annotations.records import Box, Object, Outline, Skipped
-from common.messages import Unusable, UserError
+from common.messages import Unusable, UserError, note
 
 T = TypeVar("T")
 _EVIDENCE = "evidence of the box"  # of an annotation, put there by compact()
 _KEYS = ("images", "annotations", "categories")
+_NAMES = ("file_name", "filename", "path", "coco_url")  # what names a photo; LVIS has the last one only
 
 
 def recognise(content: Any) -> bool:
-    return isinstance(content, dict) and any(isinstance(content.get(key), list) for key in ("images", "annotations"))
+    kinds = [type(content.get(key)) for key in ("images", "annotations")] if isinstance(content, dict) else []
+    return list in kinds or (kinds != [] and all(issubclass(kind, dict) for kind in kinds))
 
 
 def compact(outlines: bool) -> Callable[[dict[str, Any]], None]:
@@ -60,26 +63,25 @@ def _has_box(bbox: Any) -> bool:
 
 def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
     """Yield every annotation in the file's order; raises UserError where a list is missing."""
-    for key in _KEYS:
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(f"{source} looks like COCO JSON but has no list {key!r}; export it again")
-        if isinstance(content, Repeated) and sum(name == key for name, _ in content.pairs) > 1:
-            raise UserError(f"{source} has {key!r} twice; merge the two lists")
-    images = _by_id(content["images"], "image_id", _image)
-    categories = _by_id(content["categories"], "category_id", _category)
-    known = [
-        item for item in content["annotations"] if isinstance(item, dict) and isinstance(item.get(_EVIDENCE), tuple)
-    ]
+    lists = {key: _entries(content, key, source) for key in _KEYS}
+    annotations = lists["annotations"]
+    images = _by_id(lists["images"], "image_id", _image, lambda entry: entry[:2])
+    categories = _by_id(lists["categories"], "category_id", _category, lambda entry: entry[-1:])
+    if lists["categories"]:
+        _check_numbers(annotations, categories, source)
+    else:
+        note(f"{source} has no categories; the category_name of annotations, else their category_id, is the label")
+    known = [item for item in annotations if isinstance(item, dict) and isinstance(item.get(_EVIDENCE), tuple)]
     pairs = [(item["bbox"], item[_EVIDENCE]) for item in known]
     if len(pairs) > 2 and options.box_format is None and (words := box_evidence.other_meaning(pairs)):
         raise UserError(f"{source}: {words}")
-    for row, item in enumerate(content["annotations"], 1):
+    for row, item in enumerate(annotations, 1):
         sample_id = object_id = ""
         try:
             check_plain(item)
             object_id = f"row{row}" if item.get("id") is None else fields.text(item["id"], "id")
             name, sample_id, declared, split = _one(images, item, "image_id")
-            classes = _one(categories, item, "category_id")
+            classes = _one(categories, item, "category_id") if lists["categories"] else _named_class(item)
             if fields.flag(item.get("iscrowd"), "iscrowd"):
                 raise Unusable("crowd region")
             box, units, outline = _shape(item, options)
@@ -88,6 +90,50 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
             yield Skipped(sample_id, object_id, str(error), source)
         else:
             yield Object(name, sample_id, object_id, split, classes, box, declared, source, units, outline)
+
+
+def _entries(content: Any, key: str, source: str) -> list[Any]:
+    """Return the entries of a list of the file, or of an object that has them by their ids; [] where there are no categories."""
+    if isinstance(content, Repeated) and sum(name == key for name, _ in content.pairs) > 1:
+        raise UserError(f"{source} has {key!r} twice; merge the two lists")
+    entries = content.get(key) if isinstance(content, dict) else None
+    if isinstance(entries, dict):
+        named = (
+            (name, entry if isinstance(entry, dict) else {"name": entry}) for name, entry in contents.items(entries)
+        )
+        entries = [entry if "id" in entry else {"id": name, **entry} for name, entry in named]
+    if entries is None and key == "categories":
+        return []
+    if not isinstance(entries, list):
+        raise UserError(f"{source} looks like COCO JSON but has no list {key!r}; export it again")
+    if key == "categories" and entries and not any(isinstance(entry, dict) and "id" in entry for entry in entries):
+        raise UserError(
+            f'{source}: its categories have no ids ({shown(entries[0])}); write them as {{"id": 1, "name": …}}'
+        )
+    return entries
+
+
+def _check_numbers(annotations: list[Any], categories: Mapping[str, Any], source: str) -> None:
+    """Raise UserError where annotations number the categories by one more or less: every label would be its neighbour's."""
+    ids = (str(item.get("category_id")) for item in annotations if isinstance(item, dict))
+    used, given = (
+        {int(entry_id) for entry_id in some if re.fullmatch(r"[0-9]{1,9}", entry_id)} for some in (ids, categories)
+    )
+    if not used or not given or used <= given:
+        return
+    for step, change in ((-1, "less"), (1, "more")):
+        moved = {number + step for number in used}
+        if moved <= given and (min(moved), max(moved)) == (min(given), max(given)):
+            raise UserError(
+                f"{source}: its annotations number the categories from {min(used)} to {max(used)}, its list of categories from "
+                f"{min(given)} to {max(given)}; every label would be wrong: make each category_id one {change}"
+            )
+
+
+def _named_class(item: dict[str, Any]) -> tuple[str, ...]:
+    """Return the label of an annotation in a file without categories."""
+    name = item.get("category_name")
+    return (fields.text(item.get("category_id") if name is None else name, "category_id"),)
 
 
 def _shape(item: dict[str, Any], options: Options) -> tuple[Box, str, Outline | None]:
@@ -123,8 +169,13 @@ def _split(item: dict[str, Any]) -> str | None:
     return None if value is None else fields.text(value, "split")
 
 
-def _by_id(items: list[Any], key: str, read: Callable[[dict[str, Any]], T]) -> dict[str, T | Unusable]:
-    """Return what `read` makes of each id's entry, or why it cannot be used; two entries must agree."""
+def _by_id(
+    items: list[Any], key: str, read: Callable[[dict[str, Any]], T], names: Callable[[T], tuple[str, ...]]
+) -> dict[str, T | Unusable]:
+    """Return what `read` makes of each entry, or why it cannot be used, by its id, or by `names` that are no ids.
+
+    Two entries of one id must agree.
+    """
     entries: dict[str, T | Unusable] = {}
     for item in items:
         try:
@@ -142,7 +193,16 @@ def _by_id(items: list[Any], key: str, read: Callable[[dict[str, Any]], T]) -> d
             entries[entry_id] = max(known, entry, key=len)  # type: ignore[arg-type]
         elif known != entry:
             entries[entry_id] = Unusable(f"ambiguous {key}: {shown(item['id'])} is given twice and differs")
-    return entries
+    return _by_name(entries, names) | entries
+
+
+def _by_name(entries: Mapping[str, T | Unusable], names: Callable[[T], tuple[str, ...]]) -> dict[str, T | Unusable]:
+    """Return the entries by what may stand in the place of their ids: a name of one entry only, and no number."""
+    found: dict[str, list[T | Unusable]] = {}
+    for entry in entries.values():
+        for name in () if isinstance(entry, Unusable) else {*names(entry)}:
+            found.setdefault(name, []).append(entry)
+    return {name: some[0] for name, some in found.items() if len(some) == 1 and not name.isdecimal()}
 
 
 def _same_name(first: Any, second: Any) -> bool:
@@ -161,13 +221,13 @@ def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:
 
 def _image(item: dict[str, Any]) -> tuple[str, str, tuple[int, int] | None, str | None]:
     """Return the file's name, the sample id, the declared (width, height) where it makes sense, and the split if named."""
-    name = fields.text(item.get("file_name") or item.get("coco_url"), "file_name")  # LVIS has the latter only
+    name = fields.text(next(filter(None, map(item.get, _NAMES)), None), "file_name")
     return name, sample_of(name), fields.size(item.get("width"), item.get("height")), _split(item)
 
 
 def _category(item: dict[str, Any]) -> tuple[str, ...]:
     names, parent = classes(item, "name"), item.get("supercategory")
-    if item.get("classes") is not None or parent in (None, "", item.get("name")):
+    if item.get("classes") is not None or parent in (None, "") or str(parent).strip() == names[0].strip():
         return names
     return (fields.text(parent, "supercategory"), *names)
 

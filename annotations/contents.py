@@ -32,6 +32,7 @@ _OTHER_KINDS = (
     (b"7z\xbc\xaf", "a 7z archive"),
     (b"Rar!", "a RAR archive"),
     (b"BZh", "a bzip2 file"),
+    (b"MATLAB 5.0", "a MATLAB file"),
     (b"\xfd7zXZ", "an xz file"),
     (b"\x28\xb5\x2f\xfd", "a zstd file"),
     (b"\x80\x02", "a Python pickle"),
@@ -127,7 +128,7 @@ def _unzipped(data: bytes, path: Path | str) -> bytes:
             if not inside:
                 shown = ", ".join(info.filename for info in names[:3])
                 raise UserError(
-                    f"{path} is a zip without an annotation file ({shown}); name the annotations themselves"
+                    f"{path} is a zip without a JSON, XML or CSV file ({shown}); unpack it and name its folder"
                 )
             if len(inside) != 1:
                 listed = ", ".join(info.filename for info in inside[:5])

@@ -11,7 +11,7 @@ from typing import Any
 from annotations.records import Box
 from common.messages import Unusable
 
-BOX_FORMATS = ("xywh", "xyxy", "cxcywh")
+BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
 BOX_UNITS = ("pixels", "fraction", "percent")
 _NO, _YES = {"", "0", "false", "f", "no", "n", "off", "none", "null"}, {"1", "true", "t", "yes", "y", "on"}
 _LABEL_KEYS = (
@@ -22,15 +22,15 @@ _LABEL_KEYS = (
     "type",
     "object",
 )  # what an attribute that holds the label is called
-# The names that tools give the four numbers of a box, and what they mean.
+# The names that tools give the four numbers of a box, in small letters and without _, and what they mean.
 _NAMED = (
     (("x", "y", "width", "height"), "xywh"),
     (("x", "y", "w", "h"), "xywh"),
     (("left", "top", "width", "height"), "xywh"),
     (("xmin", "ymin", "xmax", "ymax"), "xyxy"),
-    (("x_min", "y_min", "x_max", "y_max"), "xyxy"),
     (("x1", "y1", "x2", "y2"), "xyxy"),
     (("left", "top", "right", "bottom"), "xyxy"),
+    (("topx", "topy", "bottomx", "bottomy"), "xyxy"),
     (("cx", "cy", "w", "h"), "cxcywh"),
     (("cx", "cy", "width", "height"), "cxcywh"),
 )
@@ -134,7 +134,9 @@ def checked(box: Box) -> Box:
 def box(values: Sequence[float], box_format: str) -> Box:
     """Return the box of four numbers in one of BOX_FORMATS."""
     a, b, c, d = values
-    if box_format == "xyxy":
+    if box_format == "yxyx":
+        a, b, c, d = b, a, d, c
+    if box_format in ("xyxy", "yxyx"):
         return checked(Box(a, b, c, d, c - a, d - b))
     if box_format == "cxcywh":
         return checked(Box(a - c / 2, b - d / 2, a + c / 2, b + d / 2, c, d))
@@ -146,9 +148,10 @@ def any_box(value: Any, box_format: str, key: str = "bbox") -> Box:
     if isinstance(value, str):
         value = _from_text(value, key)
     if isinstance(value, dict):
+        given = {name.lower().replace("_", ""): side for name, side in value.items()}
         for names, meaning in _NAMED:
-            if value.keys() >= {*names}:
-                return box([number(value[name], f"{key}.{name}") for name in names], meaning)
+            if given.keys() >= {*names}:
+                return box([number(given[name], f"{key}.{name}") for name in names], meaning)
         raise bad(key, value)
     return box(numbers(value, 4, key), box_format)
 

@@ -30,6 +30,7 @@ from annotations import (
 from annotations.contents import Lines, decoded, parse_json, parse_xml, unpacked
 from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
+from common.files import is_hidden
 from common.messages import UsageError, UserError, count, note
 
 _JSON = {
@@ -76,6 +77,10 @@ def read(path: Path, options: Options, *, forced: str | None = None) -> tuple[li
     if path.is_dir():
         return _read_folder(path, options, forced)
     if path.name in yolo.SETTINGS or path.suffix in (".yaml", ".yml"):
+        if not any(map(yolo.is_label_file, _files(path.parent))):
+            raise UserError(
+                f"{path} is YAML, as YOLO's settings are, but no label file (.txt) lies below {path.parent}; name the annotations"
+            )
         return _read_folder(path.parent, options, "yolo")
     name, items = read_file(path.read_bytes(), path, path.parent, options, forced)
     return [_source(str(path), name, items, options)], []
@@ -161,7 +166,7 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
     """Read an export's folder: all its annotation files of the one format that they have."""
     files = list(_files(root))
     found: dict[str, list[tuple[Path, list[Object | Skipped]]]] = {}
-    passed: list[str] = []
+    passed: dict[str, str] = {}  # what each file is that holds no annotations
     labels = [path for path in files if yolo.is_label_file(path)] if forced in (None, "yolo") else []
     if labels:
         dataset = yolo.open_dataset(root)
@@ -173,13 +178,16 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
             continue
         try:
             name, items = read_file(path.read_bytes(), path, root, options, forced)
-        except Unrecognised:
-            passed.append(str(path))
+        except Unrecognised as error:
+            passed[str(path)] = str(error)
         else:
             found.setdefault(name, []).append((path, items))
+    if not found and len(passed) == 1:
+        raise UserError(*passed.values())
     if not found:
+        shown = f" ({', '.join(list(passed)[:3])}{', …' * (len(passed) > 3)})" if passed else ""
         raise UserError(
-            f"{root} holds no annotation file of {'the format ' + forced if forced else 'a known format'}; "
+            f"{root} holds no annotation file of {'the format ' + forced if forced else 'a known format'}{shown}; "
             "see docs/inputs.md, or name the file itself"
         )
     if len(found) > 1:
@@ -187,24 +195,28 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
         raise UserError(f"{root} holds several formats: {listed}; choose one with --annotation_format")
     ((name, parts),) = found.items()
     if name in ONE_IMAGE:
-        return [_source(str(root), name, [item for _, items in parts for item in items], options)], passed
-    return [_source(str(path), name, items, options) for path, items in parts], passed
+        return [_source(str(root), name, [item for _, items in parts for item in items], options)], list(passed)
+    return [_source(str(path), name, items, options) for path, items in parts], list(passed)
 
 
 def _files(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
-            if name.lower().endswith(_ENDINGS) and not name.startswith("."):
+            if name.lower().endswith(_ENDINGS) and not is_hidden(name):
                 yield Path(folder, name)
 
 
 def _without_repeats(found: Iterable[Object | Skipped]) -> list[Object | Skipped]:
-    """An id given twice in one image is a fault of the second object: the first one stays."""
+    """Trim the labels; an id given twice in one image is a fault of the second object: the first one stays."""
+    from common import labels
+
     seen: set[tuple[str, str]] = set()
     kept: list[Object | Skipped] = []
     for item in found:
         key = (item.sample_id, item.object_id)
+        if isinstance(item, Object) and (classes := tuple(map(labels.cleaned, item.classes))) != item.classes:
+            item = replace(item, classes=classes)
         if isinstance(item, Object) and key in seen:
             item = Skipped(*key, f"object id given twice: {item.crop_id}", item.source)
         elif isinstance(item, Object):

@@ -114,6 +114,10 @@ def _labels(region: dict[str, Any]) -> tuple[str, ...]:
 def _shape(region: Any) -> Shape:
     check_plain(region)
     classes = _labels(region)
+    if turned := fields.number(region.get("image_rotation") or 0, "image_rotation") % 360:
+        raise Unusable(
+            f"image_rotation {turned:g}: drawn on the turned photo; turn it back in Label Studio and export again"
+        )
     if "points" in region:
         points = polygon(region["points"])
         return Shape(classes, fields.enclosing(points), "percent", Outline((points,)))

@@ -46,8 +46,12 @@ class Options:
         The name of the annotation file `source` comes first, unless it is that of one image; then the folders of the image,
         then those of the file.
         """
+        from common.labels import SPLIT_NAMES
+
+        if named and named.strip().lower() in SPLIT_NAMES and named not in self.split_names:
+            named = named.strip().lower()  # as folders of the name are called
         found = named or self.split or self.guessed(image, source, one_image=one_image)[0]
-        return self.split_names.get(found, found)
+        return self.split_names.get(found, found.strip())
 
     def guessed(self, image: str, source: str, *, one_image: bool = False) -> tuple[str, str]:
         """Return the split that a name says and whose name that is; `all` and "" where none says any."""
@@ -75,8 +79,6 @@ def split_in_folders(path: str) -> str | None:
 
 @functools.lru_cache(10_000)
 def _split_in_folder(folder: str) -> str | None:
-    for name in reversed(folder.lower().split("/")[-2:]):
-        found = re.fullmatch(rf"({_SPLIT})(?:[_-]?(?:\d+|data|set|images|labels))?", name)
-        if found:
-            return found[1]
-    return None
+    from common.labels import split_of_folder
+
+    return next(filter(None, map(split_of_folder, reversed(folder.split("/")[-2:]))), None)

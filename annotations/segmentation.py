@@ -26,7 +26,11 @@ def read(value: Any, key: str = "segmentation") -> Outline:
         raise Unusable(f"no {key}") if value is None else bad(key, value)
     if not value:
         raise Unusable(f"empty {key}")
-    polygons = [value] if not isinstance(value[0], list) or _is_points(value) else value
+    polygons = (
+        [value] if not isinstance(value[0], list) or _is_points(value) else [part for part in value if part != []]
+    )
+    if not polygons:
+        raise Unusable(f"empty {key}")
     return Outline(tuple(polygon(part, key) for part in polygons))
 
 

@@ -72,7 +72,7 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: no such file; check --weights")
     _refuse_other_kinds(path)
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             return safetensors.torch.load_file(path)
         content = _unpickled(path)
     except pickle.UnpicklingError:
@@ -103,11 +103,21 @@ def _refuse_other_kinds(path: Path) -> None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-        if not any(name.endswith(("data.pkl", "constants.pkl")) for name in names):
+        if any(name.endswith("constants.pkl") for name in names):
+            raise UserError(f"{path} is a whole program of TorchScript, not only weights; give it with --model instead")
+        if not any(name.endswith("data.pkl") for name in names):
             shown = ", ".join(names[:3])
             raise UserError(
                 f"{path} is a zip without a file of PyTorch ({shown}); save model.state_dict(), best as safetensors"
             )
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file is of safetensors: the length of a header and a JSON object, or its name and no file of PyTorch."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    by_content = head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 27
+    return by_content or (path.suffix == ".safetensors" and not zipfile.is_zipfile(path))
 
 
 def _averages_without_names(content: Mapping[Any, Any], before: str = "") -> Iterator[str]:
@@ -141,8 +151,14 @@ def _unpickled(path: Path) -> Any:
     """
     import torch
 
+    def load() -> Any:
+        if path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # a path called so would be read as such
+            return torch.load(file, map_location="cpu", weights_only=True)
+
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load()
     except pickle.UnpicklingError:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         if not names or any(name.partition(".")[0] in HARMFUL for name in names):
@@ -150,7 +166,7 @@ def _unpickled(path: Path) -> Any:
         stands_for: list[Any] = [(dict if name.lower().endswith("dict") else _Placeholder, name) for name in names]
         try:
             with torch.serialization.safe_globals(stands_for):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = load()
         except (TypeError, AttributeError, IndexError) as error:  # an object that a placeholder cannot stand for
             raise pickle.UnpicklingError(str(error)) from None
         note(f"{path}: skipped what is no tensor ({', '.join(sorted(names)[:3])})")

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-READINGS = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2", "cxcywh": "centre x, centre y, width, height"}
+READINGS = {
+    "xywh": "x, y, width, height",
+    "xyxy": "x1, y1, x2, y2",
+    "cxcywh": "centre x, centre y, width, height",
+    "yxyx": "y1, x1, y2, x2",
+}
+_SWAPPED = [1, 0, 3, 2]  # of the four numbers, as yxyx has them
 _UNLIKELY = 1e-4  # a chance below which boxes are suspected to mean something else
 
 
@@ -84,7 +90,7 @@ def _percent_like(boxes: Boxes, frames: np.ndarray, box_format: str) -> str:
     if len(frames) < 3 or numbers.max() <= 2 or chance > np.log(_UNLIKELY):
         return ""
     options = []
-    for name in READINGS if box_format else [""]:
+    for name in [*READINGS][:3] if box_format else [""]:  # yxyx would fit as xyxy does
         edges = _edges(numbers, name)
         if edges.min() >= 0 and edges.max() <= 100 and (edges[:, 2:] > edges[:, :2]).all():
             options.append(f"--box_format {name} " * (name != box_format) + "--box_units percent")
@@ -142,11 +148,15 @@ def _numbers(edges: np.ndarray, box_format: str) -> np.ndarray:
     sides = edges[:, 2:] - edges[:, :2]
     if box_format == "cxcywh":
         return np.hstack([edges[:, :2] + sides / 2, sides])
-    return np.hstack([edges[:, :2], sides]) if box_format == "xywh" else edges
+    if box_format == "xywh":
+        return np.hstack([edges[:, :2], sides])
+    return edges[:, _SWAPPED] if box_format == "yxyx" else edges
 
 
 def _edges(numbers: np.ndarray, box_format: str) -> np.ndarray:
     first, second = numbers[:, :2], numbers[:, 2:]
     if box_format == "cxcywh":
         return np.hstack([first - second / 2, first + second / 2])
-    return np.hstack([first, first + second]) if box_format == "xywh" else numbers
+    if box_format == "xywh":
+        return np.hstack([first, first + second])
+    return numbers[:, _SWAPPED] if box_format == "yxyx" else numbers

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from common.array_files import Arrays, Columns, described, is_numeric, numbers_of, read_labels
+from common.array_files import LABEL_COLUMNS, Arrays, Columns, described, is_numeric, numbers_of, read_labels
 from common.labels import SPLIT_NAMES, texts_of
 from common.messages import UserError, note
 
 SHARD = re.compile(r"_(\d{5})-of-(\d{5})$")
-# Columns of tables of other tools that are no numbers of a vector; the first ones are labels.
-TABLE_LABELS = ("label", "labels", "class", "class_name", "target", "category", "species", "y")
+# Columns of tables of other tools that are no numbers of a vector, beside those of labels.
 TABLE_PATHS = ("source_file", "path", "file", "filename", "file_name", "filepath", "file_path", "image_path")
 TABLE_FIELDS = (
-    *(*TABLE_LABELS, *TABLE_PATHS, "crop_id", "sample_id", "id", "index", "split", "dataset_name", "padding"),
+    *(*LABEL_COLUMNS, *TABLE_PATHS, "crop_id", "sample_id", "id", "index", "split", "dataset_name", "padding"),
     "source_npz",
     *(
         "model",
@@ -42,15 +41,19 @@ def find_vectors(
 ) -> tuple[str, Any]:
     """Return the name and content of the vectors: `key`, a name of docs/formats.md, or the only matrix of numbers."""
     path, names = arrays.path, arrays.names
+    unread = arrays.unread if isinstance(arrays, Columns) else {}
+    reasons = "".join(f"; column {name!r} holds {reason}" for name, reason in unread.items())
     apart = [*filter(None, chosen.values()), *TEXT_FIELDS, *TABLE_FIELDS]
     if key is not None:
         if key in arrays:
             return key, arrays.read(key)
+        if key in unread:
+            raise UserError(f"{path}: column {key!r} holds {unread[key]}, no vectors of one length; make it anew")
         hint = f" Try --key {'embeddings' if 'embeddings' in names else names[0]}" if names else ""
         raise UserError(
             f"{path} has no array {key!r}; it has: {', '.join(names[:12]) or 'nothing'}.{hint} ({described(arrays)})"
         )
-    alone = names if len(names) == 1 and names[0] not in TEXT_FIELDS else []
+    alone = names if len(names) == 1 and names[0] not in TEXT_FIELDS and not unread else []
     for name in ("embeddings", *alone, company_name, split_of(path), "embedding", "vector"):
         if name is not None and name in arrays:
             return name, arrays.read(name)
@@ -63,8 +66,19 @@ def find_vectors(
         others = f"; no part of them: {', '.join(left_out[:5])}{', …' * (len(left_out) > 5)}" if left_out else ""
         note(f"{path}: the vectors are {len(columns):,} columns of numbers, {columns[0]!r} to {columns[-1]!r}{others}")
         return f"{columns[0]} to {columns[-1]}", vectors
+    shapes = {arrays.shape(name) for name in names}
+    if (
+        len(names) > 2
+        and len(shapes) == 1
+        and all(len(n) == 1 and n[0] > 1 and kind.kind in "fiu" for n, kind in shapes)
+    ):
+        line = f"import numpy; x = dict(numpy.load({str(path)!r})); numpy.savez({str(path.with_name(f'{path.stem}_one.npz'))!r}"
+        raise UserError(
+            f"{path} holds {len(names):,} arrays of one vector each; put them into one, their names as paths: "
+            f'python -c "{line}, embeddings=list(x.values()), paths=list(x))"'
+        )
     raise UserError(
-        f"{path} has no array 'embeddings'; it has: {described(arrays)}. "
+        f"{path} has no array 'embeddings'; it has: {described(arrays)}{reasons}. "
         "Name the vectors with --key, the labels with --labels_key"
     )
 
@@ -125,7 +139,7 @@ def _could_be_labels(arrays: Arrays, name: str, n: int) -> bool:
 def table_fields(arrays: Arrays, fields: dict[str, Any], n: int) -> dict[str, Any]:
     """Return labels, IDs and paths of a table: its columns class_0, class_1 …, or of one of the usual names."""
     levels = sorted((name for name in arrays.names if re.fullmatch(r"class_\d+", name)), key=lambda name: int(name[6:]))
-    usual = levels or [name for name in TABLE_LABELS if name in arrays][:1]
+    usual = levels or [name for name in LABEL_COLUMNS if name in arrays][:1]
     texts = [name for name in arrays.names if name not in TABLE_FIELDS and arrays.shape(name)[1].kind in "OU"]
     texts = [name for name in texts if arrays.shape(name)[0] == (n,) and not is_numeric(arrays.read(name))]
     columns: dict[str, Sequence[str]] = {"labels": usual or (texts if len(texts) == 1 else [])}

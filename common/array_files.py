@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,14 +26,30 @@ _OTHERS = (
         "an HDF5 file",
         "import h5py; x = h5py.File({path!r}); x = {{name: x[name][:] for name in x}}",
     ),
-    (b"MATLAB 5.0", "a MATLAB file", "import scipy.io; x = scipy.io.loadmat({path!r})"),
+    (
+        b"MATLAB 5.0",
+        "a MATLAB file",
+        "import scipy.io; x = scipy.io.loadmat({path!r}, squeeze_me=True); x = {{k: x[k] for k in x if k[:2] != '__'}}",
+    ),
     (b"ARROW1", "a Feather file", "import pandas; pandas.read_feather({path!r}).to_parquet({new!r})"),
     (b"\x1f\x8b", "a gzip file", "gunzip -k {path}"),
     (b"SQLite format 3", "an SQLite database", ""),
+    (b"IxF", "an index of faiss", "import faiss; i = faiss.read_index({path!r}); x = i.reconstruct_n(0, i.ntotal)"),
 )
-_SAVE = "import numpy; numpy.savez({new!r}, embeddings=x['embeddings'], labels=x['labels'])"
+# Saves every array that `x` holds under its own name, a single one as the embeddings.
+_SAVE = (
+    "import numpy; x = dict(x) if hasattr(x, 'keys') else dict(embeddings=x); "
+    "numpy.savez({new!r}, **{{k: numpy.array(list(v)) for k, v in x.items() if hasattr(v, '__len__') and not isinstance(v, str)}})"
+)
+_JSON = "import pandas; pandas.read_json({path!r}, lines={lines}, dtype=False).to_parquet({new!r})"
+_EXCEL = "import pandas; pandas.read_excel({path!r}).to_parquet({new!r})"
+_OLD_PICKLES = re.compile(rb"\((dp|lp)\d+\n|[\]}]q|c[a-z_.]+\n[\w.]+\n")  # of protocols 0 and 1, which have no mark
 _PICKLE = "import pandas; x = pandas.read_pickle({path!r})"
 _TORCH = "import torch; x = torch.load({path!r}, map_location='cpu')"
+
+
+# What a table calls its column of labels.
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target", "category", "species", "y")
 
 
 class Arrays(Protocol):
@@ -48,10 +65,15 @@ class Arrays(Protocol):
 
 
 class Columns:
-    """Arrays that are in memory already, by name; `table` where they are the columns of a table, `vectors` those of numbers."""
+    """Arrays that are in memory already, by name; `table` where they are the columns of a table.
 
-    def __init__(self, path: Path, arrays: dict[str, np.ndarray], *, table: bool = False) -> None:
-        self.path, self.table, self._arrays = path, table, arrays
+    `unread` are columns that are no array, and why.
+    """
+
+    def __init__(
+        self, path: Path, arrays: dict[str, np.ndarray], *, table: bool = False, unread: Mapping[str, str] | None = None
+    ) -> None:
+        self.path, self.table, self._arrays, self.unread = path, table, arrays, unread or {}
 
     @property
     def names(self) -> list[str]:
@@ -76,7 +98,7 @@ def open_arrays(path: Path) -> Arrays:
     if start.startswith(b"\x93NUMPY"):
         return Columns(path, {"embeddings": npz.read_npy(path)})
     if start.startswith(b"PAR1"):
-        return Columns(path, _parquet(path), table=True)
+        return _parquet(path)
     if start.startswith(b"PK"):
         kind = _zip_kind(path)
         if kind:
@@ -85,12 +107,13 @@ def open_arrays(path: Path) -> Arrays:
     for signature, what, line in _OTHERS:
         if start.startswith(signature):
             raise _other(path, what, line)
-    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+    if (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05") or _OLD_PICKLES.match(start):
         raise _other(path, "a pickle, which could run code when it is read", _PICKLE)
     if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") < 1 << 27:
         raise _other(path, "a safetensors file", "import safetensors.numpy; x = safetensors.numpy.load_file({path!r})")
     if start.lstrip()[:1] in (b"{", b"["):
-        raise _other(path, "a JSON file", "import json; x = json.load(open({path!r}))")
+        lines = _has_lines(path)
+        raise _other(path, "a file of JSON lines" if lines else "a JSON file", _JSON.replace("{lines}", str(lines)))
     if _is_text(start) and (path.suffix.lower() in (".csv", ".tsv", ".txt") or start.count(b",") > 1):
         return Columns(path, _csv(path), table=True)
     return npz.Archive(path)  # which says what is wrong
@@ -106,20 +129,54 @@ def described(arrays: Arrays, names: Sequence[str] | None = None) -> str:
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """Return the labels (n,) of a file: .npy, or text with one label a line; of a CSV file with one column, without its header.
+    """Return the labels (n,) of a file: .npy, a JSON list, text with one label a line, or a table with a column of labels.
 
-    Raises UserError when it is neither, OSError when it cannot be opened.
+    Raises UserError when it is none of them, OSError when it cannot be opened.
     """
     with open(path, "rb") as file:
-        start = file.read(4096)
-    if start.startswith(b"\x93NUMPY"):
-        return np.asarray(npz.read_npy(path))
-    if not _is_text(start):
+        start = file.read(6)
+        if start == b"\x93NUMPY":
+            return np.asarray(npz.read_npy(path))
+        data = start + file.read()
+    unicode = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # as Windows' shell writes
+    try:
+        text = data.decode(unicode)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
         raise UserError(f"{path} holds no labels; give a .npy file, or text with one label a line")
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    if path.suffix.lower() == ".csv" and lines[:1] and lines[0].strip().lower() in ("label", "labels", "class", "y"):
-        lines = lines[1:]
+    if text.lstrip()[:1] == "[":
+        return _json_labels(text, path)
+    lines = text.splitlines()
+    if path.suffix.lower() in (".csv", ".tsv") and lines:
+        delimiter = max(",;\t", key=lines[0].count)
+        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+        header = [cell.strip().lower() for cell in rows[0]]
+        column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
+        if column is not None and len({len(row) for row in rows}) == 1:
+            return np.array([row[column] for row in rows[1:]], dtype=str)
+        if len(header) > 1:
+            raise UserError(
+                f"{path} has no column of labels ({', '.join(rows[0][:8])}); call it label, or give one label a line"
+            )
     return np.array(lines, dtype=str)
+
+
+def _json_labels(text: str, path: Path) -> np.ndarray:
+    try:
+        labels = json.loads(text)
+    except (ValueError, RecursionError):
+        labels = [[]]
+    if not all(isinstance(label, (str, int, float, type(None))) for label in labels):
+        raise UserError(f'{path} is no JSON list of labels; give ["ale", "brie", …], or text with one label a line')
+    return np.array([*labels, None], dtype=object)[:-1]
+
+
+def _has_lines(path: Path) -> bool:
+    """Return whether a JSON file has a value on each of several lines."""
+    with open(path, "rb") as file:
+        first, second = file.readline(1 << 24).strip(), file.readline(4096).strip()
+    return first[:1] == b"{" and first[-1:] == b"}" and second[:1] == b"{"
 
 
 def _is_text(start: bytes) -> bool:
@@ -139,6 +196,8 @@ def _zip_kind(path: Path) -> tuple[str, str] | None:
             names = archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):  # damaged: npz.Archive says how
         return None
+    if "[Content_Types].xml" in names:
+        return "an Office document", _EXCEL
     if any(name.endswith("data.pkl") for name in names):
         return "a file of PyTorch, which could run code when it is read", _TORCH
     if names and not any(name.endswith(".npy") for name in names):
@@ -158,7 +217,7 @@ def _other(path: Path, what: str, line: str) -> UserError:
     return UserError(f"{path} is {what}; unpack it first: {line.format(**values)}")
 
 
-def _parquet(path: Path) -> dict[str, np.ndarray]:
+def _parquet(path: Path) -> Columns:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -168,34 +227,45 @@ def _parquet(path: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} is no sound Parquet file ({' '.join(str(error).split())[:100]}); make it anew"
         ) from None
-    arrays = {}
+    arrays, unread = {}, {}
     for name in table.column_names:
         column = table[name].combine_chunks()
         column = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
         kind = column.type
         if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
             matrix = _matrix(column)
-            if matrix is not None:
+            if isinstance(matrix, str):
+                unread[name] = matrix
+            else:
                 arrays[name] = matrix
         elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
             arrays[name] = column.to_numpy(zero_copy_only=False)
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
             arrays[name] = np.array(column.to_pylist(), dtype=object)
-    return arrays
+        else:
+            unread[name] = str(kind) if len(str(kind)) <= 40 else f"{str(kind)[:39]}…"
+    return Columns(path, arrays, table=True, unread=unread)
 
 
-def _matrix(column: Any) -> np.ndarray | None:
-    """Return a column of lists of numbers as (n, dim), None where they are of several lengths or of something else."""
+def _matrix(column: Any) -> np.ndarray | str:
+    """Return a column of lists of numbers as (n, dim), an empty cell as NaN; or why it is none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if column.null_count or not len(column):
-        return None
-    lengths = np.unique(pc.list_value_length(column).to_numpy(zero_copy_only=False))
-    values = column.flatten()
-    if len(lengths) != 1 or not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
-        return None
-    return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    values = column.drop_null().flatten()
+    if not there.any() or not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        return f"lists of {values.type}" if there.any() else "empty"
+    lengths = pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False)
+    if (other := np.flatnonzero(lengths != lengths[0])).size:
+        row = np.flatnonzero(there)[other[0]]
+        return f"lists of {lengths[0]} numbers, but of {lengths[other[0]]} in row {row}, counted from 0"
+    filled = values.to_numpy(zero_copy_only=False).reshape(len(lengths), -1)
+    if there.all():
+        return filled
+    matrix = np.full((len(column), filled.shape[1]), np.nan, np.float32)
+    matrix[there] = filled
+    return matrix
 
 
 def _csv(path: Path) -> dict[str, np.ndarray]:

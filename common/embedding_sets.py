@@ -253,7 +253,7 @@ def _labelled(embedding_set: EmbeddingSet, label_level: int | None) -> Embedding
     if unlabelled.all():
         others = embedding_set.meta.get("unread")
         remedy = (
-            f"name them with --labels_key ({others})"
+            f"name them with --labels_key ({others}), or give them with --labels FILE"
             if others not in (None, "nothing")
             else "give them with --labels FILE"
         )

@@ -17,7 +17,7 @@ from common import array_choice, files, npz
 from common.array_files import Columns, described, is_numeric, open_arrays
 from common.blocks import Blocks, release
 from common.labels import label_paths, texts_of
-from common.messages import UserError, warn
+from common.messages import UserError, note, warn
 from common.run_record import FLAG, NAME, OBJECT, TEXT, WHOLE, check_fields, optional
 
 # The fields of meta that say which model made the vectors.
@@ -216,7 +216,8 @@ def load(
     if not (fields.keys() & {"labels", "class_names", "targets"}):
         others = [other for other in arrays.names if other != name and other not in fields]
         readable = [other for other in others if is_table and not is_numeric(arrays.read(other))]
-        meta["unread"] = described(arrays, readable or others)
+        by_columns = is_table and name not in arrays and not readable
+        meta["unread"] = f"one of {name}" if by_columns else described(arrays, readable or others)
     texts = _texts(path, fields, *vectors.shape)
     by_path = "sample_ids" not in fields and (texts["paths"] != "").any()
     meta["known_by_path"] = len(np.unique(texts["paths"])) / len(vectors) if by_path else None  # photos a row
@@ -241,22 +242,45 @@ def _without_invalid(embedding_set: EmbeddingSet, drop_invalid: bool) -> Embeddi
 
 
 def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
+    vectors: np.ndarray = np.empty(0, dtype=object)
     try:
         vectors = np.asanyarray(value)
-        if vectors.dtype.hasobject:
-            vectors = vectors.astype(np.float32)
+        if vectors.dtype.hasobject:  # numbers, or rows that are arrays or lists of numbers
+            vectors = vectors.astype(np.float32) if vectors.ndim != 1 else np.stack([_row(row) for row in vectors])
     except (ValueError, TypeError):
-        raise UserError(f"{path}: {name!r} is no matrix of numbers; name the right array with --key") from None
+        kinds = ", ".join(sorted({type(row).__name__ for row in vectors.ravel()[:1000]})[:3])
+        raise UserError(
+            f"{path}: {name!r} is no matrix of numbers but holds {kinds or 'nothing'}; save rows of one length, or name another "
+            "array with --key"
+        ) from None
+    if vectors.dtype.kind in "US" and any("..." in text for text in vectors.ravel()[:100].astype(str)):
+        raise UserError(
+            f"{path}: {name!r} holds vectors that were cut short with '...' when they were printed; save the numbers themselves, "
+            "for example with to_parquet"
+        )
     if vectors.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {name!r} holds {vectors.dtype}, not numbers; save the embeddings as float32")
+        raise UserError(f"{path}: {name!r} holds {_kind(vectors)}, not numbers; save the embeddings as float32")
     if vectors.ndim > 2 and vectors.size == len(vectors) * max(vectors.shape[1:]):  # (n, dim, 1, 1) of a last pooling
         vectors = vectors.reshape(len(vectors), -1)
     if vectors.ndim != 2:
-        raise UserError(f"{path}: {name!r} has shape {vectors.shape}; embeddings need two dimensions, one row a crop")
+        remedy = "; of tokens save the first, x[:, 0], or the mean, x.mean(axis=1)" * (vectors.ndim == 3)
+        raise UserError(
+            f"{path}: {name!r} has shape {vectors.shape}; embeddings need two dimensions, one row a crop{remedy}"
+        )
     if not vectors.size:
         raise UserError(f"{path}: {name!r} has shape {vectors.shape}: there are no vectors in it; make it anew")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
         return vectors if vectors.dtype == np.float32 and vectors.dtype.isnative else vectors.astype(np.float32)
+
+
+def _row(value: Any) -> np.ndarray:
+    return np.asarray(value, np.float32)
+
+
+def _kind(array: np.ndarray) -> str:
+    return (
+        f"text such as {str(array.ravel()[0])[:40]!r}" if array.dtype.kind in "US" and array.size else str(array.dtype)
+    )
 
 
 def _sound_rows(vectors: np.ndarray) -> np.ndarray:
@@ -307,11 +331,21 @@ def _text(path: Path, name: str, value: Any) -> np.ndarray:
         array = np.asarray(value)
         if array.dtype.kind == "U" and name not in array_choice.LABELS:
             return array
+        if name in array_choice.LABELS and array.ndim == 2 and array.shape[1] > 1 and _is_one_hot(array):
+            note(
+                f"{path}: {name!r} {array.shape} has a single 1 in each row; the labels are their columns, counted from 0"
+            )
+            return texts_of(array.argmax(axis=1))
         if array.ndim in (1, 2):
             return texts_of(array)
     except (ValueError, TypeError, RecursionError):
         pass
     raise UserError(f"{path}: {name!r} is no list of texts; save it as an array of strings")
+
+
+def _is_one_hot(array: np.ndarray) -> bool:
+    """Return whether numbers are a single 1 in each row and 0 beside it."""
+    return array.dtype.kind in "fiub" and bool(((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all())
 
 
 def _meta(path: Path, arrays: dict[str, Any], company_name: str | None) -> dict[str, Any]:

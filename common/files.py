@@ -236,6 +236,11 @@ def below(root: Path | str, name: str) -> str:
     return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
 
 
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is a system's own, as `.DS_Store` and Synology's `@eaDir` of thumbnails are."""
+    return name.startswith(".") or name in ("@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information")
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry of a folder is one, links followed; links that lead round in a circle are none."""
     try:

@@ -19,6 +19,12 @@ SPLIT_NAMES = tuple(name for names in SPLITS.values() for name in names)
 _CHUNK = 1 << 16  # texts looked at at a time
 
 
+def split_of_folder(name: str) -> str:
+    """Return the split that a folder's name says: `train` of `train2017`, `test` of `Test_set`; "" for none."""
+    found = re.fullmatch(r"([a-z]+)(?:[_-]?(?:\d+|data|set|images|labels))?", name.lower())
+    return found[1] if found and found[1] in (*SPLIT_NAMES, "dev") else ""
+
+
 def same_split(first: str, second: str) -> bool:
     """Whether two names are those of one split, such as `val` and `validation`."""
     return first == second or any(first in names and second in names for names in SPLITS.values())
@@ -36,8 +42,13 @@ def clean(texts: np.ndarray) -> np.ndarray:
             break
     else:
         return texts
-    cleaned = {text: unicodedata.normalize("NFC", text.strip()) for text in set(flat.tolist())}
-    return np.array([cleaned[text] for text in flat.tolist()], dtype=str).reshape(texts.shape)
+    known = {text: cleaned(text) for text in set(flat.tolist())}
+    return np.array([known[text] for text in flat.tolist()], dtype=str).reshape(texts.shape)
+
+
+def cleaned(text: str) -> str:
+    """Return one label without blanks around it and with composed accents (NFC)."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _is_composed(text: str) -> bool:
@@ -85,9 +96,20 @@ def texts_of(values: np.ndarray) -> np.ndarray:
 def warn_strangers(
     references: Iterable[str], queries: Iterable[str], names: tuple[str, str] = ("references", "queries")
 ) -> None:
-    """Warn when no label, or under half of the labels of the queries, occurs among the references; `names`: of both sides."""
+    """Warn when no label, or under half of the labels of the queries, occurs among the references; `names`: of both sides.
+
+    Warn of a label, too, that the other side has in other capitals, or with another of blank, hyphen and underscore.
+    """
     known, asked = {*references} - {""}, {*queries} - {""}
     shared = asked & known
+    others = {_loosely(label): label for label in sorted(known - asked)}
+    pairs = [(label, others[_loosely(label)]) for label in sorted(asked - known) if _loosely(label) in others]
+    if pairs:
+        shown = ", ".join(f"{label!r} for {other!r}" for label, other in pairs[:3]) + ", …" * (len(pairs) > 3)
+        warn(
+            f"{count(len(pairs), 'label')} of the {names[1]} {'is' if len(pairs) == 1 else 'are'} written otherwise among the "
+            f"{names[0]} ({shown}) and counted as others; name both alike if they are the same"
+        )
     if not asked or 2 * len(shared) >= len(asked):
         return
     few = f"only {len(shared):,}" if shared else "none"
@@ -109,6 +131,10 @@ def warn_alike(labels: Iterable[str]) -> None:
     if alike:
         shown = "; ".join(" and ".join(map(repr, names[:3])) for names in alike[:3]) + (" …" if len(alike) > 3 else "")
         warn(f"labels that differ only in how they are written stay {len(alike[0])} labels: {shown}")
+
+
+def _loosely(name: str) -> str:
+    return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold()))
 
 
 def _plain(name: str) -> str:

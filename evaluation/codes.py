@@ -46,13 +46,24 @@ class Units:
 PHOTOS = Units()
 
 
-def crop_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
+def crop_names(
+    sets: Sequence[EmbeddingSet], side: str, queries: Sequence[EmbeddingSet] = ()
+) -> list[Iterator[np.ndarray]]:
     """Return per set, in pieces, the join keys of its crops; where crop_ids are missing, a row is known by side and number.
 
-    Then rows of the same number are the same crop if all sets are of one length, which is how older files are laid out.
+    Then rows of the same number are the same crop if all sets are of one length, which is how older files are laid out, and rows
+    of a file that is among the `queries`, too, are the crops that they are there.
     """
+    of_file = {
+        one.source: prefix for one, prefix in zip(queries, _prefixes(queries, "query"), strict=True) if one.source
+    }
+    prefixes = [of_file.get(one.source, prefix) for one, prefix in zip(sets, _prefixes(sets, side), strict=True)]
+    return list(map(_crop_names, sets, prefixes))
+
+
+def _prefixes(sets: Sequence[EmbeddingSet], side: str) -> list[str]:
     aligned = len({len(embedding_set) for embedding_set in sets}) == 1
-    return [_crop_names(embedding_set, f"{side} {'' if aligned else embedding_set.id} row ") for embedding_set in sets]
+    return [f"{side} {'' if aligned else embedding_set.id} row " for embedding_set in sets]
 
 
 def _crop_names(embedding_set: EmbeddingSet, prefix: str) -> Iterator[np.ndarray]:
@@ -64,12 +75,14 @@ def _crop_names(embedding_set: EmbeddingSet, prefix: str) -> Iterator[np.ndarray
         start = stop
 
 
-def photo_names(sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
+def photo_names(
+    sets: Sequence[EmbeddingSet], side: str, queries: Sequence[EmbeddingSet] = ()
+) -> list[Iterator[np.ndarray]]:
     """Return per set, in pieces, the join keys of the source photos.
 
     Without the source photo a crop is its own cluster; the prefix keeps it apart from photos of the same name.
     """
-    return [_photo_names(*both) for both in zip(sets, crop_names(sets, side), strict=True)]
+    return [_photo_names(*both) for both in zip(sets, crop_names(sets, side, queries), strict=True)]
 
 
 def _photo_names(embedding_set: EmbeddingSet, crops: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -167,8 +180,8 @@ def code_sets(
     crops, query_crops = code(crop_names(queries, "query"))
     photos, query_photos = code(photo_names(queries, "query"))
     images, query_images = code(units.names(queries, "query")) if units.group_by else (photos, query_photos)
-    reference_crops = look_up(crops, crop_names(references, "reference"))
-    reference_photos = look_up(photos, photo_names(references, "reference"))
+    reference_crops = look_up(crops, crop_names(references, "reference", queries))
+    reference_photos = look_up(photos, photo_names(references, "reference", queries))
     none = [np.full(len(photo), -1) for photo in reference_photos]
     reference_codes = map(Codes, labels[:n_reference], reference_crops, none, reference_photos)
     query_codes = list(map(Codes, labels[n_reference:], query_crops, query_images, query_photos))

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from common import files, run_record
-from common.labels import SPLIT_NAMES, clean
+from common.labels import clean, split_of_folder
 from common.messages import UserError, count, note, warn
 from imaging.headers import EXTENSIONS, NO_HEIC, image_kind
 from imaging.pixels import reads_heic
@@ -218,23 +218,30 @@ def _check_known(root: Path, kind: str, names: Sequence[str], known: set[str]) -
 def scan_tree(root: Path, splits: Sequence[str] = ()) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
     """Return path, split and class names of every image below `root`, sorted by path; hidden files are left out.
 
-    The first level is the split where all its folders are called so, in any case, or where `splits` names one of them; else
-    the split is `all`.
+    The first level is the split where all its folders are called so, as `train2017` and `Test_set` are, or where `splits` names
+    one of them; else the split is `all`.
     """
     paths = image_files(root)
     parts = [path.split("/")[:-1] for path in paths]
     top = {folders[0] for folders in parts if folders}
-    named = {name for name in top if name.lower() in SPLIT_NAMES}
+    named = {name for name in top if split_of_folder(name)}
     by_split = bool(top & {*splits}) or (bool(top) and named == top)
     if named and not by_split:
         warn(
             f"{root}: {', '.join(sorted(named))} taken as a class, not a split, because of the folders beside it "
             f"({', '.join(sorted(top - named)[:5])}); --splits {' '.join(sorted(named))} says otherwise"
         )
+    if len(top) == 1 and not by_split:
+        inner = {folders[1] for folders in parts if len(folders) > 1}
+        if inner and all(map(split_of_folder, inner)):
+            within = root / min(top)
+            warn(
+                f"{within} holds {', '.join(sorted(inner)[:5])}, taken as classes; name it with --data_root if they are splits"
+            )
     if not by_split:
         return paths, ["all"] * len(paths), [tuple(folders) for folders in parts]
     names = [folders[0] if folders else "all" for folders in parts]
-    found = [name.lower() if name in named else name for name in names]
+    found = [split_of_folder(name) if name in named and name not in splits else name for name in names]
     return paths, found, [tuple(folders[1:]) for folders in parts]
 
 
@@ -279,7 +286,7 @@ def _walk(root: Path, below: str, above: frozenset[str]) -> Iterator[str]:
         return
     with os.scandir(root / below) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if files.is_hidden(entry.name):
                 continue
             if files.is_folder(entry):
                 yield from _walk(root, f"{below}{entry.name}/", above | {real})

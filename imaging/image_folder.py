@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from common import files
 from common.messages import UsageError, UserError
@@ -90,6 +90,7 @@ class ImageFolder:
             (by_name, _NAME, _plain),
             (by_stem, _STEM, lambda name: _plain(_stem(name))),
             (by_case, _CASE, _folded),
+            (by_case, _CASE, lambda name: _folded(_stem(name))),
             (by_name, _UPLOAD, lambda name: _plain(re.sub("^[0-9a-f]{8}-", "", name))),
         ):
             for path in paths:
@@ -144,9 +145,11 @@ class ImageFolder:
         if below and any(entry.name == RECORD for entry in listed):  # crops, not photos
             return
         for entry in listed:
-            if files.is_folder(entry) and not entry.name.startswith("."):
+            if files.is_hidden(entry.name):
+                continue
+            if files.is_folder(entry):
                 yield from self._walk(f"{below}{entry.name}/", above | {real})
-            elif files.is_regular(entry) and not entry.name.startswith("."):
+            elif files.is_regular(entry):
                 yield below + entry.name
 
     def _nearest(self, path: str) -> str:
@@ -155,10 +158,12 @@ class ImageFolder:
         name = path.rpartition("/")[2]
         if self._searches > _SEARCHES or not name:
             return ""
-        names = [key for key in self._trees()[0] if _is_image(key) and abs(len(key) - len(name)) <= 8]
-        folded = {key.lower(): key for key in names[:20_000]}
-        nearest = difflib.get_close_matches(_plain(name).lower(), folded, n=1)
-        return f"; the nearest name is {self._trees()[0][folded[nearest[0]]][0]}" if nearest else ""
+        stem, names = _folded(_stem(name)), [key for key in self._trees()[0] if _is_image(key)]
+        folded = {key.lower(): key for key in [key for key in names if abs(len(key) - len(name)) <= 8][:20_000]}
+        nearest = [folded[key] for key in difflib.get_close_matches(_plain(name).lower(), folded, n=1)]
+        if not nearest and len(stem) > 2:  # one is the other with something before or behind it
+            nearest = [key for key in names if stem in _folded(key) or _folded(_stem(key)) in stem]
+        return f"; the nearest name is {self._trees()[0][nearest[0]][0]}" if nearest else ""
 
 
 def is_plain(image_id: str) -> bool:
@@ -168,7 +173,7 @@ def is_plain(image_id: str) -> bool:
 
 def _addresses(image_id: str) -> Iterator[str]:
     """Yield the relative paths that an id may mean: as it stands, decoded, as a URL, as what a URL's query names."""
-    decoded = (image_id, unquote(image_id), unquote(unquote(image_id)))
+    decoded = (image_id, unquote(image_id), unquote(unquote(image_id)), unquote_plus(image_id))
     for text in dict.fromkeys((*decoded, *(text.strip() for text in decoded))):
         path, mark, query = text.replace("\\", "/").partition("?")
         values = [value for _, value in parse_qsl(query) if _is_image(value) or "/" in value]

@@ -331,3 +331,115 @@ def test_blanks_around_a_file_name_are_no_part_of_the_sample():
         coco([{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}], [{"id": 7, "file_name": " a b.jpg "}])
     )
     assert (only.image, only.sample_id) == (" a b.jpg ", "a b")
+
+
+BOX = {"bbox": [1, 2, 10, 20]}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "classes"),
+    [
+        ({"id": 1, "image_id": "shelf/photo.JPG", "category_id": 1}, ("A",)),
+        ({"id": 1, "image_id": "shelf/photo", "category_id": "1"}, ("A",)),
+        ({"id": 1, "image_id": 7, "category_id": "A"}, ("A",)),
+    ],
+)
+def test_names_may_stand_in_the_place_of_ids(annotation, classes):
+    (only,) = read(coco([annotation | BOX]))
+    assert (only.image, only.classes) == ("shelf/photo.JPG", classes)
+
+
+def test_a_name_of_two_entries_or_of_digits_is_no_id():
+    digits = [{"id": 1, "name": "5"}, {"id": 2, "name": "twin", "supercategory": "x"}, {"id": 3, "name": "twin"}]
+    found = read(
+        coco([{"id": n, "image_id": 7, "category_id": i} | BOX for n, i in enumerate(("5", "twin"))], categories=digits)
+    )
+    assert [item.reason for item in found] == ["unknown category_id: 5", "unknown category_id: twin"]
+
+
+def test_lists_given_as_objects_by_id():
+    content = coco([])
+    content["images"] = {"7": {"file_name": "a.jpg"}, "8": {"id": 9, "file_name": "b.jpg"}}
+    content["categories"] = {"1": "A", "2": {"name": "B"}}
+    content["annotations"] = {
+        "k": {"image_id": 7, "category_id": 1} | BOX,
+        "l": {"id": 5, "image_id": 9, "category_id": 2} | BOX,
+    }
+    assert [(item.image, item.object_id, item.classes) for item in read(content)] == [
+        ("a.jpg", "k", ("A",)),
+        ("b.jpg", "5", ("B",)),
+    ]
+
+
+@pytest.mark.parametrize("categories", [None, []])
+def test_without_categories_names_or_numbers_are_the_labels(categories, capsys):
+    content = coco([{"id": n, "image_id": 7, "category_id": 4} | BOX for n in (1, 2)])
+    content["annotations"][1]["category_name"] = "ale"
+    content["categories"] = categories
+    assert [item.classes for item in read(content)] == [("4",), ("ale",)]
+    assert "has no categories" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("first", "change"), [(0, "one less"), (2, "one more")])
+def test_categories_numbered_otherwise_than_the_annotations_are_an_error(first, change):
+    categories = [{"id": n, "name": f"c{n}"} for n in range(first, first + 3)]
+    annotations = [{"id": n, "image_id": 7, "category_id": n} | BOX for n in (1, 2, 3)]
+    with pytest.raises(
+        UserError, match=f"from 1 to 3, its list of categories from {first} to {first + 2}; .* {change}$"
+    ):
+        read(coco(annotations, categories=categories))
+    unknown = read(
+        coco(annotations[1:], categories=[{"id": 0, "name": "none"}, *categories[1:2]])
+    )  # a category was deleted
+    assert [type(item) for item in unknown].count(Skipped) >= 1
+
+
+def test_categories_without_ids_are_one_sentence():
+    with pytest.raises(UserError, match=r'its categories have no ids \("ale"\)'):
+        read(coco([{"id": 1, "image_id": 7, "category_id": 0} | BOX], categories=["ale", "brie"]))
+
+
+@pytest.mark.parametrize("key", ["filename", "path", "coco_url"])
+def test_a_photo_named_under_another_key(key):
+    (only,) = read(coco([{"id": 1, "image_id": 7, "category_id": 1} | BOX], images=[{"id": 7, key: "/data/a.jpg"}]))
+    assert only.image == "/data/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "bbox",
+    [
+        {"XMin": 1, "YMin": 2, "XMax": 11, "YMax": 22},
+        {"Left": 1, "Top": 2, "Width": 10, "Height": 20},
+        {"topX": 1, "topY": 2, "bottomX": 11, "bottomY": 22},
+        {"x_min": 1, "y_min": 2, "x_max": 11, "y_max": 22},
+    ],
+)
+def test_the_sides_of_a_box_by_their_names_in_any_writing(bbox):
+    (only,) = read(coco([{"id": 1, "image_id": 7, "category_id": 1, "bbox": bbox}]))
+    assert only.box == Box(1, 2, 11, 22, 10, 20)
+
+
+def test_labels_are_trimmed_and_composed():
+    categories = [
+        {"id": 1, "name": " cafe\u0301\n", "supercategory": "food "},
+        {"id": 2, "name": "ale ", "supercategory": "ale"},
+    ]
+    found = read(coco([{"id": n, "image_id": 7, "category_id": n} | BOX for n in (1, 2)], categories=categories))
+    assert [item.classes for item in found] == [("food", "café"), ("ale",)]
+
+
+def test_splits_of_records_in_any_capitals():
+    images = [
+        {"id": n, "file_name": f"{n}.jpg", "split": split} for n, split in enumerate(("Train ", "TEST", "Fold 1 "))
+    ]
+    content = coco([{"id": n, "image_id": n, "category_id": 1} | BOX for n in range(3)], images=images)
+    assert [item.split for item in read(content)] == ["train", "test", "Fold 1"]
+    assert [item.split for item in read(content, split_names={"TEST": "query"})] == ["train", "query", "Fold 1"]
+
+
+def test_an_empty_part_of_a_segmentation_costs_no_outline():
+    shape = {"id": 1, "image_id": 7, "category_id": 1, "segmentation": [[], [1, 2, 11, 2, 11, 22], []]}
+    (only,) = read(coco([shape]), outlines=True)
+    assert only.box == Box(1, 2, 11, 22, 10, 20)
+    assert [list(part) for part in only.outline.polygons] == [[1, 2, 11, 2, 11, 22]]
+    assert reason(coco([shape | {"segmentation": [[], []]}])) == "no bbox, empty segmentation"

@@ -420,7 +420,7 @@ def fields_of(row: Object) -> dict:
         (zipped("[Content_Types].xml", "xl/workbook.xml"), "is an Office document, not an annotation file"),
         (zipped("model/data.pkl", "model/data/0"), "is a file of PyTorch, not an annotation file"),
         (zipped("embeddings.npy"), "is an .npz of arrays, not an annotation file"),
-        (zipped("a.jpg", "b.jpg"), r"is a zip without an annotation file \(a.jpg, b.jpg\)"),
+        (zipped("a.jpg", "b.jpg"), r"is a zip without a JSON, XML or CSV file \(a.jpg, b.jpg\); unpack it"),
         (b"\x8a\x01\0\0\0\0\0\0\xfe" * 9, "is a binary file of no known kind"),
         (b"image,x1,y1\na.jpg,1,2\n", 'its first line is "image,x1,y1"'),
         (b"<svg></svg>", "XML with the root <svg>"),
@@ -706,3 +706,28 @@ def test_an_address_with_a_query_is_called_as_its_file(tmp_path, key):
     (tmp_path / "a.json").write_text(json.dumps(coco))
     assert run(tmp_path, tmp_path / "a.json", tmp_path / "out", "--image_folder", str(tmp_path)) == 0
     assert (tmp_path / "out" / "train" / "x" / "a b_7.png").is_file()
+
+
+@pytest.mark.parametrize(("turned", "read"), [(0, True), (360, True), (None, True), (90, False), ("-90", False)])
+def test_regions_of_a_photo_that_was_turned_in_label_studio_are_skipped(turned, read):
+    value, about = region(("king", 10, 20, 30, 40), 100, 100, image_rotation=turned, type="rectanglelabels")
+    tasks = [{"data": {"image": "a.jpg"}, "annotations": [{"result": [{**about, "value": value}]}]}]
+    (only,) = formats.parse(json.dumps(tasks).encode(), "a.json")
+    assert isinstance(only, Object) == read
+    assert read or only.reason.startswith(f"image_rotation {int(turned) % 360}: drawn on the turned photo")
+
+
+def test_a_folder_without_annotations_names_what_it_holds(tmp_path):
+    for name, content in (("samples.json", '{"samples": []}'), ("metadata.json", '{"name": "x"}')):
+        (tmp_path / name).write_text(content)
+    with pytest.raises(
+        UserError,
+        match=rf"holds no annotation file of a known format \({tmp_path}/metadata.json, {tmp_path}/samples.json\)",
+    ):
+        formats.read(tmp_path, Options())
+    (tmp_path / "metadata.json").unlink()
+    with pytest.raises(UserError, match=r"samples.json is of no known annotation format .its keys are samples"):
+        formats.read(tmp_path, Options())
+    (tmp_path / "a.yaml").write_text("images: []")
+    with pytest.raises(UserError, match=r"a.yaml is YAML, as YOLO's settings are, but no label file"):
+        formats.read(tmp_path / "a.yaml", Options())

@@ -13,6 +13,7 @@ import types
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -187,3 +188,25 @@ def test_averages_without_names_are_told(tmp_path, capsys):
     torch.save({"model": state, "ema": {"decay": 0.99, "shadow_params": list(state.values())}}, tmp_path / "x.pth")
     assert weights.read(tmp_path / "x.pth").keys() == {"model.w", "model.b"}
     assert "ema.shadow_params holds averaged weights in a list without names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.safetensors", "x"])
+@pytest.mark.parametrize("save", [safetensors.torch.save_file, torch.save])
+def test_the_first_bytes_say_what_a_file_is(tmp_path, name, save):
+    save(named("", WANTED), tmp_path / name)
+    assert weights.read(tmp_path / name).keys() == network().state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_half_a_file_is_named(tmp_path, name):
+    torch.save(named("", WANTED), tmp_path / "whole")
+    half = (tmp_path / "whole").read_bytes()[:-900]
+    (tmp_path / name).write_bytes(half)
+    with pytest.raises(UserError, match=f"{name} is no readable state dict"):
+        weights.read(tmp_path / name)
+
+
+def test_a_program_is_no_file_of_weights(tmp_path):
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "x.pth"))
+    with pytest.raises(UserError, match=r"whole program of TorchScript, .* give it with --model"):
+        weights.read(tmp_path / "x.pth")

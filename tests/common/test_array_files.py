@@ -6,10 +6,14 @@ import contextlib
 import gzip
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
+import scipy.io
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -343,3 +347,144 @@ def test_the_hint_at_labels_names_the_texts_of_a_table(tmp_path):
     frame.to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(UserError, match=r"name them with --labels_key \(sort \(12,\) text, shop \(12,\) text\)"):
         embedding_sets.read_sides([("--train_npz", [tmp_path / "a.csv"], "train")])
+
+
+# --- what other tools save, and the lines that convert it
+
+
+@pytest.mark.parametrize("kind", [int, bool, float])
+def test_labels_with_a_single_1_in_each_row_are_their_columns(tmp_path, kind, capsys):
+    hot = np.eye(3, dtype=kind)[np.arange(12) % 3]
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, labels=hot)
+    np.savez(tmp_path / "b.npz", X=ROWS, y=hot)
+    assert load(tmp_path / "a.npz").labels.tolist() == [[str(row % 3)] for row in range(12)]
+    assert "'labels' (12, 3) has a single 1 in each row" in capsys.readouterr().err
+    assert load(tmp_path / "b.npz", labels_key="y").label().tolist() == [str(row % 3) for row in range(12)]
+    levels = np.array([[1, 1], [1, 0]] * 6)
+    np.savez(tmp_path / "c.npz", embeddings=ROWS, labels=levels)
+    assert load(tmp_path / "c.npz").labels.tolist() == levels.astype(str).tolist()
+
+
+def test_rows_that_are_arrays_are_a_matrix_and_others_are_named(tmp_path):
+    rows = np.empty(12, object)
+    rows[:] = list(ROWS)
+    np.savez(tmp_path / "a.npz", embeddings=rows, labels=NAMES)
+    np.testing.assert_array_equal(load(tmp_path / "a.npz").vectors, ROWS)
+    rows[3] = ROWS[3, :2]
+    np.savez(tmp_path / "a.npz", embeddings=rows, labels=NAMES)
+    with pytest.raises(UserError, match="no matrix of numbers but holds ndarray; save rows of one length"):
+        load(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", rows=np.array([{"embedding": row} for row in ROWS]))
+    with pytest.raises(UserError, match="no matrix of numbers but holds dict;"):
+        load(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", embeddings=np.zeros((12, 5, 4)), labels=NAMES)
+    with pytest.raises(UserError, match=r"of tokens save the first, x\[:, 0\], or the mean"):
+        load(tmp_path / "a.npz")
+
+
+def test_parquet_columns_that_are_no_vectors_say_why(tmp_path):
+    path = tmp_path / "a.parquet"
+    ragged = [row[: 4 - (number == 5)] for number, row in enumerate(ROWS)]
+    pd.DataFrame({"label": NAMES, "embedding": ragged}).to_parquet(path)
+    with pytest.raises(
+        UserError, match="column 'embedding' holds lists of 4 numbers, but of 3 in row 5, counted from 0"
+    ):
+        load(path)
+    with pytest.raises(UserError, match="column 'embedding' holds lists of 4 numbers, but of 3 in row 5"):
+        load(path, key="embedding")
+    pd.DataFrame({"image": [{"bytes": b"x", "path": "a.jpg"}] * 12, "label": range(12)}).to_parquet(path)
+    with pytest.raises(UserError, match="column 'image' holds struct<bytes: binary, path: string>"):
+        load(path)
+
+
+def test_a_missing_vector_of_a_parquet_column_is_told_by_its_row(tmp_path, capsys):
+    path = tmp_path / "a.parquet"
+    pd.DataFrame(
+        {"label": NAMES, "embedding": [None if row == 7 else list(ROWS[row]) for row in range(12)]}
+    ).to_parquet(path)
+    with pytest.raises(UserError, match=r"1 of 12 vectors are zero or not finite \(row 7, counted from 0\)"):
+        load(path)
+    np.testing.assert_array_equal(load(path, drop_invalid=True).vectors, np.delete(ROWS, 7, axis=0))
+    assert "1 of 12 rows left out" in capsys.readouterr().err
+
+
+def test_vectors_printed_short_are_named(tmp_path):
+    long = [str(np.repeat(row, 400)) for row in ROWS]
+    pd.DataFrame({"label": NAMES, "embedding": long}).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(UserError, match=r"'embedding' holds vectors that were cut short with '\.\.\.'"):
+        load(tmp_path / "a.csv")
+
+
+def test_columns_of_the_vectors_are_not_offered_one_by_one_as_labels(tmp_path):
+    np.savetxt(tmp_path / "a.tsv", ROWS, delimiter="\t")
+    with pytest.raises(UserError, match=r"--labels_key \(one of 0 to 3\), or give them with --labels FILE"):
+        embedding_sets.read_sides([("--train_npz", [tmp_path / "a.tsv"], "train")])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("y.txt", "\r\n".join(NAMES).encode("utf-16")),
+        ("y.txt", b"\xef\xbb\xbf" + "\n".join(NAMES).encode()),
+        ("y.json", json.dumps(NAMES.tolist()).encode()),
+        ("y.csv", pd.DataFrame({"path": NAMES, "Label": NAMES}).to_csv(index=False).encode()),
+        ("y.tsv", pd.DataFrame({"category": NAMES, "n": range(12)}).to_csv(index=False, sep="\t").encode()),
+    ],
+)
+def test_files_of_labels_as_tools_write_them(tmp_path, name, content):
+    np.save(tmp_path / "a.npy", ROWS)
+    (tmp_path / name).write_bytes(content)
+    assert load(tmp_path / "a.npy", labels=[str(tmp_path / name)]).label().tolist() == NAMES.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("y.csv", "path,kind\na,b\n", r"has no column of labels \(path, kind\); call it label"),
+        ("y.json", '[{"label": "a"}]', "is no JSON list of labels"),
+    ],
+)
+def test_files_of_labels_that_say_none(tmp_path, name, content, words):
+    np.save(tmp_path / "a.npy", ROWS)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=words):
+        load(tmp_path / "a.npy", labels=[str(tmp_path / name)])
+
+
+ZEROS = [f"00{row % 3}" for row in range(12)]  # labels that a number would lose
+FRAME = pd.DataFrame({"embedding": ROWS.tolist(), "label": ZEROS})
+SAVED = {
+    "torch": lambda path: torch.save(
+        {"embeddings": torch.tensor(ROWS), "labels": ZEROS, "epoch": 3, "model": "m"}, path
+    ),
+    "pickle": lambda path: path.write_bytes(pickle.dumps({"embeddings": ROWS, "labels": ZEROS})),
+    "pickle of Python 2": lambda path: path.write_bytes(
+        pickle.dumps({"embeddings": ROWS.tolist(), "labels": ZEROS}, 0)
+    ),
+    "frame": lambda path: FRAME.to_pickle(path),
+    "lines": lambda path: FRAME.to_json(path, orient="records", lines=True),
+    "records": lambda path: FRAME.to_json(path, orient="records"),
+    "lists": lambda path: path.write_text(json.dumps({"embeddings": ROWS.tolist(), "labels": ZEROS})),
+    "feather": lambda path: FRAME.to_feather(path),
+    "matlab": lambda path: scipy.io.savemat(path, {"embeddings": ROWS, "labels": np.array(ZEROS, object)}),
+    "safetensors": lambda path: safetensors.numpy.save_file({"embeddings": ROWS, "labels": np.arange(12) % 3}, path),
+    "one by one": lambda path: np.savez(path, **{f"a/{row}.jpg": ROWS[row] for row in range(12)}),
+}
+
+
+@pytest.mark.parametrize("kind", SAVED)
+def test_the_line_that_converts_a_file_works(tmp_path, kind):
+    path = tmp_path / ("a.npz" if kind == "one by one" else "a.dat")
+    SAVED[kind](path)
+    before = {*tmp_path.iterdir()}
+    with pytest.raises(UserError) as error:
+        load(path)
+    line = str(error.value).partition('python -c "')[2].rpartition('"')[0]
+    subprocess.run([sys.executable, "-c", line], check=True)
+    (new,) = {*tmp_path.iterdir()} - before
+    read = load(new)
+    np.testing.assert_allclose(read.vectors, ROWS, rtol=1e-6)
+    if kind == "one by one":
+        assert read.paths.tolist() == [f"a/{row}.jpg" for row in range(12)]
+    else:
+        assert read.label().tolist() == ([str(row % 3) for row in range(12)] if kind == "safetensors" else ZEROS)

@@ -90,3 +90,35 @@ def test_labels_that_differ_in_writing_are_named_and_stay_apart(capsys):
     assert "'A'" not in error
     labels.warn_alike(["1", "2", "ale"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("reference", "query", "told"),
+    [("red", "Red", True), ("hot dog", "hot_dog", True), ("Hot-Dog", "hot dog", True), ("red", "read", False)],
+)
+def test_labels_that_both_sides_write_otherwise_are_named(capsys, reference, query, told):
+    labels.warn_strangers([reference, "ale", "brie"], [query, "ale", "brie"])
+    error = capsys.readouterr().err
+    assert (f"{query!r} for {reference!r}" in error) == told
+    assert bool(error) == told
+
+
+def test_classes_of_both_writings_on_both_sides_are_two_classes(capsys):
+    labels.warn_strangers(["a", "A"], ["a", "A"])
+    labels.warn_strangers(["a", "A"], ["a"])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train2017", "train"),
+        ("Test_set", "test"),
+        ("val-images", "val"),
+        ("dev", "dev"),
+        ("trains", ""),
+        ("test_2_x", ""),
+    ],
+)
+def test_split_of_a_folder(name, split):
+    assert labels.split_of_folder(name) == split

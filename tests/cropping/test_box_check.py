@@ -55,6 +55,7 @@ def cut(folder) -> list[tuple[int, ...]]:
         (lambda x, y, w, h: (x, y, x + w, y + h), "--box_format xyxy"),
         (lambda x, y, w, h: (x + w / 2, y + h / 2, w, h), "--box_format cxcywh"),
         (lambda x, y, w, h: (x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT), "--box_units fraction"),
+        (lambda x, y, w, h: (y, x, y + h, x + w), "--box_format yxyx"),
         (
             lambda x, y, w, h: (x / WIDTH, y / HEIGHT, (x + w) / WIDTH, (y + h) / HEIGHT),
             "--box_format xyxy --box_units fraction",
@@ -168,12 +169,16 @@ def test_small_boxes_leave_the_declared_size_in_charge(photos, capsys):
         assert cut(photos) == [(5, 6, 70, 80)] * 3
 
 
-@pytest.mark.parametrize("written", ["xyxy", "cxcywh"])
+@pytest.mark.parametrize("written", ["xyxy", "cxcywh", "yxyx"])
 @pytest.mark.parametrize("cutout", ["box", "mask"])
 def test_polygons_say_what_the_numbers_of_their_boxes_mean(photos, written, cutout, capsys):
     """All of these boxes fit into their photos as x, y, w, h, too: only the segmentations tell."""
     inner = [(100, 70, 60, 40), (120, 60, 50, 60), (90, 50, 40, 30)]
-    mean = {"xyxy": lambda x, y, w, h: (x, y, x + w, y + h), "cxcywh": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h)}
+    mean = {
+        "xyxy": lambda x, y, w, h: (x, y, x + w, y + h),
+        "cxcywh": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+        "yxyx": lambda x, y, w, h: (y, x, y + h, x + w),
+    }
     write(photos, [mean[written](*box) for box in inner])
     content = json.loads((photos / "boxes.json").read_text())
     for number, item in enumerate(content["annotations"]):

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from builders import IDS, brute, make, make_evaluator, nearest_by_faiss, study, totals
+from builders import IDS, brute, make, make_evaluator, nearest_by_faiss, study, totals, unit
 from sklearn.neighbors import KNeighborsClassifier
 
 from combinations.search import enumerate_combinations, greedy
@@ -221,3 +221,26 @@ def test_sets_of_one_model_are_checked_under_every_fusion(capsys):
     others = [one.renamed(fingerprint="x") for one in [*references[:1], *newer[:1]]]
     make_evaluator([*references, others[0].renamed(id="x")], [*queries, others[1].renamed(id="x")])
     assert "different versions of the preprocessing (1 as" in capsys.readouterr().err
+
+
+def test_rows_of_one_file_on_both_sides_are_the_same_crops_without_any_names():
+    """A table without names, scored against itself: every row would find itself."""
+    one = study(2)[0]
+    empty = np.full(len(one), "")
+    bare = EmbeddingSet(one.vectors, one.labels, empty, empty, empty, {**one.meta, "source": "a.npz"})
+    other = EmbeddingSet(one.vectors, one.labels, empty, empty, empty, {**one.meta, "source": "b.npz"})
+    assert any(
+        f"{len(one)} source images have crops among" in text for text in remarks(code_sets([bare], [bare]), Rule())
+    )
+    assert not any("leakage" in text for text in remarks(code_sets([bare], [other]), Rule()))
+    pair = Combination((bare.id,), (bare.id,))
+    accuracy = [
+        totals(make_evaluator([bare], [bare], exclude=rule), pair).accuracy for rule in ("none", "self", "sample")
+    ]
+    labels = one.labels[:, 0]
+    similarity = unit(one.vectors) @ unit(one.vectors).T - 9 * np.eye(len(one))
+    expected = float((labels[similarity.argmax(axis=1)] == labels).mean())
+    assert accuracy[0] == 1.0
+    assert accuracy[1] == pytest.approx(expected)
+    assert accuracy[2] == pytest.approx(expected)
+    assert expected < 1

@@ -60,6 +60,8 @@ def test_a_flat_folder_has_no_labels(tmp_path):
     [
         (["Train/A/x.jpg", "TEST/A/x.jpg"], None, {"train": "A", "test": "A"}),
         (["train/x.jpg"], None, {"train": ""}),
+        (["train2017/A/x.jpg", "Test_Set/A/x.jpg"], None, {"train": "A", "test": "A"}),
+        (["train2017/A/x.jpg", "val/A/x.jpg"], ["train2017"], {"train2017": "A"}),
         (["ref/A/x.jpg", "query/A/y.jpg"], ["ref", "query"], {"ref": "A", "query": "A"}),
         (["ref/A/x.jpg", "query/A/y.jpg"], None, {"all": "A"}),
         (["train/A/x.jpg", "extra/A/y.jpg"], ["train", "extra"], {"train": "A", "extra": "A"}),
@@ -243,3 +245,18 @@ def test_labels_of_folders_are_composed_and_trimmed(tmp_path):
 def test_names_of_the_command_line_lose_their_bytes_only(text):
     shown = files.without_bytes(os.fsdecode(text))
     assert shown == text.decode("utf-8", "backslashreplace")
+
+
+def test_a_folder_around_the_splits_is_told(tmp_path, capsys):
+    manifest = crops.read(tree(tmp_path, "set/train/A/x.jpg", "set/test/A/y.jpg"))
+    assert set(manifest.splits) == {"all"}
+    assert (
+        f"{tmp_path / 'set'} holds test, train, taken as classes; name it with --data_root" in capsys.readouterr().err
+    )
+    crops.read(tree(tmp_path / "b", "set/x/A/x.jpg", "set/test/A/y.jpg"))
+    assert capsys.readouterr().err == ""
+
+
+def test_folders_of_systems_are_no_classes(tmp_path):
+    thumbnails = ("A/@eaDir/x.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/A/x.jpg", "A/.ipynb_checkpoints/x.jpg")
+    assert crops.read(tree(tmp_path, "A/x.jpg", *thumbnails)).paths == ["A/x.jpg"]
