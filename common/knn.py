@@ -35,7 +35,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from common.blocks import batches
-from common.knn_blocks import LANES, TILE, Each, UnitRows, Vectors, Workspace, empty_rows, load_rows, shards_of
+from common.knn_blocks import (
+    LANES,
+    TILE,
+    Each,
+    UnitRows,
+    Vectors,
+    Workspace,
+    empty_rows,
+    load_rows,
+    one_thread,
+    shards_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -371,7 +382,7 @@ def _score_all(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     n, dim = rows.shape
     both = np.concatenate([query, rows])
-    with threads_for(n * dim):  # a second thread would wait for the one that numpy's product keeps busy
+    with one_thread(blas=False):  # a second thread would wait for the one that numpy's product keeps busy
         unit = load_rows(empty_rows(n + 1, dim, torch.float32, "cpu"), [both], "query and candidate", 0, n + 1).unit
         return _score(unit[:1], unit[1:], torch.zeros(n, dtype=torch.int64), torch.arange(n))[0][0]
 

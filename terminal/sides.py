@@ -24,7 +24,7 @@ def read_coded(
     """Return the references coded with the queries of each further side.
 
     `sides`: (option, files, split), references first; see embedding_sets.read_sides, which takes `reading`. `group_by`: see
-    evaluation.units. `data_root`: where the crops have moved; it may hold {id}.
+    evaluation.codes.Units. `data_root`: where the crops have moved; it may hold {id}.
     """
     references, *queries = (_moved(side, data_root) for side in read_sides(sides, label_level=label_level, **reading))
     return [code_sets(references, side, label_level, Units(group_by)) for side in queries]
