@@ -15,7 +15,9 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -76,6 +78,7 @@ def accuracy(studies: int) -> None:
     """Intervals of an accuracy."""
     methods = {
         "new": intervals.accuracy_intervals,
+        "without trend": plain.untrended,
         "old": plain.former_accuracy,
         "Wilson": plain.wilson,
         "clustered t": plain.clustered_t,
@@ -117,19 +120,75 @@ def crowded_chance(
 
 def crowded(studies: int) -> None:
     """Intervals of an accuracy where photos with more crops are harder: a photo's logit falls with the logarithm of its size."""
+    methods = {
+        "new": intervals.accuracy_intervals,
+        "without trend": plain.untrended,
+        "jackknife": partial(plain.untrended, leverage=2),
+        "Kish's freedom": partial(plain.untrended, freedom="Kish"),
+        "Satterthwaite's freedom": partial(plain.untrended, freedom="Satterthwaite"),
+        "bootstrap-t": plain.bootstrap_t,
+        "clustered t": plain.clustered_t,
+        "old": plain.former_accuracy,
+    }
     rows = []
-    for strength, n, p, correlation in _grid((0.3, 0.7), (20, 40, 100), (0.5, 0.8, 0.95), (0.1, 0.3)):
-        rng = np.random.default_rng([n, int(100 * p), int(10 * correlation), int(10 * strength)])
-        long = sizes(rng, "log-normal", (1, 300_000))
-        truth = float((long * crowded_chance(rng, long, p, correlation, strength)).sum() / long.sum())
-        size = sizes(rng, "log-normal", (studies, n))
-        correct = rng.binomial(size.astype(int), crowded_chance(rng, size, p, correlation, strength)).astype(float)
-        cell = {"correlation with size": strength, "photos": n}
-        methods = {"new": intervals.accuracy_intervals, "old": plain.former_accuracy}
+    for strength, n, p, correlation in _grid((0, 0.3, 0.7), (20, 40, 100), (0.5, 0.8, 0.95, 0.99), (0.1, 0.3, 0.6)):
+        truth, correct, size = crowded_study(studies, n, p, correlation, strength)
+        cell = {"correlation with size": strength, "photos": n, "accuracy": p, "correlation": correlation}
         rows += [cell | {"method": name} | covered(method(correct, size), truth) for name, method in methods.items()]
+    table = pd.DataFrame(rows)
+    usual = (table.accuracy < 0.99) & (table.correlation < 0.6)
+    by = ["correlation with size", "method"]
+    show("Accuracy intervals where crowded photos are harder", _summary(table[usual], by))
+    show("The same, correlation 0.6 or accuracy 0.99", _summary(table[~usual], by))
+
+
+def crowded_study(
+    studies: int, n: int, p: float, correlation: float, strength: float
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the true accuracy over crops, and the photos' right crops and sizes, each (studies, n)."""
+    rng = np.random.default_rng([n, int(100 * p), int(10 * correlation), int(10 * strength)])
+    long = sizes(rng, "log-normal", (1, 300_000))
+    truth = float((long * crowded_chance(rng, long, p, correlation, strength)).sum() / long.sum())
+    size = sizes(rng, "log-normal", (studies, n))
+    return (
+        truth,
+        rng.binomial(size.astype(int), crowded_chance(rng, size, p, correlation, strength)).astype(float),
+        size,
+    )
+
+
+def crowded_flips(
+    rng: np.random.Generator, size: np.ndarray, rescued: float, broken: float, correlation: float, strength: float
+) -> np.ndarray:
+    """Return crops rescued less crops broken of each photo; both shares rise with its size."""
+    gain, loss = (
+        crowded_chance(rng, size, share, correlation, -strength) if share else np.zeros(size.shape)
+        for share in (rescued, broken)
+    )
+    gained = rng.binomial(size.astype(int), gain)
+    return gained - rng.binomial(size.astype(int) - gained, loss).astype(float)
+
+
+def crowded_difference(studies: int) -> None:
+    """Intervals of a difference where crops of crowded photos are rescued, and broken, more often."""
+    rows = []
+    for strength, n, (rescued, broken), correlation in _grid(
+        (0, 0.7), (20, 40, 100), ((0.02, 0), (0.05, 0.03), (0.1, 0.08), (0.2, 0.02)), (0.1, 0.3)
+    ):
+        rng = np.random.default_rng([n, int(1000 * rescued), int(1000 * broken), int(10 * correlation)])
+
+        long, size = (sizes(rng, "log-normal", shape) for shape in ((1, 300_000), (max(20, studies // 4), n)))
+        truth = float(crowded_flips(rng, long, rescued, broken, correlation, strength).sum() / long.sum())
+        change = crowded_flips(rng, size, rescued, broken, correlation, strength)
+        for method, trend in (("new", intervals.size_trend), ("without trend", lambda correct, size: np.zeros(1))):
+            with mock.patch.object(intervals, "size_trend", trend):
+                limits = [intervals.difference_intervals(c[None], s) for c, s in zip(change, size, strict=True)]
+            low, high = np.array(limits)[..., 0].T
+            cell = {"correlation with size": strength, "rescued": rescued, "broken": broken, "method": method}
+            rows.append(cell | covered((low, high), truth))
     show(
-        "Accuracy intervals where crowded photos are harder",
-        _summary(pd.DataFrame(rows), ["correlation with size", "method"]),
+        "Difference intervals where flips are more often in crowded photos",
+        _summary(pd.DataFrame(rows), ["correlation with size", "rescued", "broken", "method"]),
     )
 
 
@@ -359,6 +418,7 @@ def show(title: str, table: pd.DataFrame) -> None:
 PARTS: dict[str, Callable[[int], None]] = {
     "accuracy": accuracy,
     "crowded": crowded,
+    "crowded_difference": crowded_difference,
     "difference": difference,
     "packed": packed,
     "power": power,
