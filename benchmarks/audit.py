@@ -32,12 +32,18 @@ from uncertainty import comparisons, intervals, references, winner
 
 NORMAL = ndtri((np.arange(2000) + 0.5) / 2000)
 ALPHA = 0.05
+LOG_SIZE = {
+    "log-normal": (np.log(10) - 0.5, 1.0),
+    "few large": (np.log(5) + 0.1 * np.log(10), 0.3 * np.log(10)),
+}  # mean, deviation
 
 
 def sizes(rng: np.random.Generator, kind: str, shape: tuple[int, int], mean: int = 10) -> np.ndarray:
-    """Return crops a photo: all equal, log-normal, or one photo with half of all."""
+    """Return crops a photo: all equal, log-normal, 50 in one photo of ten and 5 in the others, or one photo with half of all."""
     if kind == "log-normal":
         return np.maximum(1, np.round(rng.lognormal(np.log(mean) - 0.5, 1.0, shape)))
+    if kind == "few large":
+        return np.where(rng.random(shape) < 0.1, 50.0, 5.0)
     size = np.full(shape, float(mean))
     if kind == "one dominant":
         size[:, 0] = (shape[1] - 1) * mean
@@ -110,11 +116,12 @@ def accuracy(studies: int) -> None:
 
 
 def crowded_chance(
-    rng: np.random.Generator, size: np.ndarray, p: float, correlation: float, strength: float
+    rng: np.random.Generator, size: np.ndarray, p: float, correlation: float, strength: float, kind: str = "log-normal"
 ) -> np.ndarray:
     """Return each photo's chance: its logit correlates by -strength with the logarithm of its size."""
     centre, deviation = logistic_normal(p, correlation)
-    luck = np.sqrt(1 - strength**2) * rng.normal(size=size.shape) - strength * (np.log(size) - np.log(10) + 0.5)
+    mean, spread = LOG_SIZE[kind]
+    luck = np.sqrt(1 - strength**2) * rng.normal(size=size.shape) - strength * (np.log(size) - mean) / spread
     return expit(centre + deviation * luck)
 
 
@@ -131,30 +138,34 @@ def crowded(studies: int) -> None:
         "old": plain.former_accuracy,
     }
     rows = []
-    for strength, n, p, correlation in _grid((0, 0.3, 0.7), (20, 40, 100), (0.5, 0.8, 0.95, 0.99), (0.1, 0.3, 0.6)):
-        truth, correct, size = crowded_study(studies, n, p, correlation, strength)
-        cell = {"correlation with size": strength, "photos": n, "accuracy": p, "correlation": correlation}
+    for kind, strength, n, p, correlation in _grid(
+        ("equal", *LOG_SIZE), (0, 0.3, 0.7), (20, 40, 100), (0.5, 0.8, 0.95, 0.99), (0.1, 0.3, 0.6)
+    ):
+        if kind == "equal" and strength:
+            continue
+        truth, correct, size = crowded_study(studies, n, p, correlation, strength, kind)
+        cell = {"correlation with size": strength, "sizes": kind, "accuracy": p, "correlation": correlation}
         rows += [cell | {"method": name} | covered(method(correct, size), truth) for name, method in methods.items()]
     table = pd.DataFrame(rows)
     usual = (table.accuracy < 0.99) & (table.correlation < 0.6)
-    by = ["correlation with size", "method"]
+    by = ["sizes", "correlation with size", "method"]
     show("Accuracy intervals where crowded photos are harder", _summary(table[usual], by))
-    show("The same, correlation 0.6 or accuracy 0.99", _summary(table[~usual], by))
+    show("The same, correlation within a photo 0.6 or accuracy 0.99", _summary(table[~usual], by))
 
 
 def crowded_study(
-    studies: int, n: int, p: float, correlation: float, strength: float
+    studies: int, n: int, p: float, correlation: float, strength: float, kind: str
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the true accuracy over crops, and the photos' right crops and sizes, each (studies, n)."""
     rng = np.random.default_rng([n, int(100 * p), int(10 * correlation), int(10 * strength)])
-    long = sizes(rng, "log-normal", (1, 300_000))
-    truth = float((long * crowded_chance(rng, long, p, correlation, strength)).sum() / long.sum())
-    size = sizes(rng, "log-normal", (studies, n))
-    return (
-        truth,
-        rng.binomial(size.astype(int), crowded_chance(rng, size, p, correlation, strength)).astype(float),
-        size,
-    )
+    about = (p, correlation, strength, kind)
+    if kind == "equal":
+        size = sizes(rng, kind, (studies, n))
+        return p, counts(rng, size, p, correlation, "logistic"), size
+    long = sizes(rng, kind, (1, 300_000))
+    truth = float((long * crowded_chance(rng, long, *about)).sum() / long.sum())
+    size = sizes(rng, kind, (studies, n))
+    return truth, rng.binomial(size.astype(int), crowded_chance(rng, size, *about)).astype(float), size
 
 
 def crowded_flips(
