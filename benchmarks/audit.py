@@ -15,7 +15,9 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,12 +32,18 @@ from uncertainty import comparisons, intervals, references, winner
 
 NORMAL = ndtri((np.arange(2000) + 0.5) / 2000)
 ALPHA = 0.05
+LOG_SIZE = {
+    "log-normal": (np.log(10) - 0.5, 1.0),
+    "few large": (np.log(5) + 0.1 * np.log(10), 0.3 * np.log(10)),
+}  # mean, deviation
 
 
 def sizes(rng: np.random.Generator, kind: str, shape: tuple[int, int], mean: int = 10) -> np.ndarray:
-    """Return crops a photo: all equal, log-normal, or one photo with half of all."""
+    """Return crops a photo: all equal, log-normal, 50 in one photo of ten and 5 in the others, or one photo with half of all."""
     if kind == "log-normal":
         return np.maximum(1, np.round(rng.lognormal(np.log(mean) - 0.5, 1.0, shape)))
+    if kind == "few large":
+        return np.where(rng.random(shape) < 0.1, 50.0, 5.0)
     size = np.full(shape, float(mean))
     if kind == "one dominant":
         size[:, 0] = (shape[1] - 1) * mean
@@ -76,6 +84,7 @@ def accuracy(studies: int) -> None:
     """Intervals of an accuracy."""
     methods = {
         "new": intervals.accuracy_intervals,
+        "without trend": plain.untrended,
         "old": plain.former_accuracy,
         "Wilson": plain.wilson,
         "clustered t": plain.clustered_t,
@@ -107,29 +116,90 @@ def accuracy(studies: int) -> None:
 
 
 def crowded_chance(
-    rng: np.random.Generator, size: np.ndarray, p: float, correlation: float, strength: float
+    rng: np.random.Generator, size: np.ndarray, p: float, correlation: float, strength: float, kind: str = "log-normal"
 ) -> np.ndarray:
     """Return each photo's chance: its logit correlates by -strength with the logarithm of its size."""
     centre, deviation = logistic_normal(p, correlation)
-    luck = np.sqrt(1 - strength**2) * rng.normal(size=size.shape) - strength * (np.log(size) - np.log(10) + 0.5)
+    mean, spread = LOG_SIZE[kind]
+    luck = np.sqrt(1 - strength**2) * rng.normal(size=size.shape) - strength * (np.log(size) - mean) / spread
     return expit(centre + deviation * luck)
 
 
 def crowded(studies: int) -> None:
     """Intervals of an accuracy where photos with more crops are harder: a photo's logit falls with the logarithm of its size."""
+    methods = {
+        "new": intervals.accuracy_intervals,
+        "without trend": plain.untrended,
+        "jackknife": partial(plain.untrended, leverage=2),
+        "Kish's freedom": partial(plain.untrended, freedom="Kish"),
+        "Satterthwaite's freedom": partial(plain.untrended, freedom="Satterthwaite"),
+        "bootstrap-t": plain.bootstrap_t,
+        "clustered t": plain.clustered_t,
+        "old": plain.former_accuracy,
+    }
     rows = []
-    for strength, n, p, correlation in _grid((0.3, 0.7), (20, 40, 100), (0.5, 0.8, 0.95), (0.1, 0.3)):
-        rng = np.random.default_rng([n, int(100 * p), int(10 * correlation), int(10 * strength)])
-        long = sizes(rng, "log-normal", (1, 300_000))
-        truth = float((long * crowded_chance(rng, long, p, correlation, strength)).sum() / long.sum())
-        size = sizes(rng, "log-normal", (studies, n))
-        correct = rng.binomial(size.astype(int), crowded_chance(rng, size, p, correlation, strength)).astype(float)
-        cell = {"correlation with size": strength, "photos": n}
-        methods = {"new": intervals.accuracy_intervals, "old": plain.former_accuracy}
+    for kind, strength, n, p, correlation in _grid(
+        ("equal", *LOG_SIZE), (0, 0.3, 0.7), (20, 40, 100), (0.5, 0.8, 0.95, 0.99), (0.1, 0.3, 0.6)
+    ):
+        if kind == "equal" and strength:
+            continue
+        truth, correct, size = crowded_study(studies, n, p, correlation, strength, kind)
+        cell = {"correlation with size": strength, "sizes": kind, "accuracy": p, "correlation": correlation}
         rows += [cell | {"method": name} | covered(method(correct, size), truth) for name, method in methods.items()]
+    table = pd.DataFrame(rows)
+    usual = (table.accuracy < 0.99) & (table.correlation < 0.6)
+    by = ["sizes", "correlation with size", "method"]
+    show("Accuracy intervals where crowded photos are harder", _summary(table[usual], by))
+    show("The same, correlation within a photo 0.6 or accuracy 0.99", _summary(table[~usual], by))
+
+
+def crowded_study(
+    studies: int, n: int, p: float, correlation: float, strength: float, kind: str
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the true accuracy over crops, and the photos' right crops and sizes, each (studies, n)."""
+    rng = np.random.default_rng([n, int(100 * p), int(10 * correlation), int(10 * strength)])
+    about = (p, correlation, strength, kind)
+    if kind == "equal":
+        size = sizes(rng, kind, (studies, n))
+        return p, counts(rng, size, p, correlation, "logistic"), size
+    long = sizes(rng, kind, (1, 300_000))
+    truth = float((long * crowded_chance(rng, long, *about)).sum() / long.sum())
+    size = sizes(rng, kind, (studies, n))
+    return truth, rng.binomial(size.astype(int), crowded_chance(rng, size, *about)).astype(float), size
+
+
+def crowded_flips(
+    rng: np.random.Generator, size: np.ndarray, rescued: float, broken: float, correlation: float, strength: float
+) -> np.ndarray:
+    """Return crops rescued less crops broken of each photo; both shares rise with its size."""
+    gain, loss = (
+        crowded_chance(rng, size, share, correlation, -strength) if share else np.zeros(size.shape)
+        for share in (rescued, broken)
+    )
+    gained = rng.binomial(size.astype(int), gain)
+    return gained - rng.binomial(size.astype(int) - gained, loss).astype(float)
+
+
+def crowded_difference(studies: int) -> None:
+    """Intervals of a difference where crops of crowded photos are rescued, and broken, more often."""
+    rows = []
+    for strength, n, (rescued, broken), correlation in _grid(
+        (0, 0.7), (20, 40, 100), ((0.02, 0), (0.05, 0.03), (0.1, 0.08), (0.2, 0.02)), (0.1, 0.3)
+    ):
+        rng = np.random.default_rng([n, int(1000 * rescued), int(1000 * broken), int(10 * correlation)])
+
+        long, size = (sizes(rng, "log-normal", shape) for shape in ((1, 300_000), (max(20, studies // 4), n)))
+        truth = float(crowded_flips(rng, long, rescued, broken, correlation, strength).sum() / long.sum())
+        change = crowded_flips(rng, size, rescued, broken, correlation, strength)
+        for method, trend in (("new", intervals.size_trend), ("without trend", lambda correct, size: np.zeros(1))):
+            with mock.patch.object(intervals, "size_trend", trend):
+                limits = [intervals.difference_intervals(c[None], s) for c, s in zip(change, size, strict=True)]
+            low, high = np.array(limits)[..., 0].T
+            cell = {"correlation with size": strength, "rescued": rescued, "broken": broken, "method": method}
+            rows.append(cell | covered((low, high), truth))
     show(
-        "Accuracy intervals where crowded photos are harder",
-        _summary(pd.DataFrame(rows), ["correlation with size", "method"]),
+        "Difference intervals where flips are more often in crowded photos",
+        _summary(pd.DataFrame(rows), ["correlation with size", "rescued", "broken", "method"]),
     )
 
 
@@ -359,6 +429,7 @@ def show(title: str, table: pd.DataFrame) -> None:
 PARTS: dict[str, Callable[[int], None]] = {
     "accuracy": accuracy,
     "crowded": crowded,
+    "crowded_difference": crowded_difference,
     "difference": difference,
     "packed": packed,
     "power": power,

@@ -38,6 +38,49 @@ def former_accuracy(correct: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, 
     return low, np.where(wrong > 0, betaincinv(right + 1, np.maximum(wrong, 1e-12), 0.975), 1)
 
 
+def untrended(
+    correct: np.ndarray, size: np.ndarray, *, leverage: int = 1, freedom: str = "photos"
+) -> tuple[np.ndarray, np.ndarray]:
+    """This project's interval blind to a trend of accuracy with size, and the textbook's remedies for unequal photos.
+
+    `leverage` 1: residuals over the root of 1 - share (CR2); 2: over 1 - share (CR3, a delete-one jackknife). `freedom`: photos;
+    Kish's effective number of them; or Satterthwaite's for the squared residuals seen.
+    """
+    n, crops, tail = size.shape[1], size.sum(axis=1), 0.025
+    p = correct.sum(axis=1) / crops
+    squared = (correct - p[:, None] * size) ** 2
+    biased = (size**2).sum(axis=1) / crops
+    seen_freedom = squared.sum(axis=1) ** 2 / np.maximum((squared**2).sum(axis=1), 1e-12)
+    photos = {"photos": n, "Kish": crops / biased, "Satterthwaite": np.clip(seen_freedom + 1, 2, n)}[freedom]
+    variance = (squared / (1 - size / crops[:, None]) ** leverage).sum(axis=1) / crops**2
+    spread = p * (1 - p)
+    observed = np.where(spread > 0, (crops - 1) * variance / np.where(spread > 0, spread, 1), 0)
+    evidence = n * spread
+    for _ in range(3):
+        used = evidence
+        design_effect = (used * observed + 1.5 * (1 + 0.45 * (biased - 1))) / (used + 1.5)
+        evidence = np.maximum(used, crops * spread / np.maximum(design_effect, 1))
+    t = stdtrit(np.minimum((photos - 1) * (1 + 1.5 / np.maximum(used, 1e-12)), crops - 1), tail)
+    effective = np.minimum(crops / design_effect * (stdtrit(crops - 1, tail) / t) ** 2, crops)
+    right, wrong = p * effective, (1 - p) * effective
+    low = np.where(right > 0, betaincinv(np.maximum(right, 1e-12), wrong + 1, tail), 0)
+    return low, np.where(wrong > 0, betaincinv(right + 1, np.maximum(wrong, 1e-12), 1 - tail), 1)
+
+
+def bootstrap_t(correct: np.ndarray, size: np.ndarray, resamples: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """Studentised bootstrap by photo of the ratio, equal tails; all studies are drawn alike."""
+    n, crops = size.shape[1], size.sum(axis=1)
+    ratio = correct.sum(axis=1) / crops
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples).T.astype(float)
+    drawn_crops = size @ weights
+    drawn = correct @ weights / drawn_crops
+    squares = correct**2 @ weights - 2 * drawn * ((correct * size) @ weights) + drawn**2 * (size**2 @ weights)
+    error = np.sqrt(np.maximum(squares, 1e-9)) / drawn_crops
+    low, high = np.quantile((drawn - ratio[:, None]) / error, [0.025, 0.975], axis=1)
+    own = np.sqrt(((correct - ratio[:, None] * size) ** 2).sum(axis=1)) / crops
+    return np.clip(ratio - high * own, 0, 1), np.clip(ratio - low * own, 0, 1)
+
+
 def former_difference(total: np.ndarray, size: np.ndarray, resamples: int = 400) -> tuple[np.ndarray, np.ndarray]:
     """Studentised bootstrap by photo, symmetric, two pseudo crops in the variance; all studies share their sizes."""
     n = size.shape[1]

@@ -113,6 +113,11 @@ def effective_size(correct: Floats, size: Floats, level: float = 0.95, *, alike:
     Methodol. 7), with the weight of PRIOR_WEIGHT. The evidence weighs effective size x accuracy x (1 - accuracy), or photos x the
     same if that is more: so the prior fades as photos come in, and sooner where large photos show that their crops are independent.
     The degrees of freedom grow by what the prior adds, as for a moderated variance (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3).
+
+    Where accuracy follows size (`size_trend`), the large photos hold most of the variance, and a study that lacks them shows too
+    little of it. The prior then moves from the size of a crop's photo, sum s^2 / sum s, to sum s^3 / sum s^2, and the number of
+    photos to Satterthwaite's (1946, Biometrics Bulletin 2) for residuals that grow as sizes do, (sum s^2)^2 / sum s^4, in
+    proportion to the trend. At equal sizes both ends are the same.
     """
     from scipy.special import stdtrit
 
@@ -121,19 +126,45 @@ def effective_size(correct: Floats, size: Floats, level: float = 0.95, *, alike:
     with np.errstate(divide="ignore", invalid="ignore"):
         accuracy = correct.sum(axis=-1) / n_crop
         crop_variance = accuracy * (1 - accuracy)
-        prior = 1 + PRIOR_CORRELATION * (np.einsum("...j,...j->...", size, size) / n_crop - 1)
+        squares, cubes, fourths = ((size * size * other).sum(axis=-1) for other in (1, size, size * size))
+        trend = size_trend(correct, size)
+        photos = n_photo ** (1 - trend) * (squares**2 / fourths) ** trend
+        crowd = (squares / n_crop) ** (1 - trend) * (cubes / squares) ** trend
+        prior = 1 + PRIOR_CORRELATION * (crowd - 1)
         variance = ratio_variance(correct - accuracy[..., None] * size, size)
         observed = np.where(crop_variance > 0, (n_crop - 1) * variance / crop_variance, 0)
-        evidence = n_photo * crop_variance
+        evidence = photos * crop_variance
         for _ in range(3):
             seen, used = evidence * observed, evidence
             if alike:
                 seen, used = seen.sum(axis=0), used.sum(axis=0)
             design_effect = (seen + PRIOR_WEIGHT * prior) / (used + PRIOR_WEIGHT)
-            evidence = np.maximum(evidence, n_crop * crop_variance / np.maximum(design_effect, 1))
-        freedom = np.minimum((n_photo - 1) * (1 + PRIOR_WEIGHT / used), n_crop - 1)
+            independent = n_crop * crop_variance / np.maximum(design_effect, 1)
+            evidence = np.maximum(evidence, independent * photos / n_photo)
+        freedom = np.minimum((photos - 1) * (1 + PRIOR_WEIGHT / used), n_crop - 1)
         effective = n_crop / design_effect * (stdtrit(n_crop - 1, tail) / stdtrit(freedom, tail)) ** 2
     return np.where((n_photo > 1) & np.isfinite(effective), effective, 0.0)
+
+
+def size_trend(correct: Floats, size: Floats) -> Floats:
+    """Return (…, n_combination) in [0, 1): how far the accuracy of a photo follows its size, beyond chance; 0 at equal sizes.
+
+    I^2 = 1 - 1 / Q, at least 0 (Higgins & Thompson 2002, Statistics in Medicine 21), where Q = (n_photo - 1) r^2, r the
+    correlation over photos of accuracy and log size; permutations of the photos give Q a mean of 1.
+    """
+    there = size > 0
+    n_photo = there.sum(axis=-1)
+
+    def centred(values: Floats) -> Floats:
+        mean = values.sum(axis=-1, where=there) / np.maximum(n_photo, 1)
+        return np.where(there, values - mean[..., None], 0)
+
+    filled = np.where(there, size, 1)
+    share, log_size = centred(correct / filled), centred(np.log(filled))
+    product = (share**2).sum(axis=-1) * (log_size**2).sum(axis=-1)
+    covariance = (share * log_size).sum(axis=-1)
+    q = np.where(product > ROUNDING**2, (n_photo - 1) * covariance**2 / np.maximum(product, ROUNDING**2), 0)
+    return 1 - 1 / np.maximum(q, 1)
 
 
 def ratio_variance(residual: Floats, size: Floats) -> Floats:

@@ -7,15 +7,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import optimize, stats
+from scipy.special import expit
 
 from uncertainty import comparisons, intervals, sign_flips
 
 
 @pytest.fixture
 def textbook(monkeypatch):
-    """Korn-Graubard without the prior on the design effect."""
+    """Korn-Graubard without the prior on the design effect, and blind to a trend of accuracy with size."""
     monkeypatch.setattr(intervals, "PRIOR_WEIGHT", 0)
+    monkeypatch.setattr(intervals, "size_trend", lambda correct, size: np.zeros(correct.shape[:-1]))
 
 
 def clopper_pearson(right, n):
@@ -45,10 +47,13 @@ def test_one_crop_per_image_is_clopper_pearson():
 def test_formula_by_hand():
     # Images with 4 of 4, 1 of 2 and 0 of 2 right: p = 5/8, p (1 - p) = 15/64. Residuals 1.5, -0.25, -1.25, shares 1/2, 1/4, 1/4.
     # CR2: (2.25 / 0.5 + 0.0625 / 0.75 + 1.5625 / 0.75) / 64 = 0.104167; observed design effect 7 * 0.104167 * 64/15 = 3.1111.
-    # Prior 1 + 0.45 * (24/8 - 1) = 1.9. Evidence 3 * 15/64 = 0.703125: (0.703125 * 3.1111 + 1.5 * 1.9) / 2.203125 = 2.28652.
-    # Evidence 8 * 15/64 / 2.28652 = 0.82004: (0.82004 * 3.1111 + 2.85) / 2.32004 = 2.32808, after which it no longer grows.
-    freedom = 2 * (1 + 1.5 / 0.82004)
-    effective = 8 / 2.32808 * (stats.t.ppf(0.025, 7) / stats.t.ppf(0.025, freedom)) ** 2
+    # Trend: accuracies 0.5, 0, -0.5 about their mean, log sizes 2, -1, -1 (times log 2 / 3): r^2 = 3/4, Q = 2 * 3/4, I^2 = 1/3.
+    # Photos 3^(2/3) * (24^2 / 288)^(1/3) = 2.62074, crowd (24 / 8)^(2/3) * (80 / 24)^(1/3) = 3.10723.
+    # Prior 1 + 0.45 * 2.10723 = 1.94825.
+    # Evidence 2.62074 * 15/64 = 0.614236: (0.614236 * 3.1111 + 1.5 * 1.94825) / 2.114236 = 2.28609.
+    # Evidence 8 * 15/64 / 2.28609 * 2.62074/3 = 0.71649: (0.71649 * 3.1111 + 2.92238) / 2.21649 = 2.32416; then it grows no more.
+    freedom = 1.62074 * (1 + 1.5 / 0.71649)
+    effective = 8 / 2.32416 * (stats.t.ppf(0.025, 7) / stats.t.ppf(0.025, freedom)) ** 2
     interval = intervals.accuracy_interval([4, 1, 0], [4, 2, 2])
     assert (interval.low, interval.high) == pytest.approx(clopper_pearson(5 / 8 * effective, effective), abs=1e-4)
     assert interval.accuracy == 5 / 8
@@ -156,6 +161,40 @@ def test_means_over_views_never_count_as_more_crops_than_there_are():
     interval = intervals.accuracy_interval(scores, np.ones(50))
     assert (interval.low, interval.high) == pytest.approx(clopper_pearson(25, 50))
     assert not interval.few_images
+
+
+def test_trend_is_what_a_correlation_leaves_beyond_chance():
+    rng = np.random.default_rng(5)
+    size = rng.integers(1, 30, 25)
+    correct = rng.binomial(size, np.where(size > 10, 0.7, 0.8), (40, 25))
+    r = np.array([stats.pearsonr(row / size, np.log(size)).statistic for row in correct])
+    expected = np.maximum(1 - 1 / (24 * r**2), 0)
+    assert (expected == 0).any()
+    assert expected.max() > 0.5
+    with_empty = [np.insert(array, 3, 0, axis=-1) for array in (correct.astype(float), np.tile(size, (40, 1)))]
+    np.testing.assert_allclose(intervals.size_trend(*with_empty), expected, atol=1e-12)
+    np.testing.assert_allclose(intervals.size_trend(size - correct, np.tile(size, (40, 1))), expected, atol=1e-12)
+
+
+def test_equal_photos_know_no_trend(monkeypatch):
+    """Nor do photos of one accuracy; so nothing here moves an interval of equal photos, to the last bit."""
+    rng = np.random.default_rng(6)
+    correct, size = rng.binomial(7, 0.8, (200, 30)).astype(float), np.full((200, 30), 7.0)
+    assert not intervals.size_trend(correct, size).any()
+    assert not intervals.size_trend(np.arange(1.0, 9)[None] / 3, np.arange(1.0, 9)[None]).any()
+    seen = intervals.accuracy_intervals(correct, size)
+    monkeypatch.setattr(intervals, "size_trend", lambda correct, size: np.zeros(len(correct)))
+    np.testing.assert_array_equal(seen, intervals.accuracy_intervals(correct, size))
+
+
+@pytest.mark.parametrize("harder", [True, False])
+def test_a_trend_with_size_widens(monkeypatch, harder):
+    size = np.array([2, 3, 4, 6, 8, 12, 16, 24, 32, 48])
+    share = np.linspace(0.9, 0.5, 10) if harder else np.linspace(0.5, 0.9, 10)
+    with_trend = intervals.accuracy_interval(share * size, size)
+    monkeypatch.setattr(intervals, "size_trend", lambda correct, size: np.zeros(len(correct)))
+    without = intervals.accuracy_interval(share * size, size)
+    assert with_trend.low < without.low < without.high < with_trend.high
 
 
 @pytest.mark.parametrize(
@@ -358,6 +397,96 @@ def test_accuracy_intervals_cover(accuracy, n_image, correlation):
 @pytest.mark.parametrize("correlation", [0, 0.1, 0.2, 0.3])
 def test_accuracy_intervals_cover_in_full(accuracy, n_image, correlation, kind):
     assert coverage(accuracy, n_image, correlation, 10_000, kind) >= 0.93
+
+
+def crowded_study(accuracy, n_image, correlation, studies, strength):
+    """Right crops and sizes (studies, n_image) and the true accuracy: the logit of a photo falls with its log-normal size."""
+    rng = np.random.default_rng([n_image, round(100 * accuracy), round(10 * correlation), round(10 * strength)])
+    centre, deviation = logit_normal(accuracy, correlation)
+
+    def draw(shape):
+        log_size = rng.normal(size=shape)
+        luck = np.sqrt(1 - strength**2) * rng.normal(size=shape) - strength * log_size
+        return np.maximum(1, np.round(10 * np.exp(log_size - 0.5))).astype(int), expit(centre + deviation * luck)
+
+    long, chance = draw(300_000)
+    truth = (long * chance).sum() / long.sum()
+    size, chance = draw((studies, n_image))
+    return rng.binomial(size, chance), size, truth
+
+
+def logit_normal(accuracy, correlation):
+    """Mean and deviation of a normal logit: its chance has the mean `accuracy`, the variance correlation * p * (1 - p)."""
+    normal = stats.norm.ppf((np.arange(2000) + 0.5) / 2000)
+
+    def centre(deviation):
+        return optimize.brentq(lambda one: expit(one + deviation * normal).mean() - accuracy, -99, 99)
+
+    def surplus(deviation):
+        return expit(centre(deviation) + deviation * normal).var() - correlation * accuracy * (1 - accuracy)
+
+    deviation = optimize.brentq(surplus, 1e-3, 20)
+    return centre(deviation), deviation
+
+
+def crowded_coverage(*cell):
+    correct, size, truth = crowded_study(*cell)
+    low, high = intervals.accuracy_intervals(correct, size)
+    return np.mean((low <= truth) & (truth <= high))
+
+
+@pytest.mark.parametrize(("n_image", "accuracy"), [(40, 0.95), (100, 0.95), (20, 0.8)])
+def test_accuracy_intervals_cover_where_crowded_photos_are_harder(monkeypatch, n_image, accuracy):
+    """The reason for the trend: blind to it, the interval holds the truth too seldom, and the simulation sees it."""
+    assert crowded_coverage(accuracy, n_image, 0.3, 2000, 0.7) >= 0.93
+    monkeypatch.setattr(intervals, "size_trend", lambda correct, size: np.zeros(len(correct)))
+    assert crowded_coverage(accuracy, n_image, 0.3, 2000, 0.7) < 0.91
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("strength", [0.3, 0.7])
+@pytest.mark.parametrize("n_image", [20, 40, 100])
+@pytest.mark.parametrize("accuracy", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("correlation", [0.1, 0.3])
+def test_crowded_photos_in_full(accuracy, n_image, correlation, strength):
+    assert crowded_coverage(accuracy, n_image, correlation, 4000, strength) >= 0.93
+
+
+def audit_coverage(accuracy, n_image, correlation, studies, sizes, model):
+    """Equal, log-normal or one dominant photo; chances beta-binomial or logistic-normal: the cells of the audit."""
+    rng = np.random.default_rng([len(sizes), len(model), n_image, round(100 * accuracy), round(10 * correlation)])
+    size = np.full((studies, n_image), 10)
+    if sizes == "log-normal":
+        size = np.maximum(1, np.round(10 * np.exp(rng.normal(size=size.shape) - 0.5))).astype(int)
+    elif sizes == "one dominant":
+        size[:, 0] = 10 * (n_image - 1)
+    chance = np.full(size.shape, accuracy)
+    if correlation and model == "beta":
+        total = 1 / correlation - 1
+        chance = rng.beta(accuracy * total, (1 - accuracy) * total, size.shape)
+    elif correlation:
+        centre, deviation = logit_normal(accuracy, correlation)
+        chance = expit(centre + deviation * rng.normal(size=size.shape))
+    low, high = intervals.accuracy_intervals(rng.binomial(size, chance), size)
+    return np.mean((low <= accuracy) & (accuracy <= high))
+
+
+@pytest.mark.parametrize("sizes", ["equal", "log-normal", "one dominant"])
+@pytest.mark.parametrize("model", ["beta", "logistic"])
+def test_audit_cells_cover(sizes, model):
+    assert audit_coverage(0.8, 20, 0.6, 1000, sizes, model) >= 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("sizes", ["equal", "log-normal", "one dominant"])
+@pytest.mark.parametrize("model", ["beta", "logistic"])
+@pytest.mark.parametrize("n_image", [20, 40, 100])
+@pytest.mark.parametrize("accuracy", [0.5, 0.8, 0.95, 0.99])
+@pytest.mark.parametrize("correlation", [0, 0.1, 0.3, 0.6])
+def test_audit_cells_cover_in_full(accuracy, n_image, correlation, sizes, model):
+    assert audit_coverage(accuracy, n_image, correlation, 4000, sizes, model) >= 0.93
 
 
 def test_the_unsmoothed_interval_does_not_cover(textbook):
