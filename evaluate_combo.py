@@ -125,6 +125,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         validation = Evaluator(held_out[0], rule) if held_out else None
         sides.warn_of([coded], rule)
         combinations = search.chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
+        rejection.check(evaluator, combinations, args.reject, args.threshold)
         print(f"{tables.sets(coded, rule, title)}\n")
         if args.interactive:
             prompt.interact(evaluator, draw_maps, METHODS, args.plot or ["pca"])
@@ -149,8 +150,13 @@ def run(args: argparse.Namespace, command: str) -> None:
         asked_too = {name: vars(args)[name] for name in ("learning_curve", "check", "similarity", "seed")}
         show_more(evaluator, start, findings, args.reference_ids, args.output_root, args.spreadsheet_safe, **asked_too)
         if args.plot or args.predictions:
-            draw_all = partial(draw_maps, methods=args.plot) if args.plot else None
-            keep(evaluator, decided, draw_all, args.predictions, args.spreadsheet_safe)
+            keep(
+                evaluator,
+                decided,
+                partial(draw_maps, methods=args.plot) if args.plot else None,
+                args.predictions,
+                args.spreadsheet_safe,
+            )
         if args.results or args.format == "json" or args.references_vary:
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             if args.references_vary:

@@ -50,6 +50,10 @@ class _Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong with a command line, without the usage of every option before it."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(unknown := "unrecognized arguments: "):
+            message = (
+                f"{message.removeprefix(unknown)} belongs to no option, or is half of a path whose spaces lack quotes"
+            )
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help lists the options\n")
 
 

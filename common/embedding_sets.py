@@ -125,14 +125,14 @@ def read_sides(
     chosen = []
     for option, specs, split in sides:
         same = tuple(map(str, specs))
-        kept = _of_side(option, read[same], split)
+        kept = _of_side(option, read[same], split, {wanted: other for other, _, wanted in sides})
         for embedding_set in kept:
             unused.pop(embedding_set.source, None)
         chosen.append([_labelled(embedding_set, label_level) for embedding_set in kept])
     if unused:
         splits = ", ".join(sorted(set(unused.values())))
         left = f"{count(len(unused), 'set')} of split {splits} left out"
-        note(f"{left}, as no option that names them keeps that split (--verbose names the files)")
+        note(f"{left}: they are named by options that keep other splits (--verbose names the files)")
     _tell_labels(chosen, label_level)
     nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:
@@ -186,8 +186,11 @@ def _named_by_model(sets: Sequence[EmbeddingSet], models: dict[str, str]) -> lis
     ]
 
 
-def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[EmbeddingSet]:
-    """Return the sets of one side: those of its split and those that name none, each of another ID; see `read_sides`."""
+def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str, takers: dict[str, str]) -> list[EmbeddingSet]:
+    """Return the sets of one side: those of its split and those that name none, each of another ID; see `read_sides`.
+
+    takers: the option that keeps each split.
+    """
     kept = [
         embedding_set for embedding_set in sets if not embedding_set.split or same_split(embedding_set.split, split)
     ]
@@ -197,8 +200,9 @@ def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[Embe
         detail(f"{option}: not of split {split!r}, left out: {names}")
     if not kept:
         splits = ", ".join(sorted({other.split for other in others}))
+        swap = f"give {splits} to {takers[splits]}, " if splits in takers else ""
         raise UserError(
-            f"{option} has no set of split {split!r}, only {splits}; change {SPLIT_OF[option]}, or add files"
+            f"{option} has no set of split {split!r}, only {splits}; {swap}change {SPLIT_OF[option]}, or add files"
             + (", or make splits with --split_by_photo 70/15/15 of crop.py" if splits == "all" else "")
         )
     by_id: dict[str, EmbeddingSet] = {}
