@@ -31,8 +31,9 @@ def read(content: Element, source: str, options: Options, *, stem: str) -> Itera
     named = content.value("filename") or content.value("path")
     parts = stem.split("/")[:-1]
     folder = "/".join(part for part in parts if part.lower() != "annotations")  # photos lie in JPEGImages beside it
-    has_folder = named and ("/" in named or "\\" in named)
-    name = named if has_folder else posixpath.join(folder, named or posixpath.basename(stem))
+    name = named or posixpath.basename(stem)
+    if "/" not in name and "\\" not in name:
+        name = posixpath.join(folder, name)
     split = options.split_of(stem, source, listed_splits(Path(source).parent).get(Path(source).stem), one_image=True)
     photo = Photo(name, split, declared, source, stem if named else "")
     units = options.box_units or "pixels"
