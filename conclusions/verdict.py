@@ -108,6 +108,8 @@ def _which(ranked: Comparison, name: str, on: str) -> str:
     if answer is None:
         return _only(ranked, on)
     rival, best = f"{answer.rival}, {name}", answer.best
+    if ranked.evidence.classifiers and answer.rival.is_plain:  # tables beside it may be of another classifier
+        on = f" by nearest neighbours{on}"
     if answer.is_better:
         return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
     if answer.difference != answer.difference:

@@ -8,6 +8,7 @@ import math
 import pytest
 from builders import make_evaluator, study
 
+from classifiers.recipes import Recipe
 from combinations.comparison import compare_all
 from combinations.evidence import Answer
 from combinations.search import enumerate_combinations
@@ -52,6 +53,20 @@ def test_which_padding(compared, difference, better, most, sentence):
     assert "0/0, the baseline" in said(compared, pairs=pairs, named=True).which
     assert "0/0, the first pair" in said(compared, pairs=pairs, padding=False).which
     assert str(said(compared, pairs=pairs, padding=False)).startswith("Which pair of sets? ")
+
+
+def test_which_padding_says_by_what_where_classifiers_were_asked_for(compared):
+    learnt = [dataclasses.replace(pair, classifier=Recipe("lda")) for pair in (ZERO, TEN)]
+    evidence = dataclasses.replace(
+        compared.evidence, pairs=answer(ZERO, TEN, 0.01), classifiers=answer(ZERO, learnt[0], 0.01)
+    )
+    tried = dataclasses.replace(compared, evidence=evidence)
+    expected = "Use 0/0, the least padding: 10/10 scores 1.0 points higher by nearest neighbours on val, which may be "
+    assert verdict(tried, padding=True, chosen_on="val").which.startswith(expected)
+    evidence = dataclasses.replace(evidence, pairs=answer(*learnt, 0.01))
+    better = dataclasses.replace(compared, evidence=evidence)
+    expected = "Use 0/0 lda, the least padding: 10/10 lda scores 1.0 points higher, which may be "
+    assert verdict(better, padding=True).which.startswith(expected)
 
 
 @pytest.mark.parametrize(
