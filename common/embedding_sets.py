@@ -132,7 +132,7 @@ def read_sides(
     if unused:
         splits = ", ".join(sorted(set(unused.values())))
         left = f"{count(len(unused), 'set')} of split {splits} left out"
-        note(f"{left}: they are named by options that keep other splits (--verbose names the files)")
+        note(f"{left}, named by options that keep other splits (--verbose names the files)")
     _tell_labels(chosen, label_level)
     nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:
@@ -210,7 +210,9 @@ def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str, takers: dict
         first = by_id.setdefault(embedding_set.id, embedding_set)
         if first is not embedding_set:
             both = f"{first.source} and {embedding_set.source}"
-            raise UserError(f"{option} has the ID {embedding_set.id!r} twice ({both}); name them: id=path")
+            apart = first.dataset and embedding_set.dataset and first.dataset != embedding_set.dataset
+            more = ", or score data sets together with greedy_combo_eval.py --across_datasets" if apart else ""
+            raise UserError(f"{option} has the ID {embedding_set.id!r} twice ({both}); name them: id=path{more}")
     if any(embedding_set.meta.get("named") for embedding_set in kept):
         return kept
     return sorted(kept, key=lambda embedding_set: natural(embedding_set.id))  # a shell sorts 0 10 20 5

@@ -27,7 +27,7 @@ def describe(threshold: Threshold) -> str:
         advice = "so that holds for other products, not in new photos"
     needed = f"{threshold.needed} photos and {threshold.needed} classes"
     least = math.ceil(1000 / (min(threshold.n_photo, threshold.n_class) + 1)) / 1000
-    return f"{rule}: to accept {share} takes {needed}; here are {basis}, {advice}; --reject {least:g} takes no more"
+    return f"{rule}: to accept {share} takes {needed}; here are {basis}, {advice}; they suffice for --reject {least:g}"
 
 
 def write(path: Path, threshold: Threshold, references: dict[str, object]) -> None:

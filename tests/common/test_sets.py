@@ -36,9 +36,7 @@ def test_the_same_glob_on_both_sides_is_split_and_says_what_it_left_out(folder, 
     assert [(one.id, one.split) for one in queries] == [("0", "test"), ("10", "test")]
     assert capsys.readouterr().err == ""  # each file is on one side
     embedding_sets.read_sides(sides([f"{folder}/*_train.npz"], [f"{folder}/*.npz"])[:1] + sides([folder], [folder])[:1])
-    said = (
-        "2 sets of split test left out: they are named by options that keep other splits (--verbose names the files)\n"
-    )
+    said = "2 sets of split test left out, named by options that keep other splits (--verbose names the files)\n"
     assert capsys.readouterr().err == said
     messages.set_verbose(True)
     try:
@@ -134,3 +132,12 @@ def test_swapped_sides_are_told_where_their_files_belong(folder):
     swapped = sides([folder / "shelf_0_test.npz"], [folder / "shelf_0_train.npz"])
     with pytest.raises(UserError, match="only test; give test to --test_npz, change --reference_split, or add files"):
         embedding_sets.read_sides(swapped)
+
+
+def test_an_id_of_two_data_sets_names_the_option_that_scores_both(tmp_path):
+    for name in ("a", "b"):
+        embeddings.save(tmp_path / f"{name}_0_train.npz", make(4, split="train", dataset_name=name))
+    with pytest.raises(
+        UserError, match=r"twice .*; name them: id=path, or score data sets together with .*across_datasets"
+    ):
+        embedding_sets.read_sides([("--train_npz", [tmp_path], "train")])

@@ -55,6 +55,14 @@ def test_which_padding(compared, difference, better, most, sentence):
     assert str(said(compared, pairs=pairs, padding=False)).startswith("Which pair of sets? ")
 
 
+def test_a_first_pair_that_only_comes_first_is_not_recommended_over_a_better_one(compared):
+    pairs = answer(ZERO, TEN, 0.01)
+    assert said(compared, pairs=pairs, padding=False).which == (
+        "None is shown to be best: 10/10 scores 1.0 points higher than 0/0, the first pair, which may be chance "
+        "(95% interval -1.0 to +3.0)."
+    )
+
+
 def test_which_padding_says_by_what_where_classifiers_were_asked_for(compared):
     learnt = [dataclasses.replace(pair, classifier=Recipe("lda")) for pair in (ZERO, TEN)]
     evidence = dataclasses.replace(

@@ -86,7 +86,9 @@ def test_rejection_says_what_the_data_cannot_support(sets, capsys):
     ids = ["--reference_ids", "0", "--query_ids", "0"]
     _, out, _ = run(capsys, sets, *ids, "--reject", 0.05)
     assert "to accept at most 0.05 of unknown products takes 19 photos and 19 classes; here are 40 photos and 4" in out
-    assert "so that holds in new photos of these products, not for other products; --reject 0.2 takes no more\n" in out
+    assert (
+        "so that holds in new photos of these products, not for other products; they suffice for --reject 0.2\n" in out
+    )
     _, out, _ = run(capsys, sets, *ids, "--reject", 0.2)
     assert "at most 0.2 of unknown products accepted, set on 40 photos and 4 classes" in out
     _, out, _ = run(capsys, sets, *ids, "--reject", 0.25, "--unknown_npz", sets["val"][0])
