@@ -21,6 +21,7 @@ from evaluation.records import Combination, Decisions
 from evaluation.references import NewReferences
 
 FIRST = "the first pair"
+APART = "No crop is in every query set, so that combinations cannot be compared."
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,14 @@ def _combine(ranked: Comparison, on: str) -> str:
         pairs = [one.combination for one in ranked.results]
         if min(len({pair.reference_ids for pair in pairs}), len({pair.query_ids for pair in pairs})) < 2:
             return "Not tried: it takes two reference sets and two query sets."
+        if (among_pairs := ranked.evidence.pairs) and among_pairs.difference != among_pairs.difference:
+            return APART
         return "Not tried; greedy_combo_eval.py --combination_size 2 tries two sets a side."
     best, rival = answer.best, f"{answer.rival}, the best single pair"
     if answer.is_better:
         return f"Yes, {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
     if answer.difference != answer.difference:
-        return "No crop is in every query set, so that combinations cannot be compared."
+        return APART
     if answer.difference > 0:
         lead = f"{best} scores {_points(answer)} points higher than {rival}{on}, which may be chance"
         return f"No: {lead}; {_limit(answer, 'combination')}."

@@ -106,6 +106,7 @@ def test_where_there_is_nothing_to_ask(compared):
     nothing = answer(ZERO, TEN, math.nan, most=math.nan)
     assert "no crop is in every query set" in said(compared, pairs=nothing).which
     assert "No crop is in every query set" in said(compared, combinations=nothing).combine
+    assert "No crop is in every query set" in said(compared, pairs=nothing).combine
 
 
 def test_the_numbers_are_those_of_the_search(compared):
