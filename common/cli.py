@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import difflib
 import errno
 import gc
@@ -382,6 +383,8 @@ def _remedy(package: str | None) -> str:
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, code: int) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()  # in one log with stdout, the error comes after what was printed before it
     sys.stderr.write(f"{parser.prog}: error: {message}\n")
     return code
 

@@ -107,6 +107,18 @@ def test_a_wrong_command_line_is_one_sentence_without_the_usage(capsys, words: l
     assert not seen
 
 
+def test_in_one_log_the_error_comes_last():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from common import cli; from common.messages import UserError\n"
+        "def run(args): print('a result'); raise UserError('a mistake')\n"
+        "sys.exit(cli.main(cli.make_parser('', 'thing.py'), run, None))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (1, "a result\nthing.py: error: a mistake\n")
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.py")))
 def test_a_python_without_the_requirements_gets_a_sentence_and_no_traceback(name: str) -> None:
     """-S hides every installed package, as in a shell where the environment was not activated."""
