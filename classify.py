@@ -153,6 +153,8 @@ def run(args: argparse.Namespace) -> None:
         from unknowns import products
 
         references = products.labelled_sets(args.reference_npz, cli.reading(args))
+        if len(splits := sorted({each.split for each in references})) > 1:
+            messages.note(f"references are of the splits {', '.join(splits)}: an image that is among them finds itself")
         answer: Answer | None = None
         if args.val_npz and (args.classifier or args.reject or args.threshold):
             raise messages.UsageError(

@@ -34,18 +34,19 @@ if TYPE_CHECKING:
 def keep(
     evaluator: Evaluator,
     decided: dict[Combination, Decisions],
-    draw_maps: Callable[[Combination, Decisions], None] | None,
+    draw_maps: Callable[..., None],
+    methods: Sequence[str] | None,
     predictions: Path | None,
     safe: bool,
 ) -> None:
-    """Draw the maps of the combinations, and write every decision as one table, `safe` for spreadsheets."""
+    """Draw the maps of the combinations by `methods`, and write every decision as one table, `safe` for spreadsheets."""
     from evaluation import per_query
 
     if not decided:
         raise messages.UsageError("no reference and query set share an ID; add --reference_ids and --query_ids")
-    if draw_maps:
+    if methods:
         for combination, decisions in decided.items():
-            draw_maps(combination, decisions)
+            draw_maps(combination, decisions, methods=methods)
     if predictions:
         table = per_query.prediction_table(evaluator, decided)
         table_files.write(predictions, table, spreadsheet_safe=safe, checked=True)
@@ -125,6 +126,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         validation = Evaluator(held_out[0], rule) if held_out else None
         sides.warn_of([coded], rule)
         combinations = search.chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
+        rejection.check(evaluator, combinations, args.reject, args.threshold)
         print(f"{tables.sets(coded, rule, title)}\n")
         if args.interactive:
             prompt.interact(evaluator, draw_maps, METHODS, args.plot or ["pca"])
@@ -149,8 +151,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         asked_too = {name: vars(args)[name] for name in ("learning_curve", "check", "similarity", "seed")}
         show_more(evaluator, start, findings, args.reference_ids, args.output_root, args.spreadsheet_safe, **asked_too)
         if args.plot or args.predictions:
-            draw_all = partial(draw_maps, methods=args.plot) if args.plot else None
-            keep(evaluator, decided, draw_all, args.predictions, args.spreadsheet_safe)
+            keep(evaluator, decided, draw_maps, args.plot, args.predictions, args.spreadsheet_safe)
         if args.results or args.format == "json" or args.references_vary:
             findings = findings or verdict.of_decisions(evaluator, decided, title, args.query_split, choices, args.seed)
             if args.references_vary:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{path}: {messages.count(n, 'row')} of {dim:,} dimensions from {messages.count(len(sets), 'file')}")
         if not is_csv:
             flags = "".join(flag for column, flag in ATLAS.items() if column in columns)
-            messages.note(f"look at it: embedding-atlas {path} --vector embedding{flags}")
+            messages.note(f"look at it: embedding-atlas {shlex.quote(str(path))} --vector embedding{flags}")
 
 
 def tell_doubts(sets: Sequence[EmbeddingSet]) -> None:

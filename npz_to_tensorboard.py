@@ -12,6 +12,7 @@ projector.tensorflow.org or any other copy of the projector.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     projector.write(written, args.logdir, size=args.thumbnails, data_root=args.data_root)
     print(args.logdir)
     points = f"{messages.count(n_written, 'point')} of {sets[0].dim:,} numbers"
-    messages.note(f"{points}; look at them: tensorboard --logdir {args.logdir}")
+    messages.note(f"{points}; look at them: tensorboard --logdir {shlex.quote(str(args.logdir))}")
 
 
 def sampled(sets: Sequence[EmbeddingSet], most: int, seed: int) -> list[EmbeddingSet]:

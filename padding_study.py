@@ -122,9 +122,11 @@ def evaluate(
     from evaluation.evaluator import Evaluator
     from evaluation.learning import choose_recipes
     from evaluation.records import Rule
+    from terminal import sides
 
     coded = code_sets(references, queries, label_level)
     rule = Rule(fusion, k, vote_weights)
+    sides.warn_of([coded], rule)
     evaluator = Evaluator(coded, rule)
     start = starting_pair(evaluator, baseline)
     learnt = choose_recipes(classifier, evaluator, start, on_queries=False)
@@ -146,9 +148,9 @@ def evaluate(
 
 
 def _run(script: str, options: dict[str, Any]) -> tuple[argparse.Namespace, str]:
-    """Run a script with options by name; returns them as it read them, and what it printed. Raises UsageError for wrong options."""
+    """Run a script with options by name; returns them as it read them, and what it printed. Raises UserError as the script."""
     from common import cli
-    from common.messages import UsageError
+    from common.messages import UsageError, UserError, os_error
 
     module = importlib.import_module(script)
     words: list[str] = []
@@ -161,10 +163,12 @@ def _run(script: str, options: dict[str, Any]) -> tuple[argparse.Namespace, str]
     try:
         with contextlib.redirect_stderr(told):
             args = parser.parse_args(words)
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            module.run(args)
     except SystemExit:
-        raise UsageError(told.getvalue().strip()) from None
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        module.run(args)
+        raise UsageError(told.getvalue().strip().removeprefix(f"{parser.prog}: error: ")) from None
+    except OSError as error:
+        raise UserError(os_error(error)) from error
     return args, out.getvalue()
 
 

@@ -154,9 +154,11 @@ def run(args: argparse.Namespace) -> None:
     with files.locked(args.output / output_folder.LOCK):
         if output_folder.begin(args.output, record, overwrite=args.overwrite):
             messages.note(f"{args.output}: complete already")
+            wrote = ""
         else:
             train(reader, started, settings, args.output, device)
-    print(scores.describe(checkpoint.describe(args.output)), f"\nwrote {args.output}", sep="\n")
+            wrote = f"\n\nwrote {args.output}"
+    print(f"{scores.describe(checkpoint.describe(args.output))}{wrote}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -256,7 +256,11 @@ def reading_options(
 def read_all(paths: Sequence[Path], options: Options, forced: str | None) -> list[Source]:
     """Return what all annotation files say, and tell what was concluded; `forced` is their format."""
     sources: list[Source] = []
+    seen: set[str] = set()
     for path in paths:
+        if (name := os.path.realpath(path)) in seen:
+            raise UserError(f"{path} is named twice; name it once")
+        seen.add(name)
         found, passed = read(path, options, forced=forced)
         sources += found
         if passed:

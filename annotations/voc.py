@@ -29,8 +29,11 @@ def read(content: Element, source: str, options: Options, *, stem: str) -> Itera
     size = content.first("size")
     declared = fields.size(size.value("width"), size.value("height")) if size else None
     named = content.value("filename") or content.value("path")
-    folder = posixpath.dirname(stem)
-    name = posixpath.join(folder, named) if named and "/" not in named and "\\" not in named else named or stem
+    parts = stem.split("/")[:-1]
+    folder = "/".join(part for part in parts if part.lower() != "annotations")  # photos lie in JPEGImages beside it
+    name = named or posixpath.basename(stem)
+    if "/" not in name and "\\" not in name:
+        name = posixpath.join(folder, name)
     split = options.split_of(stem, source, listed_splits(Path(source).parent).get(Path(source).stem), one_image=True)
     photo = Photo(name, split, declared, source, stem if named else "")
     units = options.box_units or "pixels"

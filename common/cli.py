@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import difflib
 import errno
 import gc
@@ -50,6 +51,10 @@ class _Parser(argparse.ArgumentParser):
     """Says in one sentence what is wrong with a command line, without the usage of every option before it."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(unknown := "unrecognized arguments: "):
+            message = (
+                f"{message.removeprefix(unknown)} belongs to no option, or is half of a path whose spaces lack quotes"
+            )
         self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help lists the options\n")
 
 
@@ -378,6 +383,8 @@ def _remedy(package: str | None) -> str:
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, code: int) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()  # in one log with stdout, the error comes after what was printed before it
     sys.stderr.write(f"{parser.prog}: error: {message}\n")
     return code
 

@@ -125,14 +125,14 @@ def read_sides(
     chosen = []
     for option, specs, split in sides:
         same = tuple(map(str, specs))
-        kept = _of_side(option, read[same], split)
+        kept = _of_side(option, read[same], split, {wanted: other for other, _, wanted in sides})
         for embedding_set in kept:
             unused.pop(embedding_set.source, None)
         chosen.append([_labelled(embedding_set, label_level) for embedding_set in kept])
     if unused:
         splits = ", ".join(sorted(set(unused.values())))
         left = f"{count(len(unused), 'set')} of split {splits} left out"
-        note(f"{left}, as no option that names them keeps that split (--verbose names the files)")
+        note(f"{left}, named by options that keep other splits (--verbose names the files)")
     _tell_labels(chosen, label_level)
     nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:
@@ -186,8 +186,11 @@ def _named_by_model(sets: Sequence[EmbeddingSet], models: dict[str, str]) -> lis
     ]
 
 
-def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[EmbeddingSet]:
-    """Return the sets of one side: those of its split and those that name none, each of another ID; see `read_sides`."""
+def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str, takers: dict[str, str]) -> list[EmbeddingSet]:
+    """Return the sets of one side: those of its split and those that name none, each of another ID; see `read_sides`.
+
+    takers: the option that keeps each split.
+    """
     kept = [
         embedding_set for embedding_set in sets if not embedding_set.split or same_split(embedding_set.split, split)
     ]
@@ -197,8 +200,9 @@ def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[Embe
         detail(f"{option}: not of split {split!r}, left out: {names}")
     if not kept:
         splits = ", ".join(sorted({other.split for other in others}))
+        swap = f"give {splits} to {takers[splits]}, " if splits in takers else ""
         raise UserError(
-            f"{option} has no set of split {split!r}, only {splits}; change {SPLIT_OF[option]}, or add files"
+            f"{option} has no set of split {split!r}, only {splits}; {swap}change {SPLIT_OF[option]}, or add files"
             + (", or make splits with --split_by_photo 70/15/15 of crop.py" if splits == "all" else "")
         )
     by_id: dict[str, EmbeddingSet] = {}
@@ -206,7 +210,9 @@ def _of_side(option: str, sets: Sequence[EmbeddingSet], split: str) -> list[Embe
         first = by_id.setdefault(embedding_set.id, embedding_set)
         if first is not embedding_set:
             both = f"{first.source} and {embedding_set.source}"
-            raise UserError(f"{option} has the ID {embedding_set.id!r} twice ({both}); name them: id=path")
+            apart = first.dataset and embedding_set.dataset and first.dataset != embedding_set.dataset
+            more = ", or score data sets together with greedy_combo_eval.py --across_datasets" if apart else ""
+            raise UserError(f"{option} has the ID {embedding_set.id!r} twice ({both}); name them: id=path{more}")
     if any(embedding_set.meta.get("named") for embedding_set in kept):
         return kept
     return sorted(kept, key=lambda embedding_set: natural(embedding_set.id))  # a shell sorts 0 10 20 5

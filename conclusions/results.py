@@ -103,8 +103,8 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
         "Recall@5": _within(result.recall_at_5, result.recall_limits[0]),
         "Recall@10": _within(result.recall_at_10, result.recall_limits[1]),
         **({"Close calls": f"{result.n_close} decisions that rounding may have made"} if result.n_close else {}),
-        "Cost of a decision": f"{result.cost.forward_passes} forward passes, {result.cost.gallery_rows} gallery rows, "
-        f"{result.cost.operations} multiply-adds",
+        "Cost of a decision": f"{count(result.cost.forward_passes, 'forward pass', 'forward passes')}, "
+        f"{result.cost.gallery_rows} gallery rows, {result.cost.operations} multiply-adds",
         "Scored on": f"{findings.scored_on}, {how}" if findings.verdict else findings.scored_on,
     }
     if combination != baseline:

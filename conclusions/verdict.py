@@ -14,11 +14,14 @@ from combinations.search import enumerate_combinations
 from common.messages import count
 from conclusions.effects import Effect, effects
 from conclusions.models import ModelRow, model_rows
-from evaluation.codes import leakage
+from evaluation.codes import caution
 from evaluation.evaluator import Evaluator, tally
 from evaluation.learning import first_asked, with_classifiers
 from evaluation.records import Combination, Decisions
 from evaluation.references import NewReferences
+
+FIRST = "the first pair"
+APART = "No crop is in every query set, so that combinations cannot be compared."
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def verdict(
     tested: what the best classifier gains where it was not chosen, see `on_test`.
     caution: why the numbers are not those of new photos.
     """
-    name = "the baseline" if ranked.named else "the least padding" if padding else "the first pair"
+    name = "the baseline" if ranked.named else "the least padding" if padding else FIRST
     on = f" on {chosen_on}" if chosen_on else ""
     classifier = _classifier(ranked, on) + (f" {tested}" if tested and chosen_on else "")
     if ranked.evidence.classifiers is None and choices:
@@ -108,10 +111,15 @@ def _which(ranked: Comparison, name: str, on: str) -> str:
     if answer is None:
         return _only(ranked, on)
     rival, best = f"{answer.rival}, {name}", answer.best
+    if ranked.evidence.classifiers and answer.rival.is_plain:  # tables beside it may be of another classifier
+        on = f" by nearest neighbours{on}"
     if answer.is_better:
         return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
     if answer.difference != answer.difference:
         return f"{best} scores highest, but no crop is in every query set, so that pairs cannot be compared."
+    if answer.difference > 0 and name == FIRST:  # nothing speaks for the first pair but its place
+        lead = f"{best} scores {_points(answer)} points higher than {rival}{on}, which may be chance"
+        return f"None is shown to be best: {lead} ({_interval(answer)})."
     if answer.difference > 0:
         return f"Use {rival}: {best} scores {_points(answer)} points higher{on}, which may be chance ({_interval(answer)})."
     return f"Use {rival}: no other pair scores higher{on}; {_limit(answer, 'pair')}."
@@ -134,12 +142,14 @@ def _combine(ranked: Comparison, on: str) -> str:
         pairs = [one.combination for one in ranked.results]
         if min(len({pair.reference_ids for pair in pairs}), len({pair.query_ids for pair in pairs})) < 2:
             return "Not tried: it takes two reference sets and two query sets."
+        if (among_pairs := ranked.evidence.pairs) and among_pairs.difference != among_pairs.difference:
+            return APART
         return "Not tried; greedy_combo_eval.py --combination_size 2 tries two sets a side."
     best, rival = answer.best, f"{answer.rival}, the best single pair"
     if answer.is_better:
         return f"Yes, {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
     if answer.difference != answer.difference:
-        return "No crop is in every query set, so that combinations cannot be compared."
+        return APART
     if answer.difference > 0:
         lead = f"{best} scores {_points(answer)} points higher than {rival}{on}, which may be chance"
         return f"No: {lead}; {_limit(answer, 'combination')}."
@@ -217,7 +227,7 @@ def of_pairs(
         title,
         compared,
         compared,
-        verdict(compared, padding=are_paddings(coded), choices=learnt[1], caution=leakage(coded, evaluator.rule)),
+        verdict(compared, padding=are_paddings(coded), choices=learnt[1], caution=caution(coded, evaluator.rule)),
         scored_on=split,
         choices=learnt[1],
         **beside(evaluator, start, learnt[0], seed),
@@ -246,7 +256,7 @@ def of_search(
         chosen_on=chosen_on,
         choices=learnt[1],
         tested=tested,
-        caution=leakage(test.coded, test.rule),
+        caution=caution(test.coded, test.rule),
     )
     return Findings(
         title,

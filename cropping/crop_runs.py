@@ -151,8 +151,8 @@ def _refuse_names(root: Path, record: Mapping[str, Any], rows: list[dict[str, st
                 f"{root} was made with other input ({what}); name another --output_root, or add --overwrite, which removes it"
             )
     raise UserError(
-        f"{root} has crops of other annotations or photos under {len(taken):,} of these {count(len(crops), 'name')}, such as "
-        f"{file_name(taken[0])}; {_REMEDY}"
+        f"{root} has crops of a run over other annotation files or photos under {len(taken):,} of these "
+        f"{count(len(crops), 'name')}, such as {file_name(taken[0])}; {_REMEDY}"
     )
 
 

@@ -119,6 +119,17 @@ def boxes_of(manifest: Manifest, model: Model) -> np.ndarray | None:
     return manifest.boxes
 
 
+def _tell_apart(parts: Sequence[Part]) -> None:
+    """Warn where folders of another padding each are data sets of their own: their crops would never be compared."""
+    named = list(dict.fromkeys((part.names["dataset_name"], part.manifest.padding) for part in parts))
+    if len(named) > 1 and all(len(set(each)) == len(named) for each in zip(*named, strict=True)):
+        some = ", ".join(name for name, _ in named[:3]) + " …" * (len(named) > 3)
+        messages.warn(
+            f"the folders' names make {len(named)} data sets ({some}), "
+            "whose crops are not compared with each other; if they are paddings of the same crops, add --company_name NAME"
+        )
+
+
 def name_sets(
     chosen: Sequence[tuple[Manifest, Manifest]],
     folders: Sequence[str] | None,
@@ -154,6 +165,7 @@ def name_sets(
                 for each in (manifest, whole)
             )
             parts.append(Part(names, images, all_images, tuple(folders or ())))
+    _tell_apart(parts)
     return parts
 
 

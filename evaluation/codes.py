@@ -261,7 +261,7 @@ def check(coded: CodedSets, rule: Rule) -> None:
             require_one_model(of_model, what="extract them anew")
         same_model = [_check_pair(*pair, rule.fusion) for pair in itertools.product(queries, references)]
         if rule.fusion != "concat" and not any(same_model):
-            require_one_model(everything, what="no query has references of its own model; add some, or use concat")
+            require_one_model(everything, what="no query has references of its own model; add references of that model")
     for reference in references:
         if rule.k > len(reference):
             raise UserError(
@@ -321,6 +321,23 @@ def remarks(coded: CodedSets, rule: Rule) -> list[str]:
     if leaks := leakage(coded, rule):
         sentences.append(leaks)
     return sentences
+
+
+def caution(coded: CodedSets, rule: Rule) -> str:
+    """Return why the numbers are not those of new photos, for the verdict; "" where nothing stands against them."""
+    return "; ".join(filter(None, (leakage(coded, rule), _untaught(coded))))
+
+
+def _untaught(coded: CodedSets) -> str:
+    """Return the sentence about labels without references; "" where they are at most half of the queries' crops."""
+    known = np.unique(np.concatenate([codes.label for codes in coded.reference_codes.values()]))
+    n_untaught, n_crop = int((~np.isin(coded.crop_label, known)).sum()), len(coded.crop_label)
+    if 2 * n_untaught <= n_crop:
+        return ""
+    return (
+        f"{n_untaught:,} of {n_crop:,} crops have a label that no reference has, and count as wrong; check that both sides "
+        "are of one data set and name the classes alike"
+    )
 
 
 def leakage(coded: CodedSets, rule: Rule) -> str:

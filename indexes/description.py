@@ -179,4 +179,6 @@ def require_same_options(source: str, have: IndexDescription, want: IndexDescrip
         value = getattr(have, name)
         if value != getattr(want, name):
             what = "another model" if name in ("fingerprint", "source_dim", "dim") else f"{name} {value}"
-            raise UserError(f"{source} was made with {what}; add --overwrite, or name another --collection")
+            raise UserError(
+                f"{source} was made with {what}; add --overwrite, or name another --uri or, in Milvus, --collection"
+            )

@@ -52,7 +52,7 @@ def measures(
     answerable = totals.n - totals.n_unknown
     share = f"{totals.right[1] / answerable:.4f}" if answerable else "-"
     lines.append(
-        f"  Decisions {totals.n:,}, of a label no reference has {totals.n_unknown:,}; accuracy over the others {share}"
+        f"  Decisions {totals.n:,}, {totals.n_unknown:,} of them of a label without references; accuracy over the others {share}"
     )
     if totals.n_close:
         lines.append(

@@ -34,6 +34,7 @@ def test_the_example_of_three_steps_gives_what_the_scripts_give(root, examples, 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(names["table"].attrs["verdict"])
     assert names["table"].attrs["verdict"] in out
+    assert re.search(r"^Which padding\? Use (0/0|20/20)", out, re.M)
     with open("results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(names["table"])
@@ -57,6 +58,21 @@ def test_a_frame_becomes_a_set_and_wrong_ones_are_told():
         padding_study.embedding_set(frame, np.eye(3))
     with pytest.raises(UserError, match="zero or not finite"):
         padding_study.embedding_set(frame, np.zeros((2, 4)))
+
+
+def test_a_file_that_there_is_not_is_the_sentence_of_the_shell(tmp_path):
+    with pytest.raises(UserError, match=r"nope\.json: no such file or folder; check the path"):
+        padding_study.crop(json_path=tmp_path / "nope.json", output_root=tmp_path / "out")
+    with pytest.raises(UserError, match=r"^argument --padding_percent: 'ten' is not a number; crop"):
+        padding_study.crop(json_path="a.json", output_root="out", padding_percent="ten")
+
+
+def test_what_keeps_sets_apart_is_told(capsys):
+    sets = [
+        padding_study.embedding_set(pd.DataFrame({"label": ["a", "b"]}), np.eye(2), id=i, dataset_name=i) for i in "xy"
+    ]
+    padding_study.evaluate(sets, sets)
+    assert "the query sets are of 2 data sets, x, y" in capsys.readouterr().err
 
 
 def test_an_option_that_there_is_not_is_a_mistake_of_the_caller():

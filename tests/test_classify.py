@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 import classify
 import extract_embedding
 from backbones import checkpoint, models
+from common import embeddings
 from common.embedding_sets import read_sets
 from embedding.embedder import load as load_model
 from imaging import images
@@ -88,6 +90,9 @@ def test_neighbours_vote_by_similarity(photos, capsys, tmp_path):
         given = {label["label"]: label["confidence"] for label in entry["labels"]}
         assert given == pytest.approx(dict(sorted(shares.items(), key=lambda pair: -pair[1])[:3]), abs=1e-3)
     assert sum(entry["labels"][0]["label"].split("/")[-1] in entry["image"] for entry in answer) >= 5
+    embeddings.save(tmp_path / "f_0_test.npz", dataclasses.replace(one, meta=one.meta | {"split": "test"}))
+    assert classify.main(["--image", answer[0]["image"], "--reference_npz", str(tmp_path)]) == 0
+    assert "references are of the splits test, train: an image that is among them finds" in capsys.readouterr().err
 
 
 def test_a_checkpoint_labels_with_calibrated_confidence(photos, capsys, tmp_path):

@@ -63,7 +63,7 @@ def test_without_ids_the_whole_matrix_in_the_fixed_form(folder, capsys):
             interval = intervals.accuracy_interval(np.bincount(photo, hit), np.bincount(photo))
             assert float(half) == pytest.approx(50 * (interval.high - interval.low), abs=0.051)
     assert "Accuracy of 56 crops on 14 photos" in out
-    left = "3 sets of split val left out, as no option that names them keeps that split (--verbose names the files)\n"
+    left = "3 sets of split val left out, named by options that keep other splits (--verbose names the files)\n"
     assert err == left
     one = [f"{folder}/d_0_val.npz", "--classifier", "prototype"]
     code, out, err = run(capsys, "--train_npz", glob, "--test_npz", glob, "--val_npz", *one)

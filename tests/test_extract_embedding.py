@@ -551,6 +551,9 @@ def test_several_data_roots_make_the_sets_that_each_alone_makes(work, capsys):
     assert run("--data_root", "pad_0", "pad_10", "--company_name", "d") == 0
     names = [Path(line).name for line in capsys.readouterr().out.split()]
     assert sorted(names) == ["d_0_test.npz", "d_0_train.npz", "d_10_test.npz", "d_10_train.npz"]
+    assert run("--data_root", "pad_0", "pad_10", "--splits", "test", "--output_root", "unnamed") == 0
+    said = capsys.readouterr().err
+    assert said.count("the folders' names make 2 data sets (pad_0, pad_10), whose crops are not compared") == 1
     for padding in ("0", "10"):
         argv = ("--company_name", "d", "--output_root", "alone")
         assert run("--data_root", f"pad_{padding}", *argv) == 0

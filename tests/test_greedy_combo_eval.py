@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -85,6 +86,16 @@ def test_photos_on_both_sides_are_told_in_the_verdict_and_in_the_files(folder, h
     assert f"\nRemarks: {sentence}\n" in (here / "results.txt").read_text()
     _, out, _ = run(capsys, folder, *sides, "--exclude_same_sample")
     assert "Trust it?" not in out
+
+
+def test_labels_without_references_are_told_in_the_verdict(here, capsys):
+    for split, word, seed in (("train", "cat", 1), ("test", "dog", 2)):
+        (one,) = study(seed, split=split)[:1]
+        labels = np.char.add(f"{word} ", one.labels.astype(str))
+        embeddings.save(here / f"d_0_{split}.npz", dataclasses.replace(one, labels=labels))
+    _, out, _ = run(capsys, here)
+    n = len(one)
+    assert f"Trust it?      No: {n} of {n} crops have a label that no reference has, and count as wrong; check " in out
 
 
 def runs(path):

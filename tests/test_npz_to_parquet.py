@@ -275,6 +275,8 @@ def test_models_are_never_mixed(tmp_path, capsys):
     assert "hf_some_two" in said
     assert "{model}" in said
     assert list(tmp_path.glob("*.parquet")) == []
+    assert npz_to_parquet.main([*argv[:2], "--out", str(tmp_path / "the {model}.parquet")]) == 0
+    assert f"embedding-atlas '{tmp_path}/the timm_one.parquet' --vector" in capsys.readouterr().err
     assert npz_to_parquet.main([*argv[:2], "--out", str(tmp_path / "{model}.parquet")]) == 0
     assert len(pd.read_parquet(tmp_path / "timm_one.parquet")["embedding"][0]) == 8
     assert len(pd.read_parquet(tmp_path / "hf_some_two.parquet")["embedding"][0]) == 6

@@ -196,7 +196,7 @@ def describe(about: dict[str, Any]) -> str:
         lines.append(f"{accuracy}; training changed it by {gain:+.1f} points{interval}")
     for part, (raw, scaled) in sorted(result.get("calibration_error", {}).items(), reverse=True):  # val, then test
         with_temperature = f"with temperature {about['temperature']:.3f} {scaled:.4f}"
-        without = "no temperature, as none makes that of val smaller"
+        without = "no temperature is used, as none makes the error on val smaller"
         chance = ""
         if part in result.get("calibration_by_chance", {}):  # models of older versions have none
             mean, limit = result["calibration_by_chance"][part]

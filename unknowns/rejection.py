@@ -32,18 +32,8 @@ def rejection(
 ) -> str:
     """Return of each combination its threshold and what that accepts; write the threshold of a single one to `file`.
 
-    `validation` has the same references and other queries. Raises UsageError for options that exclude each other.
+    `validation` has the same references and other queries. The options have passed `check`.
     """
-    if evaluator.rule.exclude != "none":
-        raise UsageError("--reject leaves no neighbours out: go without --exclude_self, --exclude_same_sample")
-    if evaluator.rule.fusion == "vote" and any(len(one.query_ids) > 1 for one in combinations):
-        raise UsageError(
-            "--reject scores one vector a decision; name one query set, or use --fusion stack, mean or concat"
-        )
-    if file and (len(combinations) > 1 or len(combinations[0].query_ids) > 1 or evaluator.rule.fusion == "mean"):
-        raise UsageError(
-            "--threshold holds one threshold: name references and one query set, --reference_ids, --query_ids"
-        )
     unknown = read_sets(unknown_npz) if unknown_npz else []
     parts = []
     for combination in combinations:
@@ -54,6 +44,22 @@ def rejection(
             threshold_file.write(file, threshold, products(sets).record)
             parts.append(f"  wrote {file}; classify.py and search.py query read it with --threshold")
     return "\n".join(parts)
+
+
+def check(evaluator: Evaluator, combinations: Sequence[Combination], reject: float | None, file: Path | None) -> None:
+    """Raise UsageError for options that exclude each other."""
+    if not reject:
+        return
+    if evaluator.rule.exclude != "none":
+        raise UsageError("--reject leaves no neighbours out: go without --exclude_self, --exclude_same_sample")
+    if evaluator.rule.fusion == "vote" and any(len(one.query_ids) > 1 for one in combinations):
+        raise UsageError(
+            "--reject scores one vector a decision; name one query set, or use --fusion stack, mean or concat"
+        )
+    if file and (len(combinations) > 1 or len(combinations[0].query_ids) > 1 or evaluator.rule.fusion == "mean"):
+        raise UsageError(
+            "--threshold writes one threshold: name its references and one query set with --reference_ids and --query_ids"
+        )
 
 
 def _threshold(evaluator: Evaluator, combination: Combination, reject: float, *, on_queries: bool) -> Threshold:

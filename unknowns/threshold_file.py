@@ -15,16 +15,19 @@ from unknowns.threshold import Threshold
 def describe(threshold: Threshold) -> str:
     """Return one sentence, or two where the data cannot support what was asked."""
     basis = f"{threshold.n_photo} photos and {threshold.n_class} classes ({threshold.how}; AUROC {threshold.auroc:.3f})"
-    share = f"{threshold.false_accept:.3g} of unknown products accepted"
+    share = f"at most {threshold.false_accept:.3g} of unknown products"
     rule = f"UNKNOWN unless {threshold.score} > {threshold.threshold:.4f}"
     if threshold.supported:
-        return f"{rule}: at most {share}, set on {basis}"
+        return f"{rule}: {share} accepted, set on {basis}"
     if math.isinf(threshold.threshold):
         rule, advice = "UNKNOWN always", "so nothing is accepted"
+    elif threshold.n_photo >= threshold.needed:
+        advice = "so that holds in new photos of these products, not for other products"
     else:
-        advice = "so the threshold holds for new photos or for new products, not for both"
+        advice = "so that holds for other products, not in new photos"
     needed = f"{threshold.needed} photos and {threshold.needed} classes"
-    return f"{rule}: asked was at most {share}, which takes {needed}; here are {basis}, {advice}"
+    least = math.ceil(1000 / (min(threshold.n_photo, threshold.n_class) + 1)) / 1000
+    return f"{rule}: to accept {share} takes {needed}; here are {basis}, {advice}; they suffice for --reject {least:g}"
 
 
 def write(path: Path, threshold: Threshold, references: dict[str, object]) -> None:

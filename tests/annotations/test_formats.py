@@ -529,6 +529,13 @@ def test_a_folder_of_two_formats_asks_which(subset, tmp_path, capsys):
     assert "2 files not of the format createml passed over" in capsys.readouterr().err
 
 
+def test_a_file_named_twice_is_an_error(tmp_path):
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]}))
+    with pytest.raises(UserError, match=r"a\.json is named twice; name it once"):
+        formats.read_all([file, tmp_path / "b" / ".." / "a.json"], Options(), None)
+
+
 def test_image_sets_give_the_splits_of_pascal_voc(tmp_path, capsys):
     box = "<object><name>x</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
     for year, stems in (("VOC2007", "abcdef"), ("VOC2012", "a")):
@@ -549,6 +556,7 @@ def test_image_sets_give_the_splits_of_pascal_voc(tmp_path, capsys):
     splits = {(item.source.split("/")[-3], item.sample_id[-1]): item.split for item in source.items}
     by_list = dict(zip("abcdef", ("train", "train", "val", "test", "train", "all"), strict=True))
     assert splits == {**{("VOC2007", stem): split for stem, split in by_list.items()}, ("VOC2012", "a"): "test"}
+    assert {item.sample_id for item in source.items} == {*(f"VOC2007/{stem}" for stem in "abcdef"), "VOC2012/a"}
     said = capsys.readouterr().err
     assert "lists 1 photo in two splits, such as b, which is taken as train; repair the lists" in said
     one = tmp_path / "VOCdevkit" / "VOC2007" / "Annotations" / "d.xml"

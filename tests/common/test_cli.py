@@ -94,7 +94,10 @@ def test_each_end_has_its_exit_code_and_sentence(capsys, error: BaseException, c
         (["--sise", "3"], "there is no option --sise; did you mean --size?"),
         (["--colour=red"], "there is no option --colour; thing.py --help lists the options"),
         (["--size", "many"], "argument --size: 'many' is not a whole number; thing.py --help lists the options"),
-        (["--size", "3", "left"], "unrecognized arguments: left; thing.py --help lists the options"),
+        (
+            ["--size", "3", "left"],
+            "left belongs to no option, or is half of a path whose spaces lack quotes; thing.py --help lists the options",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence_without_the_usage(capsys, words: list[str], says: str) -> None:
@@ -102,6 +105,18 @@ def test_a_wrong_command_line_is_one_sentence_without_the_usage(capsys, words: l
     assert cli.main(parser, seen.append, words) == 2
     assert capsys.readouterr().err == f"thing.py: error: {says}\n"
     assert not seen
+
+
+def test_in_one_log_the_error_comes_last():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from common import cli; from common.messages import UserError\n"
+        "def run(args): print('a result'); raise UserError('a mistake')\n"
+        "sys.exit(cli.main(cli.make_parser('', 'thing.py'), run, None))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (1, "a result\nthing.py: error: a mistake\n")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("*.py")))

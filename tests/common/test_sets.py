@@ -36,7 +36,7 @@ def test_the_same_glob_on_both_sides_is_split_and_says_what_it_left_out(folder, 
     assert [(one.id, one.split) for one in queries] == [("0", "test"), ("10", "test")]
     assert capsys.readouterr().err == ""  # each file is on one side
     embedding_sets.read_sides(sides([f"{folder}/*_train.npz"], [f"{folder}/*.npz"])[:1] + sides([folder], [folder])[:1])
-    said = "2 sets of split test left out, as no option that names them keeps that split (--verbose names the files)\n"
+    said = "2 sets of split test left out, named by options that keep other splits (--verbose names the files)\n"
     assert capsys.readouterr().err == said
     messages.set_verbose(True)
     try:
@@ -126,3 +126,18 @@ def test_sides_are_in_natural_order_unless_the_user_names_them(tmp_path):
     named = [f"b={files[0]}", f"a={files[1]}"]
     (references,) = embedding_sets.read_sides([("--train_npz", named, "train")])
     assert [one.id for one in references] == ["b", "a"]
+
+
+def test_swapped_sides_are_told_where_their_files_belong(folder):
+    swapped = sides([folder / "shelf_0_test.npz"], [folder / "shelf_0_train.npz"])
+    with pytest.raises(UserError, match="only test; give test to --test_npz, change --reference_split, or add files"):
+        embedding_sets.read_sides(swapped)
+
+
+def test_an_id_of_two_data_sets_names_the_option_that_scores_both(tmp_path):
+    for name in ("a", "b"):
+        embeddings.save(tmp_path / f"{name}_0_train.npz", make(4, split="train", dataset_name=name))
+    with pytest.raises(
+        UserError, match=r"twice .*; name them: id=path, or score data sets together with .*across_datasets"
+    ):
+        embedding_sets.read_sides([("--train_npz", [tmp_path], "train")])

@@ -8,6 +8,7 @@ import math
 import pytest
 from builders import make_evaluator, study
 
+from classifiers.recipes import Recipe
 from combinations.comparison import compare_all
 from combinations.evidence import Answer
 from combinations.search import enumerate_combinations
@@ -54,6 +55,28 @@ def test_which_padding(compared, difference, better, most, sentence):
     assert str(said(compared, pairs=pairs, padding=False)).startswith("Which pair of sets? ")
 
 
+def test_a_first_pair_that_only_comes_first_is_not_recommended_over_a_better_one(compared):
+    pairs = answer(ZERO, TEN, 0.01)
+    assert said(compared, pairs=pairs, padding=False).which == (
+        "None is shown to be best: 10/10 scores 1.0 points higher than 0/0, the first pair, which may be chance "
+        "(95% interval -1.0 to +3.0)."
+    )
+
+
+def test_which_padding_says_by_what_where_classifiers_were_asked_for(compared):
+    learnt = [dataclasses.replace(pair, classifier=Recipe("lda")) for pair in (ZERO, TEN)]
+    evidence = dataclasses.replace(
+        compared.evidence, pairs=answer(ZERO, TEN, 0.01), classifiers=answer(ZERO, learnt[0], 0.01)
+    )
+    tried = dataclasses.replace(compared, evidence=evidence)
+    expected = "Use 0/0, the least padding: 10/10 scores 1.0 points higher by nearest neighbours on val, which may be "
+    assert verdict(tried, padding=True, chosen_on="val").which.startswith(expected)
+    evidence = dataclasses.replace(evidence, pairs=answer(*learnt, 0.01))
+    better = dataclasses.replace(compared, evidence=evidence)
+    expected = "Use 0/0 lda, the least padding: 10/10 lda scores 1.0 points higher, which may be "
+    assert verdict(better, padding=True).which.startswith(expected)
+
+
 @pytest.mark.parametrize(
     ("difference", "better", "most", "sentence"),
     [
@@ -83,6 +106,7 @@ def test_where_there_is_nothing_to_ask(compared):
     nothing = answer(ZERO, TEN, math.nan, most=math.nan)
     assert "no crop is in every query set" in said(compared, pairs=nothing).which
     assert "No crop is in every query set" in said(compared, combinations=nothing).combine
+    assert "No crop is in every query set" in said(compared, pairs=nothing).combine
 
 
 def test_the_numbers_are_those_of_the_search(compared):

@@ -85,7 +85,12 @@ def test_the_matrix_asks_whether_a_classifier_helps(sets, capsys, tmp_path):
 def test_rejection_says_what_the_data_cannot_support(sets, capsys):
     ids = ["--reference_ids", "0", "--query_ids", "0"]
     _, out, _ = run(capsys, sets, *ids, "--reject", 0.05)
-    assert "which takes 19 photos and 19 classes; here are" in out
+    assert "to accept at most 0.05 of unknown products takes 19 photos and 19 classes; here are 40 photos and 4" in out
+    assert (
+        "so that holds in new photos of these products, not for other products; they suffice for --reject 0.2\n" in out
+    )
+    _, out, _ = run(capsys, sets, *ids, "--reject", 0.2)
+    assert "at most 0.2 of unknown products accepted, set on 40 photos and 4 classes" in out
     _, out, _ = run(capsys, sets, *ids, "--reject", 0.25, "--unknown_npz", sets["val"][0])
     assert "cannot support" not in out
     assert "unknown are --unknown_npz" in out
@@ -100,8 +105,9 @@ def test_options_that_exclude_each_other(sets, capsys):
         ["--threshold", "t.json"],
         ["--reject", 0.1, "--threshold", "t.json"],
     ):
-        code, _, err = run(capsys, sets, *options)
+        code, out, err = run(capsys, sets, *options)
         assert code == 2, err
+        assert "acc" not in out  # said before anything is computed
 
 
 def test_a_threshold_file_serves_its_own_references_only(tmp_path):
