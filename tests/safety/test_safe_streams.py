@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -137,8 +138,78 @@ def test_interrupted_while_importing(root: Path) -> None:
         process = subprocess.Popen([sys.executable, str(root / case[0]), *words], stderr=subprocess.PIPE, text=True)
         time.sleep(case[1])
         process.send_signal(signal.SIGINT)
-        err = process.communicate(timeout=60)[1]
+        err = process.communicate(timeout=60)[1].removeprefix("ready\n")
         early = "site.py" in err or ("<frozen" in err and "common" not in err)  # before any line of the script
         return err[-600:] if "Traceback" in err and not early else None
 
     check("Ctrl-C while importing", cases, fault)
+
+
+def ended(root: Path, run: str, *signals: signal.Signals, pause: float = 0.05) -> tuple[int, str]:
+    """Run a script whose run() has these lines, send it signals once it has said `ready`; return its exit code and stderr."""
+    code = (
+        f"import os, signal, sys, time; sys.path.insert(0, {str(root)!r}); from common import cli, messages\n"
+        f"def run(args):\n{textwrap.indent(textwrap.dedent(run), '  ')}\n"
+        "sys.exit(cli.main(cli.make_parser('x', 'thing.py'), run, None))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "ready\n"
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(pause)
+    err = process.communicate(timeout=60)[1].removeprefix("ready\n")
+    return process.returncode, err
+
+
+def test_further_signals_while_threads_compute_are_one_wish(root: Path) -> None:
+    """`timeout` and terminals that close send several; the second must not leave threads running at the interpreter's end."""
+    search = """
+    import torch
+    from concurrent.futures import ThreadPoolExecutor
+    def work(_):
+        for _ in range(500):
+            torch.mm(rows, rows)
+    rows = torch.ones(256, 256)
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(4) as pool:
+        sys.stderr.write('ready\\n')
+        list(pool.map(work, range(1000)))
+    """
+    INT, TERM = signal.SIGINT, signal.SIGTERM
+    cases = [(INT,), (INT, INT, TERM), (TERM, INT, INT), (TERM, signal.SIGHUP, TERM)]
+
+    def fault(sent: tuple[signal.Signals, ...]) -> str | None:
+        code, err = ended(root, search, *sent)  # Python takes those that wait together by their numbers
+        told = "thing.py: interrupted; run the same command again to go on\n"
+        return None if code in {128 + number for number in sent} and err == told else f"{code}: {err}"
+
+    check("signals that follow each other while threads compute", cases, fault)
+
+
+def test_a_signal_that_strikes_in_a_destructor_is_not_lost(root: Path) -> None:
+    """Python drops what is raised there; a cache of weak references, as imports have them, is such a place."""
+    run = """
+    class Thing:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(1000))
+    sys.stderr.write('ready\\n')
+    thing = Thing()
+    del thing
+    time.sleep(30)
+    sys.stderr.write('slept\\n')
+    """
+    assert ended(root, run) == (143, "thing.py: interrupted; run the same command again to go on\n")
+
+
+def test_ctrl_c_stops_one_command_of_a_session_and_other_signals_end_it(root: Path) -> None:
+    run = """
+    try:
+        sys.stderr.write('ready\\n')
+        time.sleep(30)
+    except KeyboardInterrupt:
+        messages.go_on()
+    sys.stderr.write('next\\n')
+    """
+    assert ended(root, run, signal.SIGINT) == (0, "next\n")
+    assert ended(root, run, signal.SIGTERM)[0] == 143
