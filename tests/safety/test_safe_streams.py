@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hostile import check, picture, shelf, study
+from hostile import call, check, picture, shelf, study
+
+import extract_embedding
 
 COMMANDS = {  # script: options, and the files that a run with exit 0 has written
     "evaluate_combo.py": (["--train_npz", "{sets}", "--test_npz", "{sets}", "--predictions", "p.csv"], ["p.csv"]),
@@ -26,9 +28,20 @@ COMMANDS = {  # script: options, and the files that a run with exit 0 has writte
         ["tb/tensors.tsv", "tb/metadata.tsv", "tb/projector_config.pbtxt"],
     ),
     "crop.py": (["--json_path", "{shelf}/boxes.json", "--image_folder", "{shelf}/images", "--output_root", "c"], ["c/crops.csv"]),
-    "search.py": (["query", "--npz", "{sets}", "-h"], []),
-    "classify.py": (["--help"], []),
-    "train.py": (["--help"], []),
+    "search.py query": (
+        ["query", "-q", "{photos}", "--npz", "{embedded}", "--plot", "q.png", "--device", "cpu"],
+        ["q.png", "q.svg"],
+    ),
+    "search.py build": (["build", "--npz", "{sets}", "--uri", "i.faiss"], ["i.faiss"]),
+    "search.py evaluate": (["evaluate", "--npz", "{sets}", "--query_npz", "{sets}"], []),
+    "classify.py": (
+        ["--image", "{photos}", "--reference_npz", "{embedded}", "--plot", "c.png", "--device", "cpu"],
+        ["c.png", "c.svg"],
+    ),
+    "train.py": (
+        ["--npz", "{embedded}", "--freeze_backbone", "--objective", "classifier", "--epochs", "1", "--output", "t"],
+        ["t/model.json", "t/model.safetensors", "t/training.csv", "t/training.png"],
+    ),
     "extract_embedding.py": (
         ["--data_root", "{photos}/a", "{photos}/b", "{photos}/c", "--model", "siamese", "--weights", "random"],
         ["embeddings/a_0_all.npz", "embeddings/b_0_all.npz", "embeddings/c_0_all.npz"],
@@ -56,21 +69,26 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shelf(base / "shelf")
     for name in "abc":
         picture(base / "photos" / name / "x" / "1.jpg", ord(name))
-    return {"sets": study(base / "sets"), "shelf": base / "shelf", "photos": base / "photos"}
+    for number in range(16):
+        picture(base / "classes" / ("train", "test")[number % 2] / "xy"[number // 2 % 2] / f"{number}.jpg", number)
+    embed = ["--data_root", base / "classes", "--output_root", base / "embedded", "--model", "siamese"]
+    assert call(extract_embedding.main, *embed, "--weights", "random", "--precision", "fp32")[0] == 0
+    found = {name: base / name for name in ("shelf", "photos", "embedded")}
+    return {"sets": study(base / "sets"), **found}
 
 
 def run_in_shell(root: Path, name: str, inputs: dict[str, Path], tail: str, cwd: Path) -> tuple[int, str]:
     """Run the script with these streams; return its own exit code and what it said on stderr, where that can be heard."""
     words = " ".join(word.format(**inputs) for word in COMMANDS[name][0])
     heard = "" if "2>" in tail else f"2>{cwd}.err"
-    line = f"{sys.executable} {root / name} {words} {heard} {tail}; exit ${{PIPESTATUS[0]}}"
+    line = f"{sys.executable} {root / name.split()[0]} {words} {heard} {tail}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
     errors = Path(f"{cwd}.err")
     return done.returncode, done.stderr + (errors.read_text() if errors.exists() else "")
 
 
 def fault_of(root: Path, name: str, tail: str, inputs: dict[str, Path], folder: Path) -> str | None:
-    cwd = folder / f"{name}{abs(hash(tail))}"
+    cwd = folder / f"{name.replace(' ', '_')}{abs(hash(tail))}"
     cwd.mkdir()
     code, err = run_in_shell(root, name, inputs, tail, cwd)
     missing = [file for file in COMMANDS[name][1] if not (cwd / file).is_file()]
@@ -83,7 +101,7 @@ def fault_of(root: Path, name: str, tail: str, inputs: dict[str, Path], folder: 
 
 
 QUICK = [("greedy_combo_eval.py", tail) for tail in (">&-", ">/dev/full", "| true", "2>&-")]
-QUICK += [("crop.py", "| true"), ("classify.py", ">&-")]
+QUICK += [("crop.py", "| true"), ("classify.py", ">&-"), ("search.py query", "| true")]
 
 
 def test_streams_that_close_or_fill(tmp_path: Path, root: Path, inputs: dict[str, Path]) -> None:
