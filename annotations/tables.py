@@ -105,5 +105,8 @@ def _class_names(folder: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for path in sorted(folder.glob("*class-descriptions*.csv")):
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            names.update({row[0]: row[1] for row in csv.reader(file) if len(row) == 2 and row[1].strip()})
+            try:
+                names.update({row[0]: row[1] for row in csv.reader(file) if len(row) == 2 and row[1].strip()})
+            except csv.Error as error:
+                raise UserError(f"{path} is no sound table: {error}; download it again") from None
     return names

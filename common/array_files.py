@@ -136,7 +136,7 @@ def read_labels(path: Path) -> np.ndarray:
     with open(path, "rb") as file:
         start = file.read(6)
         if start == b"\x93NUMPY":
-            return np.asarray(npz.read_npy(path))
+            return np.atleast_1d(npz.read_npy(path))
         data = start + file.read()
     unicode = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # as Windows' shell writes
     try:
@@ -148,9 +148,8 @@ def read_labels(path: Path) -> np.ndarray:
     if text.lstrip()[:1] == "[":
         return _json_labels(text, path)
     lines = text.splitlines()
-    if path.suffix.lower() in (".csv", ".tsv") and lines:
-        delimiter = max(",;\t", key=lines[0].count)
-        rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    if path.suffix.lower() in (".csv", ".tsv") and text.strip():
+        _, rows = _csv_rows(path, text)
         header = [cell.strip().lower() for cell in rows[0]]
         column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
         if column is not None and len({len(row) for row in rows}) == 1:
@@ -273,9 +272,7 @@ def _csv(path: Path) -> dict[str, np.ndarray]:
     text = path.read_text(encoding="utf-8-sig", errors="strict") if _decodes(path) else ""
     if not text.strip():
         raise UserError(f"{path} is empty or not UTF-8; save it as UTF-8")
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row]
+    delimiter, rows = _csv_rows(path, text)
     if _has_header(rows):
         header, rows = rows[0], rows[1:]
     else:
@@ -291,6 +288,15 @@ def _csv(path: Path) -> dict[str, np.ndarray]:
     if delimiter == ";":
         columns = {name: _with_points(values) for name, values in columns.items()}
     return {name: _column(values) for name, values in columns.items()}
+
+
+def _csv_rows(path: Path, text: str) -> tuple[str, list[list[str]]]:
+    """Return the delimiter and the rows of a CSV or TSV text with any line ends, at least one row, without empty lines."""
+    delimiter = max(",;\t", key=text.lstrip().splitlines()[0].count)
+    try:
+        return delimiter, [row for row in csv.reader(io.StringIO(text, newline=None), delimiter=delimiter) if row]
+    except csv.Error as error:  # such as a cell of more than 128 KiB
+        raise UserError(f"{path} is no sound table: {error}; repair it, or save it as Parquet") from None
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:

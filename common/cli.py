@@ -15,8 +15,9 @@ import gc
 import itertools
 import os
 import re
+import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -211,6 +212,19 @@ class Output:
 PICTURE = Output("", ".png", ".svg", writes=(".png", ".svg"))
 
 
+def _check_pipes(args: argparse.Namespace, outputs: Container[str] = ()) -> None:
+    """Raise UsageError where an option but `outputs` names a pipe: reading would wait without end, and most files are read twice.
+
+    A shell's `<(command)` is none of these: its name is a link.
+    """
+    values = {option: value if isinstance(value, (list, tuple)) else [value] for option, value in vars(args).items()}
+    texts = [(option, str(item)) for option, items in values.items() if option not in outputs for item in items]
+    for option, name in [*texts, *((option, text.partition("=")[2]) for option, text in texts)]:
+        with contextlib.suppress(OSError, ValueError):  # no such file, or a text that can be no name
+            if stat.S_ISFIFO(os.lstat(name).st_mode):
+                raise UsageError(f"{name} ({option}) is a pipe; write its content to a file and name that")
+
+
 def _check_outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Raise UsageError where a file that this command writes is one that it reads, or one that it writes for another option."""
     read: dict[tuple[int, int], str] = {}
@@ -283,6 +297,7 @@ def _attempt(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace]
         args = parser.parse_args(with_config(parser, list(argv)))
         set_quiet(args.quiet)
         set_verbose(args.verbose)
+        _check_pipes(args, {action.dest for action in _actions(parser, args) if isinstance(action.type, Output)})
         _check_outputs(parser, args)
         run(args)
         sys.stdout.flush()
@@ -396,6 +411,7 @@ def with_config(parser: argparse.ArgumentParser, argv: list[str]) -> list[str]:
     path = first.parse_known_args(argv)[0].config
     if path is None:
         return argv
+    _check_pipes(argparse.Namespace(config=path))
     section = Path(parser.prog).stem
     options = _read_config(path, section)
     parsers = _chosen_parsers(parser, argv)

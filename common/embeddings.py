@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -253,7 +254,7 @@ def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
             f"{path}: {name!r} is no matrix of numbers but holds {kinds or 'nothing'}; save rows of one length, or name another "
             "array with --key"
         ) from None
-    if vectors.dtype.kind in "US" and any("..." in text for text in vectors.ravel()[:100].astype(str)):
+    if vectors.dtype.kind in "US" and any("..." in text for text in map(str, vectors.ravel()[:100])):
         raise UserError(
             f"{path}: {name!r} holds vectors that were cut short with '...' when they were printed; save the numbers themselves, "
             "for example with to_parquet"
@@ -274,7 +275,8 @@ def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
 
 
 def _row(value: Any) -> np.ndarray:
-    return np.asarray(value, np.float32)
+    with np.errstate(over="ignore"):  # as in _matrix
+        return np.asarray(value, np.float32)
 
 
 def _kind(array: np.ndarray) -> str:
@@ -312,7 +314,9 @@ def _texts(path: Path, arrays: dict[str, Any], n: int, dim: int) -> dict[str, np
     empty = np.full(n, "", dtype="<U1")
     paths = text.get("paths", empty)
     found = {
-        "labels": np.empty((n, 0), "<U1") if labels is None else labels.reshape(len(labels), -1),
+        "labels": np.empty((n, 0), "<U1")
+        if labels is None
+        else labels.reshape(len(labels), math.prod(labels.shape[1:])),
         "crop_ids": text.get(ids[0], empty) if ids else empty,
         "sample_ids": text["sample_ids"] if "sample_ids" in ids[1:] else paths,
         "paths": paths,

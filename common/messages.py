@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, TypeVar
@@ -16,7 +18,8 @@ T = TypeVar("T")
 _quiet = _verbose = False
 _told: set[str] = set()  # what warn_once has said in this run
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_stopped_by: list[int] = []  # signals that have asked this run to end
+ONE_WISH = 1.0  # seconds in which further signals mean the same: `timeout` and terminals that close send several
+_stopped_by: list[tuple[int, float]] = []  # signals that have asked this run to end, and when
 
 
 class Unusable(Exception):
@@ -204,13 +207,34 @@ def _text(file: _Patient, before: Any) -> io.TextIOWrapper:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    _stopped_by.append(number)
+    # A second interruption, of what ends threads after the first, would leave them running while the interpreter ends.
+    if not _stopped_by or time.monotonic() - _stopped_by[-1][1] > ONE_WISH:
+        _stopped_by.append((number, time.monotonic()))
+        raise KeyboardInterrupt
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _lost(unraisable: sys.UnraisableHookArgs) -> None:
+    """Interrupt again a moment later where the interruption struck in a destructor, in which Python drops exceptions."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def stopped_by() -> int:
     """Return the signal that has asked this run to end, 0 where none has."""
-    return _stopped_by[0] if _stopped_by else 0
+    return _stopped_by[0][0] if _stopped_by else 0
+
+
+def go_on() -> None:
+    """Forget Ctrl-C, which has stopped one command of several; raise KeyboardInterrupt where another signal was to end all."""
+    if stopped_by() not in (0, signal.SIGINT):
+        raise KeyboardInterrupt
+    _stopped_by.clear()
 
 
 def exit_code() -> int:
@@ -223,10 +247,20 @@ def catch_signals() -> None:
     for number in STOPS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
+    signal.signal(signal.SIGALRM, _interrupt)
+    sys.unraisablehook = _lost
+    atexit.register(_end_now)  # the first that is registered is called last
+
+
+def _end_now() -> None:
+    """End an interrupted process without the destructors of libraries, which abort where a thread still computes."""
+    if _stopped_by:
+        os._exit(exit_code())
 
 
 def ignore_signals() -> None:
     """Let no signal disturb the end of the interpreter: the run is over."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for number in STOPS:
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_IGN)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.messages import UsageError, UserError, note
+from common.messages import UsageError, UserError, go_on, note
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Decisions
 from terminal.tables import fixed_line
@@ -74,6 +74,7 @@ def interact(evaluator: Evaluator, draw: Draw, methods: Sequence[str], default: 
         except UserError as error:  # a mistake at the prompt must not end the session
             print(error)
         except KeyboardInterrupt:
+            go_on()
             note("stopped; q ends")
         sys.stdout.flush()
 
@@ -108,9 +109,12 @@ def _reader(words: Sequence[str]) -> Callable[[], list[str] | None]:
     def edited() -> list[str] | None:
         try:
             return input("ids> ").replace(",", " ").split()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             print()
-            return None
+        except KeyboardInterrupt:
+            print()
+            go_on()
+        return None
 
     return edited
 

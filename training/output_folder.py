@@ -44,6 +44,8 @@ def begin(folder: Path, record: dict[str, Any], *, overwrite: bool) -> bool:
 
     complete = run_record.claim(path, record, overwrite=overwrite, finished=finished, begun=begun, clear=clear)
     files.sweep(folder)
+    if complete:  # a run that was killed at its very end has left it
+        forget_state(folder)
     return complete
 
 

@@ -58,3 +58,14 @@ def test_a_second_projector_run_on_a_folder_is_refused(tmp_path: Path) -> None:
     check("two projector runs on one folder", range(3), fault)
     assert call(npz_to_tensorboard.main, *words)[0] == 0
     assert below(logdir) == before
+
+
+def test_what_a_training_left_that_was_killed_at_its_very_end_goes(tmp_path: Path) -> None:
+    """The last thing that train.py does is to remove the state from which it would go on."""
+    record = {"epochs": 1}
+    with files.locked(tmp_path / "t" / output_folder.LOCK):
+        assert not output_folder.begin(tmp_path / "t", record, overwrite=False)
+        (tmp_path / "t" / "model.json").write_text("{}")
+        output_folder.write_state(output_folder.state_file(tmp_path / "t"), {"epoch": 1})
+        assert output_folder.begin(tmp_path / "t", record, overwrite=False)
+    assert not output_folder.state_file(tmp_path / "t").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import random
 import signal
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from typing import Any
 
 import pytest
 from hostile import call, check, picture, sentence, shelf, study
+
+import extract_embedding
+import npz_to_parquet
+import search
+from viewer import local_server
 
 SCRIPTS = (
     *("crop", "extract_embedding", "evaluate_combo", "greedy_combo_eval", "npz_to_parquet", "npz_to_tensorboard"),
@@ -52,9 +58,11 @@ ODD = (
         "~",
         "a=b=c",
     ),
-    *("0-0", "1-", "+", "/"),
+    *("0-0", "1-", "+", "/", "folder", "file", "empty", "file/x", "/dev/full", "\n", "-", "1.5", "65535"),
 )
 LEAVE = ("--help", "--version", "--cluster", "--device", "--uri", "--interactive", "--port", "--host", "--workers")
+# Options that write, and so take a pipe.
+WRITTEN = ("--predictions", "--results", "--flips", "--threshold", "--plot", "--report", "--out", "--output")
 SECONDS = 60
 
 
@@ -75,6 +83,12 @@ def commands(base: Path) -> dict[str, list[object]]:
                 picture(base / "photos" / split / label / f"{number}.jpg", number)
     both = ["--train_npz", sets, "--test_npz", sets]
     siamese = ["--model", "siamese", "--weights", "random"]
+    embed = ["--data_root", base / "photos", "--output_root", base / "embedded", *siamese, "--precision", "fp32"]
+    assert call(extract_embedding.main, *embed)[0] == 0
+    embedded = base / "embedded"
+    assert call(npz_to_parquet.main, "--root", embedded, "--out", base / "e.parquet")[0] == 0
+    assert call(search.main, "build", "--npz", embedded, "--uri", base / "e.faiss")[0] == 0
+    one, frozen = base / "photos" / "val" / "tea", ["--freeze_backbone", "--objective", "classifier", "--epochs", 1]
     return {
         "crop": [*shelf(base / "shelf", 2), "--output_root", base / "crops"],
         "extract_embedding": ["--data_root", base / "photos", "--output_root", base / "o", "--splits", "val", *siamese],
@@ -83,9 +97,14 @@ def commands(base: Path) -> dict[str, list[object]]:
         "npz_to_parquet": ["--root", sets, "--out", base / "o.parquet"],
         "npz_to_tensorboard": ["--root", sets, "--logdir", base / "tb", "--thumbnails", 0],
         "classify": ["--image", base / "photos" / "val", "--model", base / "none"],
+        "classify references": ["--image", one, "--reference_npz", embedded, "--reject", 0.3, "--threshold", "t.json"],
+        "search query": ["query", "-q", one, "--npz", embedded],
+        "search query index": ["query", "-q", one, "--uri", base / "e.faiss"],
+        "search build": ["build", "--npz", sets, "--uri", "i.faiss", "--overwrite"],
         "search": ["evaluate", "--npz", sets, "--query_npz", sets],
         "train": ["--data_root", base / "photos", "--output", base / "trained", "--objective", "triplet", "--epochs", 1, *siamese],
-        "view": [base / "none.parquet"],
+        "train npz": ["--npz", embedded, "--output", base / "frozen", *frozen, "--overwrite"],
+        "view": [base / "e.parquet", "--port", 0],
     }  # fmt: skip
 
 
@@ -99,8 +118,8 @@ def options_of(parser: argparse.ArgumentParser, words: list[object]) -> Iterator
 
 def cases_of(scripts: dict[str, list[object]]) -> list[tuple[str, str, str]]:
     found = []
-    for name in SCRIPTS:
-        parser = importlib.import_module(name).build_parser()
+    for name in scripts:
+        parser = importlib.import_module(name.split()[0]).build_parser()
         found += [(name, action.option_strings[-1], odd) for action in options_of(parser, scripts[name]) for odd in ODD]
     return found
 
@@ -110,7 +129,7 @@ def fault_of(scripts: dict[str, list[object]], case: tuple[str, str, str]) -> st
     old = signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(SECONDS)
     try:
-        code, _, err = call(importlib.import_module(name).main, *scripts[name], option, odd)
+        code, _, err = call(importlib.import_module(name.split()[0]).main, *scripts[name], option, odd)
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
@@ -122,13 +141,17 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[o
     (tmp_path / "here").mkdir()
     found = commands(tmp_path)
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(local_server, "serve", lambda *_: None)  # view.py starts, and ends
+    Path("folder").mkdir()
+    Path("file").write_text("x")
+    Path("empty").touch()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return found
 
 
 @pytest.mark.timeout(900)
 def test_odd_values_a_sample(scripts: dict[str, list[object]]) -> None:
-    cases = [case for case in cases_of(scripts) if case[0] != "train"]
+    cases = [case for case in cases_of(scripts) if case[0].split()[0] != "train"]
     chosen = random.Random(0).sample(cases, 120)
     print(f"{len(chosen)} of {len(cases)} cases")
     check("odd values on the command line, a sample", chosen, lambda case: fault_of(scripts, case))
@@ -138,5 +161,21 @@ def test_odd_values_a_sample(scripts: dict[str, list[object]]) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_odd_values_for_every_option(scripts: dict[str, list[object]], name: str) -> None:
-    cases = [case for case in cases_of(scripts) if case[0] == name]
+    cases = [case for case in cases_of(scripts) if case[0].split()[0] == name]
     check(f"odd values on the command line, {name}", cases, lambda case: fault_of(scripts, case))
+
+
+def test_a_pipe_that_is_to_be_read_is_no_wait_without_end(scripts: dict[str, list[object]]) -> None:
+    os.mkfifo("pipe")
+    cases = [case for case in cases_of(scripts) if case[2] == "" and case[1] not in WRITTEN]
+    cases = [(name, option, odd) for name, option, _ in cases for odd in ("pipe", "id=pipe")]
+    check("pipes in the place of files", cases, lambda case: fault_of(scripts, case))
+
+
+def test_options_read_what_a_shell_makes_of_a_command(scripts: dict[str, list[object]]) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, f"npz_to_parquet: {{root: {scripts['npz_to_parquet'][1]}, out: o.parquet}}".encode())
+    os.close(writing)
+    assert call(npz_to_parquet.main, "--config", f"/dev/fd/{reading}")[0] == 0
+    os.close(reading)
+    assert Path("o.parquet").is_file()
