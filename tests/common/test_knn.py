@@ -501,3 +501,32 @@ def test_a_small_search_uses_one_thread_and_gives_them_back(monkeypatch):
         assert (other[1] == few[1]).all()
     finally:
         give(before)
+
+
+@pytest.mark.parametrize("fault", ["a zero row", "no memory"])
+@pytest.mark.parametrize("among_itself", [False, True])
+def test_an_error_in_a_search_by_threads_gives_all_threads_back(among_itself, fault, monkeypatch):
+    import threadpoolctl
+
+    def threads():
+        pools = threadpoolctl.threadpool_info()
+        return torch.get_num_threads(), sorted((pool["filepath"], pool["num_threads"]) for pool in pools)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    vectors = np.random.default_rng(0).standard_normal((8000, 128), np.float32)
+    monkeypatch.setattr(knn_blocks, "BLOCK_ROWS", 2048)
+    if fault == "a zero row":
+        vectors[-1] = 0
+    else:
+        monkeypatch.setattr(knn, "_candidates", no_memory)
+    number = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        before = threads()
+        with pytest.raises((ValueError, MemoryError)):
+            knn.search_self(vectors, 3) if among_itself else knn.search(vectors[:2000], vectors, 3)
+        assert threads() == before
+    finally:
+        torch.set_num_threads(number)
