@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 _quiet = _verbose = False
 _told: set[str] = set()  # what warn_once has said in this run
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]  # Windows has no SIGHUP
 ONE_WISH = 1.0  # seconds in which further signals mean the same: `timeout` and terminals that close send several
 _stopped_by: list[tuple[int, float]] = []  # signals that have asked this run to end, and when
 
@@ -219,7 +221,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _lost(unraisable: sys.UnraisableHookArgs) -> None:
     """Interrupt again a moment later where the interruption struck in a destructor, in which Python drops exceptions."""
-    if unraisable.exc_type is KeyboardInterrupt:
+    if unraisable.exc_type is KeyboardInterrupt and hasattr(signal, "setitimer"):  # Windows has none
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:
         sys.__unraisablehook__(unraisable)
@@ -247,7 +249,8 @@ def catch_signals() -> None:
     for number in STOPS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _stop)
-    signal.signal(signal.SIGALRM, _interrupt)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, _interrupt)
     sys.unraisablehook = _lost
     atexit.register(_end_now)  # the first that is registered is called last
 
@@ -260,7 +263,8 @@ def _end_now() -> None:
 
 def ignore_signals() -> None:
     """Let no signal disturb the end of the interpreter: the run is over."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
     for number in STOPS:
         if signal.getsignal(number) is _stop:
             signal.signal(number, signal.SIG_IGN)
