@@ -121,7 +121,7 @@ def evaluate(args: argparse.Namespace) -> None:
         warn_strangers(seen | references.label_counts(asked).keys(), asked, ("rows that are searched", "queries"))
     recall = None
     if args.uri and args.npz:
-        exact = retrieve(ExactSearch(read_sets(args.npz, key=args.key)), queries, scores.TOP)
+        exact = retrieve(ExactSearch(read_sets(args.npz, **cli.reading(args))), queries, scores.TOP)
         recall = scores.agreement(measured["none"].results, exact)
     head = f"{references.source}: {len(references):,} rows"
     print(tables.EVALUATION_FORMATS[args.format](head, measured, items, n_relevant, recall))

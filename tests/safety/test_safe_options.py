@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import call, check, picture, sentence, shelf, study
+from hostile import call, check, picture, sentence, shelf, study, vectors_of
 
 import extract_embedding
 import npz_to_parquet
 import search
+from common import embeddings
 from viewer import local_server
 
 SCRIPTS = (
@@ -179,3 +180,14 @@ def test_options_read_what_a_shell_makes_of_a_command(scripts: dict[str, list[ob
     assert call(npz_to_parquet.main, "--config", f"/dev/fd/{reading}")[0] == 0
     os.close(reading)
     assert Path("o.parquet").is_file()
+
+
+def test_the_exact_search_beside_an_index_reads_as_the_options_say(tmp_path: Path) -> None:
+    """--drop_invalid and the names of arrays hold for it too."""
+    sets = vectors_of(list("aabbccdd") * 3)
+    sets.vectors[5] = 0
+    embeddings.save(tmp_path / "a.npz", sets)
+    words = ["--npz", tmp_path / "a.npz", "--uri", tmp_path / "i.faiss", "--drop_invalid"]
+    assert call(search.main, "build", *words)[0] == 0
+    code, out, err = call(search.main, "evaluate", *words, "--query_npz", tmp_path / "a.npz")
+    assert (code, "23 rows" in out) == (0, True), err
