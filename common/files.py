@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import re
@@ -18,6 +17,13 @@ from typing import Any
 
 from common.messages import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# A pipe must not be waited for; on Windows bytes are read as they stand.
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 LOCK = ".lock"  # in a folder that a run holds
 HEAD = 512  # bytes by which the kind of a file is known
 _DRAWN = b"pHYs\0\0\x18\x9b\0\0\x18\x9b\1"  # a PNG of 160 dots per inch, as plots/figures.py draws them, and no camera
@@ -164,8 +170,8 @@ def _beside(target: Path, sync: bool) -> Iterator[Path]:
     temporary = target.with_name(f".{mark}-{os.urandom(8).hex()}.tmp")
     descriptor = None
     try:
-        if sync:
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        if sync and fcntl:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield temporary
     finally:
@@ -176,10 +182,16 @@ def _beside(target: Path, sync: bool) -> Iterator[Path]:
 
 
 def _sweep_dead(folder: Path, mark: str) -> None:
-    """Remove the temporary files of `mark` whose runs are dead: the kernel drops a lock with its process."""
+    """Remove the temporary files of `mark` whose runs are dead: the kernel drops a lock with its process.
+
+    Windows has no such locks, and removes no file that another run has open.
+    """
     for path in folder.glob(f".{mark}-*.tmp"):
         with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if not fcntl:
+                path.unlink()
+                continue
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
@@ -188,7 +200,9 @@ def _sweep_dead(folder: Path, mark: str) -> None:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.name == "nt":  # which opens no folder, and flushes a file only for who has it open to write
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -211,7 +225,7 @@ def sweep(folder: Path) -> None:
 
 def read_regular(path: Path | str, most: int) -> bytes:
     """Return the content of a regular file of up to `most` bytes; raises OSError for a pipe or a device, and for a larger file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not be waited for
+    descriptor = os.open(path, os.O_RDONLY | _NO_WAIT)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

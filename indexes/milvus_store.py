@@ -7,7 +7,6 @@ An index is a collection with one row a vector, and its description as JSON amon
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -164,6 +163,8 @@ def _check_file(path: Path, create: bool) -> None:
         raise UserError(f"{path} is a folder of other files, no Milvus Lite database; choose another name")
     lock = path / "LOCK"
     if lock.is_file():
+        import fcntl  # Milvus Lite does not run on Windows, which lacks it
+
         with open(lock, "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
