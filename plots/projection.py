@@ -7,6 +7,7 @@ map again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -31,9 +32,9 @@ def project(
     """Return (n, dimensions) float32 coordinates of the rows of `vectors`.
 
     vectors: (n, dim) float, an array, a memory map or `embeddings.Blocks`. neighbors: what `nearest(vectors, k)` gave, k >= 14;
-    it saves UMAP its search, the other methods ignore it. PCA reads `vectors` in chunks; the others need O(n * 50) memory (t-SNE)
-    or O(n * dim) (UMAP). Too few rows for t-SNE (under 4) or UMAP (under 5) are shown by PCA; coordinates that the data cannot
-    fill are 0. Raises ValueError when a value is not finite.
+    it saves UMAP its search, the other methods ignore it. PCA reads `vectors` in chunks, and so does UMAP that need not search;
+    t-SNE needs O(n * 50) memory. Too few rows for t-SNE (under 4) or UMAP (under 5) are shown by PCA; coordinates that the data
+    cannot fill are 0. Raises ValueError when a value is not finite.
     """
     if method not in METHODS:
         raise ValueError(f"{method!r} is none of {', '.join(METHODS)}")
@@ -111,37 +112,43 @@ def _tsne(vectors: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
 def _umap(
     vectors: np.ndarray, dimensions: int, seed: int, neighbors: tuple[np.ndarray, np.ndarray] | None
 ) -> np.ndarray:
-    """UMAP of exact cosine neighbours, so that umap-learn searches none itself, from PCA (Kobak & Linderman, 2021)."""
-    import warnings
+    """UMAP from PCA (Kobak & Linderman, 2021): umap-learn's graph of exact cosine neighbours, laid out by `lay_out`."""
+    from umap.umap_ import find_ab_params
 
-    from umap import UMAP
+    from plots.layout import lay_out
 
     n = len(vectors)
     start = pca(vectors, dimensions)
     widest = float(np.ptp(start, axis=0).max())
     if widest == 0:  # all rows are equal: there is nothing to lay out
         return start
-    rows = np.concatenate([rows for _, rows in _unit_rows(vectors)])
     k = min(N_NEIGHBORS, n - 1)
     if neighbors is None or neighbors[0].shape[1] < k - 1:
-        neighbors = nearest([rows], k - 1)
+        neighbors = nearest([np.concatenate([rows for _, rows in _unit_rows(vectors)])], k - 1)
+    epochs = 500 if n <= 10_000 else 200  # as umap-learn, like the curve and the width of the start
     indices, distances = (values[:, : k - 1] for values in neighbors)
-    # UMAP counts a row as its own first neighbour.
-    indices = np.hstack([np.arange(n)[:, None], indices]).astype(np.int32)
-    distances = np.hstack([np.zeros((n, 1)), distances]).astype(np.float32)
-    # Without noise, an axis that the data do not fill would be divided by 0.
-    noise = np.random.default_rng(seed).normal(0, 1e-3, start.shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a seed means one thread, and that no new points can be placed
-        layout = UMAP(
-            n_neighbors=k,
-            n_components=dimensions,
-            metric="cosine",
-            init=start * (10 / widest) + noise,
-            random_state=seed,
-            precomputed_knn=(indices, distances),
-        )
-        return layout.fit_transform(rows).astype(np.float32)
+    graph = _graph(indices, distances, epochs)
+    start = start * (10 / widest) + np.random.default_rng(seed).normal(0, 1e-3, start.shape)  # noise parts equal rows
+    return lay_out(start, graph, find_ab_params(spread=1.0, min_dist=0.1), epochs, seed=seed)
+
+
+def _graph(indices: np.ndarray, distances: np.ndarray, epochs: int) -> Any:
+    """Return UMAP's graph of neighbours, sparse (n, n), without the edges too weak to pull in any epoch."""
+    from umap.umap_ import fuzzy_simplicial_set
+
+    n, k = indices.shape
+    graph, _, _ = fuzzy_simplicial_set(
+        np.empty((n, 0)),  # the rows, which it needs only to search neighbours
+        k + 1,
+        random_state=None,
+        metric="cosine",
+        # UMAP counts a row as its own first neighbour.
+        knn_indices=np.hstack([np.arange(n)[:, None], indices]).astype(np.int32),
+        knn_dists=np.hstack([np.zeros((n, 1)), distances]).astype(np.float32),
+    )
+    graph.data[graph.data < graph.data.max() / epochs] = 0
+    graph.eliminate_zeros()
+    return graph
 
 
 def _unit_rows(vectors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

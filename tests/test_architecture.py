@@ -78,6 +78,7 @@ REQUIRED_AS = {
     "threadpoolctl": "scikit-learn",
     "yaml": "pyyaml",
     "umap": "umap-learn",
+    "numba": "umap-learn",
     "faiss": "faiss-cpu",
     "flask": "dash",
     "werkzeug": "dash",

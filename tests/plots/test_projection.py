@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from common.blocks import Blocks
-from plots import projection
+from plots import layout, projection
 from plots.methods import METHODS
 
 
@@ -141,6 +142,89 @@ def test_umap_takes_the_neighbours_it_is_given(monkeypatch):
 
     monkeypatch.setattr(projection, "nearest", no_search)
     assert purity(projection.project(vectors, "umap", 2, neighbors=near), labels) > 0.95
+
+
+def test_the_graph_is_that_of_umap_learn():
+    from umap import UMAP
+
+    vectors, _ = clusters(60)
+    indices, distances = projection.nearest([vectors], 14)
+    with_itself = np.hstack([np.arange(60)[:, None], indices]), np.hstack([np.zeros((60, 1)), distances])
+    peer = UMAP(
+        n_neighbors=15, metric="cosine", precomputed_knn=with_itself, n_epochs=500, force_approximation_algorithm=True
+    )
+    expected = peer.fit(vectors).graph_.toarray()
+    expected[expected < expected.max() / 500] = 0
+    graph = projection._graph(indices, distances, 500).toarray()
+    np.testing.assert_allclose(graph, expected, atol=1e-6)
+    np.testing.assert_allclose(graph, graph.T, atol=1e-6)
+
+
+def test_the_map_does_not_depend_on_the_number_of_threads(monkeypatch):
+    vectors, _ = clusters(300)
+    monkeypatch.setattr(layout, "FEW", 0)
+    maps = []
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(layout, "cores", lambda threads=threads: threads)
+        maps.append(projection.project(vectors, "umap", 2, seed=5))
+    np.testing.assert_array_equal(maps[0], maps[1])
+    np.testing.assert_array_equal(maps[0], maps[2])
+
+
+@pytest.mark.filterwarnings("ignore:overflow")  # numbers that mix bits in 64
+def test_a_point_is_pulled_down_the_slope_of_umaps_loss(monkeypatch):
+    """Two points, one edge: the pull on both is minus the slope of -log(1 / (1 + a d^2b)), here by differences."""
+    a, b = 1.577, 0.895
+    points = np.array([[0, 0, 0], [0.6, -0.8, 1.1]])
+    slope = np.zeros(3)
+    for axis in range(3):
+        ends = []
+        for shift in (1e-5, -1e-5):
+            point = points[0].copy()
+            point[axis] += shift
+            ends.append(np.log1p(a * np.sum((point - points[1]) ** 2) ** b))
+        slope[axis] = (ends[0] - ends[1]) / 2e-5
+    monkeypatch.setattr(layout, "NEGATIVES", 0)
+    monkeypatch.setattr(layout, "_move", layout._move.py_func)
+    graph = scipy.sparse.csr_matrix(np.array([[0, 1.0], [0, 0]]))
+    moved = layout.lay_out(points, graph, (a, b), 2, seed=0)  # one epoch, with half of the full step
+    np.testing.assert_allclose(moved[0], -0.5 * slope, rtol=1e-4)
+    np.testing.assert_allclose(moved[1] - points[1], 0.5 * slope, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_an_edge_of_a_third_of_the_weight_pulls_in_every_third_epoch(monkeypatch):
+    pulls = []
+    monkeypatch.setattr(layout, "_move", layout._move.py_func)
+    monkeypatch.setattr(layout, "_clip", lambda force: pulls.append(force) or np.float32(0))
+    monkeypatch.setattr(layout, "NEGATIVES", 0)
+    graph = scipy.sparse.csr_matrix(np.array([[0, 1.0, 0], [1.0, 0, 1 / 3], [0, 1 / 3, 0]]))
+    layout.lay_out(np.eye(3), graph, (1.577, 0.895), 31, seed=0)  # 30 epochs: 2 x (30 + 10) pulls of three axes
+    assert len(pulls) == 3 * 2 * (30 + 10)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8, 40])
+def test_what_moves_side_by_side_has_no_point_in_common(threads):
+    rng = np.random.default_rng(0)
+    heads, tails = rng.integers(0, 90, (2, 900))
+    order, rounds = layout._tournament(heads, tails, threads)
+    alone, whole = layout._tournament(heads, tails, 1)
+    np.testing.assert_array_equal(order, alone)
+    assert whole == [[(0, 900)]]
+    assert sorted(order) == list(range(900))
+    assert [edge for parts in rounds for first, end in parts for edge in range(first, end)] == list(range(900))
+    assert len(rounds) == layout.GROUPS
+    for parts in rounds:
+        assert 2 <= len(parts) <= threads
+        touched = [set(heads[order[first:end]]) | set(tails[order[first:end]]) for first, end in parts]
+        assert sum(map(len, touched)) == len(set.union(*touched))
+
+
+def test_numbers_drawn_for_pushing_are_spread_evenly():
+    drawn = [layout._below(10, np.uint64(state * 0x9E3779B97F4A7C15 % 2**64)) for state in range(20_000)]
+    counts = np.bincount(drawn, minlength=10)
+    assert len(counts) == 10
+    assert abs(counts - 2000).max() < 5 * np.sqrt(2000)
 
 
 def test_umap_of_our_neighbours_is_as_trustworthy_as_its_own():
