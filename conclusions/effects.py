@@ -114,6 +114,7 @@ def _view(pair: Combination, query: EmbeddingSet) -> _View | None:
         size = object_px and object_px * grows
     else:
         size = preprocess.get("height")
-    if not (query.fingerprint and math.isfinite(grows) and size and isinstance(size, (int, float))):
+    told = math.isfinite(grows) and grows > 0 and isinstance(size, (int, float)) and 0 < size < 1 << 31
+    if not (query.fingerprint and told):
         return None
     return _View(pair, padding, text, round(size), size / grows)
