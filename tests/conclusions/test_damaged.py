@@ -112,7 +112,7 @@ def test_a_size_or_padding_that_cannot_be_is_no_effect_of_padding(padding, size,
     meta = [
         {"padding": "0", "image_size": size, "preprocess": {"height": 224}},
         {"padding": padding, "image_size": size, "preprocess": {"height": height}},
-        {"padding": "20", "image_size": size, "preprocess": {"height": 224}},
+        {"padding": "20", "image_size": size, "preprocess": {"height": 314}},
     ]
     sides = [
         [one.renamed(**about, **more) for one, more in zip(study(seed, split=split)[:3], meta, strict=True)]
