@@ -25,18 +25,18 @@ def test_the_error_of_perfect_calibration_is_its_mean_over_all_outcomes(bins):
 
 
 def test_new_references_lower_the_effective_size():
-    """By the formula: 40 photos of one crop, 30 right; every halving differs by 8 crops, four photos up and twelve down."""
-    correct, size = np.repeat([1.0, 0.0], [30, 10]), np.ones(40)
+    """By the formula: 40 photos of two crops, 30 right; every halving differs by 16 crops, four photos up and twelve down."""
+    correct, size = np.repeat([2.0, 0.0], [30, 10]), np.full(40, 2.0)
     one, other = correct.copy(), correct.copy()
     one[:12], other[12:16] = 0, 0
     interval, deviation = new_reference_interval(correct, size, np.stack([[one, other]] * 5))
-    gap = -8 / 40
+    gap = -16 / 80
     change = one - other
-    of_queries = 40 / 39 * ((change - gap) ** 2).sum() / 40**2
+    of_queries = 40 / 39 * ((change - 2 * gap) ** 2).sum() / 80**2
     of_references = (gap**2 - of_queries) / 4
     assert of_references > 0
     assert deviation == pytest.approx(of_references**0.5)
-    effective = min(effective_size(correct[None], size[None], 0.95)[0], 40)
+    effective = min(effective_size(correct[None], size[None], 0.95)[0], 80)
     effective /= 1 + of_references * effective / (0.75 * 0.25)
     (low,), (high,) = clopper_pearson(np.array([0.75]), np.array([effective]), 0.95)
     assert (interval.accuracy, interval.low, interval.high) == pytest.approx((0.75, low, high))
