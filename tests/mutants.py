@@ -37,12 +37,14 @@ GROUPS = {  # group: its modules; the tests that are to find their faults; and t
     ),
     "metrics": (
         "evaluation/metrics.py evaluation/per_query.py evaluation/records.py",
-        "tests/evaluation/test_metrics.py tests/evaluation/test_evaluation.py tests/evaluation/test_sure_measures.py",
+        "tests/evaluation/test_by_hand.py tests/evaluation/test_metrics.py tests/evaluation/test_evaluation.py "
+        "tests/evaluation/test_sure_measures.py",
         "scripts",
     ),
     "fusion": (
         "evaluation/fusion.py evaluation/evaluator.py",
-        "tests/evaluation/test_fusion.py tests/evaluation/test_evaluation.py tests/evaluation/test_codes.py",
+        "tests/evaluation/test_by_hand.py tests/evaluation/test_fusion.py tests/evaluation/test_evaluation.py "
+        "tests/evaluation/test_codes.py",
         "scripts",
     ),
     "annotations": ("annotations/*.py", "tests/annotations", "any_json or many_examples"),
@@ -60,6 +62,12 @@ EQUIVALENT = {  # a change as it is printed: why no result can show it
     "largest >= limits[:, None] -> largest > limits[:, None]": _TIES,
     "uncertainty/sign_flips.py: reached[0] += np.count_nonzero(largest >= limits[:, None], axis=1): "
     "largest >= limits[:, None] -> largest > limits[:, None]": _TIES,
+    "evaluation/evaluator.py: row_of = np.full((len(codes), n_crop), -1): 1 -> 2": "any number below 0 is no row",
+    "evaluation/fusion.py: nonzero = np.linalg.norm(total, axis=1) > 1e-6: np.linalg.norm(total, axis=1) > 1e-06 -> "
+    "np.linalg.norm(total, axis=1) >= 1e-06": "no sum of unit rows has that very length",
+    "uncertainty/intervals.py: q = np.where(product > ROUNDING**2, (n_photo - 1) * covariance**2 / "
+    "np.maximum(product, ROUNDING**2), 0): product > ROUNDING ** 2 -> product >= ROUNDING ** 2": "no data give that very product",
+    "annotations/records.py: size: tuple[int, int] = (0, 0): 0 -> 1": "read with run lengths only, which come with their size",
     "common/files.py: size = file.seek(0, os.SEEK_END): 0 -> 1": "reading ends with the file, wherever its end is thought to be",
     "common/files.py: if sync and fcntl:: sync and fcntl -> sync or fcntl": "a lock that nobody asks for",
 }
