@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from annotations import box_evidence, fields, formats, segmentation, yolo
 from annotations.options import Options
-from annotations.records import Box, Object
+from annotations.records import Box, Object, Outline, Skipped
 from common.messages import Unusable
 
 
@@ -53,7 +54,9 @@ def masks() -> list[np.ndarray]:
         drawn += [np.ones((height, width), bool), rng.random((height, width)) < 0.05, rng.random((height, width)) < 0.9]
         block = np.zeros((height, width), bool)
         block[height // 3 : height // 3 + 1 + height // 4, width // 2 :] = True
-        drawn.append(block)
+        low = np.zeros((height, width), bool)
+        low[-1:, width // 2] = True  # ends with its column
+        drawn += [block, low]
     drawn[1][0, 0] = True
     return [mask for mask in drawn if mask.any()]
 
@@ -229,3 +232,28 @@ def test_a_split_that_only_a_name_says_is_told(tmp_path):
     assert "1 in split train (by " in told(None)[0]
     assert "1 in split val (by " in told(None, train="val")[0]
     assert told("train") == []
+
+
+def test_rows_of_via_without_regions():
+    """Only a photo that says so, and has none, holds no object: else something was lost."""
+    shape = '"{""name"":""rect"",""x"":1,""y"":2,""width"":3,""height"":4}","{""label"":""x""}"'
+    table = "filename,region_count,region_shape_attributes,region_attributes\n"
+    found = read(f'{table}a.jpg,0,"{{}}","{{}}"\nb.jpg,0,{shape}\nc.jpg,1,"{{}}","{{}}"\nd.jpg,1,{shape}\n', "a.csv")
+    assert [row.sample_id for row in found] == ["b", "c", "d"]
+    assert [type(row) for row in found] == [Object, Skipped, Object]
+
+
+def test_an_object_in_pixels_has_its_outline_in_pixels():
+    outline = Outline((array("d", [0.1, 0.2, 0.3, 0.2, 0.3, 0.6]),))
+    row = Object("a.jpg", "a", "1", "train", ("x",), Box(0.1, 0.2, 0.3, 0.6, 0.2, 0.4), None, "a", "fraction", outline)
+    scaled = row.scaled(100, 10)
+    np.testing.assert_allclose(sides(scaled), (10, 2, 30, 6))
+    np.testing.assert_allclose((scaled.box.width, scaled.box.height), (20, 4))
+    np.testing.assert_allclose(scaled.outline.polygons[0], [10, 2, 30, 2, 30, 6])
+    assert scaled.units == "pixels"
+
+
+def test_lists_of_photos_give_the_splits_of_yolo(tmp_path):
+    (tmp_path / "train.txt").write_text("./images/a.b.jpg\nC:\\shop\\c.png\n")
+    (tmp_path / "valid.txt").write_text("d.jpg\nc.png\n")
+    assert yolo.open_dataset(tmp_path).lists == {"a.b": "train", "c": "train", "d": "valid"}

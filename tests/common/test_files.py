@@ -159,3 +159,8 @@ def test_a_table_is_its_rows_without_their_numbers(tmp_path, safe, cell):
     assert told == ""
     table_files.write(tmp_path / "a.parquet", frame)
     assert table_files.read(tmp_path / "a.parquet")[0].to_dict("list") == frame.to_dict("list")
+
+
+def test_a_field_of_fields_that_one_record_lacks_is_told_whole():
+    told = run_record.differences({"preprocess": {"height": 1}}, {})
+    assert told == 'preprocess {"height": 1} -> null'
