@@ -11,6 +11,7 @@ from builders import brute, make_evaluator, study, unit
 from classifiers.recipes import Recipe
 from evaluation import metrics
 from evaluation.evaluator import cost
+from evaluation.per_query import prediction_table
 from evaluation.records import Combination
 
 PROTOTYPE = Recipe("prototype")  # which keeps one row a class
@@ -105,11 +106,29 @@ def _texts(one, rows):
     return {name: getattr(one, name)[rows] for name in ("labels", "crop_ids", "sample_ids", "paths")}
 
 
-def test_a_silhouette_of_many_rows_is_that_of_scikit_learn():
+@pytest.mark.parametrize(("n", "n_class"), [(4_500, 3), (40, 2)])
+def test_a_silhouette_is_that_of_scikit_learn(n, n_class):
     from sklearn.metrics import silhouette_score
 
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 4_500)
-    rows = unit(rng.standard_normal((3, 4))[labels] + rng.standard_normal((4_500, 4)))
-    found = metrics.similarity(rows, labels, 4)
+    labels = rng.integers(0, n_class, n)
+    rows = unit(rng.standard_normal((n_class, 4))[labels] + rng.standard_normal((n, 4)))
+    found = metrics.similarity(rows, labels, n_class + 1)
     assert found.silhouette == pytest.approx(silhouette_score(rows, labels, metric="cosine"), abs=1e-9)
+
+
+def test_predictions_name_the_crops_of_every_set_on_both_sides():
+    references, queries = sets()
+    evaluator = make_evaluator(references, queries, fusion="stack")
+    asked = Combination(BOTH, BOTH)
+    table = prediction_table(evaluator, {asked: evaluator.decide(asked)})
+    assert table["crop_id"].tolist() == [crop for one in queries for crop in one.crop_ids]
+    assert table["id"].tolist() == ["0"] * 40 + ["10"] * 40
+    cosines = (
+        unit(np.concatenate([one.vectors for one in queries]))
+        @ unit(np.concatenate([one.vectors for one in references])).T
+    )
+    nearest = cosines.argmax(axis=1)
+    assert table["nearest_id"].tolist() == ["0" if row < 56 else "10" for row in nearest]
+    assert table["nearest_crop_id"].tolist() == [references[row // 56].crop_ids[row % 56] for row in nearest]
+    assert table["predicted"].tolist() == [references[row // 56].label()[row % 56] for row in nearest]
