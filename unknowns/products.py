@@ -37,8 +37,8 @@ class Products:
     def record(self) -> dict[str, object]:
         """What a threshold file keeps of the references that it was set for."""
         digest = 0
-        vectors, labels = np.ascontiguousarray(self.rows.vectors), self.rows.label.astype(np.int64)
-        for part in (vectors, labels, "\n".join(self.classes).encode()):
+        labels = self.rows.label.astype(np.int64)
+        for part in (self.rows.vectors.tobytes(), labels.tobytes(), "\n".join(self.classes).encode()):
             digest = zlib.crc32(part, digest)
         return {"model": self.fingerprint, "rows": len(self.rows.label), "classes": len(self.classes), "crc32": digest}
 
