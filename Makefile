@@ -45,6 +45,8 @@ coverage: $(VENV)/.installed-dev
 	$(PY) -m coverage run -m pytest -m "not slow and not cluster and not server"
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
+	$(PY) -m coverage json --quiet -o .coverage.json
+	$(PY) tests/rooms.py .coverage.json
 	$(PY) tests/mutants.py --n $(MUTANTS)
 
 check: $(VENV)/.installed-dev

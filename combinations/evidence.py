@@ -115,7 +115,7 @@ def _beats_best(
     """Return whether any candidate beats the best of the rivals, both with the most accurate first; None without either."""
     if not candidates or not rivals:
         return None
-    p = comparisons.beats_best_p(matched, rivals, flips=FLIPS, seed=seed)[candidates] if size.any() else np.empty(0)
+    p = comparisons.beats_best_p(matched, rivals, flips=FLIPS, seed=seed)[candidates]
     return _answer(combinations, matched, size, candidates, matched[rivals[0]], combinations[rivals[0]], p)
 
 
@@ -135,16 +135,12 @@ def _best_pair(
     row_of = {combination: row for row, combination in enumerate(combinations)}
     rival_of = {row: row_of.get(replace(combinations[least], classifier=combinations[row].classifier)) for row in pairs}
     rivals = [(row, rival) for row, rival in rival_of.items() if rival is not None and rival != row]
-    p = np.empty(0)
-    if rivals and size.any():
-        p = comparisons.one_sided_p(np.stack([matched[row] - matched[rival] for row, rival in rivals]), seed=seed)
     own = [place for place, (row, _) in enumerate(rivals) if combinations[row].classifier == decides]
     if not own:
         return None
+    p = comparisons.one_sided_p(np.stack([matched[row] - matched[rival] for row, rival in rivals]), seed=seed)[own]
     candidates, rival = [rivals[place][0] for place in own], rivals[own[0]][1]
-    return _answer(
-        combinations, matched, size, candidates, matched[rival], combinations[rival], p[own] if len(p) else p
-    )
+    return _answer(combinations, matched, size, candidates, matched[rival], combinations[rival], p)
 
 
 def _answer(

@@ -232,7 +232,7 @@ def read_regular(path: Path | str, most: int) -> bytes:
             raise OSError(errno.ENOTSUP, "it is no regular file", str(path))
         if status.st_size > most:
             raise OSError(errno.EFBIG, f"its {status.st_size:,} bytes are more than is read", str(path))
-        return file.read(most)
+        return file.read(min(most, max(status.st_size, 1 << 16)))  # memory is taken for as many
 
 
 def below(root: Path | str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -139,6 +140,7 @@ TEXT: Check = ("a text", lambda value: isinstance(value, str) and "\0" not in va
 NAME: Check = ("a text or a number", lambda value: TEXT[1](value) or _is_number(value))
 OBJECT: Check = ("an object", lambda value: isinstance(value, dict))
 FLAG: Check = ("true or false", lambda value: isinstance(value, bool))
+NUMBER: Check = ("a number", lambda value: _is_number(value))
 POSITIVE: Check = ("a number above 0", lambda value: _is_number(value) and value > 0)
 WHOLE: Check = ("a whole number from 0 on", lambda value: type(value) is int and 0 <= value < 1 << 63)
 UNIQUE_TEXTS: Check = (
@@ -158,7 +160,7 @@ def one_of(*known: str) -> Check:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def check_fields(

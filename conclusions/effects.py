@@ -114,6 +114,8 @@ def _view(pair: Combination, query: EmbeddingSet) -> _View | None:
         size = object_px and object_px * grows
     else:
         size = preprocess.get("height")
-    if not (query.fingerprint and math.isfinite(grows) and size and isinstance(size, (int, float))):
+    if not (query.fingerprint and grows > 0 and math.isfinite(grows)):
+        return None
+    if not isinstance(size, (int, float)) or not 0 < size < 1 << 31:
         return None
     return _View(pair, padding, text, round(size), size / grows)

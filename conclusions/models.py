@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def speed(embedding_set: EmbeddingSet) -> tuple[float, float, str]:
     """Return (weights, images per second, processor) of the set's model, as the models.csv beside its file says."""
     path, meta = Path(embedding_set.source).parent / MODELS_CSV, embedding_set.meta
     if path.is_file():
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        with open(path, encoding="utf-8", errors="replace", newline="") as file, contextlib.suppress(csv.Error):
             for row in csv.DictReader(file):
                 made = row.get("fingerprint"), row.get("precision")
                 if made == (embedding_set.fingerprint, computed(meta.get("precision"), meta.get("engine"))):

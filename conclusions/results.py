@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import pairwise
 from pathlib import Path
 
 from combinations.comparison import Result
@@ -22,6 +23,9 @@ from evaluation.records import Combination, Rule
 from uncertainty.intervals import FEW_IMAGES
 
 FIRST = ("reference_ids", "query_ids", "accuracy_at_1", "n_queries")  # columns that older tools read by their place
+
+# A text that an editor has saved may have other line ends, or blanks at the end of a line.
+_BEGIN, _END = (re.compile(rf"^{words}: (\S+)\s*?$", re.MULTILINE) for words in ("Run", "End of run"))
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,7 @@ def write(
     with _alone(path.with_name(f".{path.name}.lock")) as killed:
         old = _old_text(path) if path.is_file() and not replace else ""
         old_rows = _read(table_path) if table_path.is_file() and not replace else []
-        ended = re.findall(r"^End of run: (\S+)$", old, re.MULTILINE)
+        ended = _END.findall(old)
         finished = set(ended[:-1] if killed and ended and _is_of(run, ended[-1]) else ended)
         kept = [row for row in old_rows if row.get("run") in finished or not _is_of(run, row.get("run", ""))]
         new = [{**row, "run": run.identity} for row in table(rule, findings)]
@@ -263,8 +267,9 @@ def _is_of(run: Run, identity: str) -> bool:
 
 
 def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
-    parts = re.split(r"^(?=Run: \S+$)", text, flags=re.MULTILINE)
-    names = [re.match(r"Run: (\S+)", part) for part in parts]
+    starts = [found.start() for found in _BEGIN.finditer(text)]
+    parts = [text[start:stop] for start, stop in pairwise([0, *starts, len(text)])]
+    names = [_BEGIN.match(part) for part in parts]
     return "".join(
         part
         for part, name in zip(parts, names, strict=True)

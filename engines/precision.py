@@ -149,10 +149,7 @@ class Measured:
     def __init__(self, fingerprint: str, device: torch.device) -> None:
         key = f"{fingerprint} {processor(device)} torch {torch.__version__} {PROBE_COSINE} by images"
         self._path = cache_folder() / f"precision-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-        self._answers: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            answers = json.loads(self._path.read_text(encoding="utf-8"))
-            self._answers = answers if isinstance(answers, dict) else {}
+        self._answers = remembered(self._path)
 
     def is_close(self, precision: str, pixels: np.ndarray) -> bool | None:
         """Return whether this precision is close enough on these images, None where it was not measured."""
@@ -177,6 +174,14 @@ def _entry(precision: str, pixels: np.ndarray) -> str:
 def cache_folder() -> Path:
     """Return the folder for what need not be measured again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "padding-study"
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """Return the answers that a file of the cache folder keeps, {} where it is not there, or damaged in any way."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        answers = json.loads(files.read_regular(path, 1 << 24))
+        return answers if isinstance(answers, dict) else {}
+    return {}
 
 
 def processor(device: torch.device | str) -> str:

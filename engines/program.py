@@ -23,7 +23,7 @@ from torch import nn
 
 from common import cli, files
 from common.messages import UserError, shorten
-from engines.precision import cache_folder, processor
+from engines.precision import cache_folder, processor, remembered
 
 ENGINES = ("torch", "onnxruntime", "openvino")
 CLOSE = 1e-4  # the largest relative difference of a vector from torch's
@@ -31,6 +31,7 @@ PAYS_FROM = (
     500  # images from which exporting a model, about ten seconds, pays for itself where an engine is twice as fast
 )
 FASTER = 1.1  # times the speed of the engines before it in ENGINES, for one to be chosen: no near tie decides
+MOST = 1 << 31  # bytes of a program: ONNX holds no more in one file
 ROUNDS = 5  # in which engines are timed, each once in every round
 REST = 0.02  # seconds for which threads that have done their work may still keep a core busy
 
@@ -65,35 +66,52 @@ class Program:
         key = f"{fingerprint} {size} torch {torch.__version__} onnxscript {_version('onnxscript')}"
         self.folder = cache_folder() / f"program-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
         self.path = self.folder / "model.onnx"
+        self._seal, self._fastest = self.folder / "sha256", self.folder / "fastest.json"
 
     def export(self) -> Path:
-        """Return the ONNX file, written on the first call; a damaged one is written anew.
+        """Return the ONNX file, written on the first call; one that is damaged, or of another model, is written anew.
 
         Raises UserError where the model cannot be exported or the folder not be written.
         """
-        seal = self.folder / "sha256"
-        with contextlib.suppress(OSError):
-            if seal.read_text() == _digest(self.path):
-                return self.path
-        shutil.rmtree(self.folder, ignore_errors=True)
-        size = torch.export.Dim("n", min=1, max=65536)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _silence(), torch.inference_mode(), files.whole(self.path) as temporary:
-                program = torch.onnx.export(
-                    self._module.eval(),
-                    (torch.zeros((4, *self._size, 3), dtype=torch.uint8),),
-                    dynamo=True,
-                    dynamic_shapes=({0: size},),
-                )
-                assert program is not None
-                program.save(str(temporary), external_data=False)
-            files.write_text(seal, _digest(self.path))
-        except OSError as error:
-            raise UserError(f"{self.folder} cannot be written: {shorten(error)}") from None
-        except Exception as error:  # a model that cannot be traced, whatever it is
-            raise UserError(f"this model cannot be exported: {shorten(error)}; use --engine torch") from None
+        if not self._is_whole():
+            try:
+                with files.locked(self.folder.with_suffix(".lock"), wait=True):  # other runs export as well
+                    if not self._is_whole():
+                        self._export()
+            except OSError as error:
+                raise UserError(f"{self.folder} cannot be written: {shorten(error)}; use --engine torch") from None
+            except Exception as error:  # a model that cannot be traced, whatever it is
+                raise UserError(f"this model cannot be exported: {shorten(error)}; use --engine torch") from None
         return self.path
+
+    def _is_whole(self) -> bool:
+        """Whether the file is there as it was exported for this model."""
+        with contextlib.suppress(OSError):
+            return files.read_regular(self._seal, 1 << 10) == self._digest().encode()
+        return False
+
+    def _digest(self) -> str:
+        """Return what stands beside the file to tell that it is whole, and of this model."""
+        digest = hashlib.sha256(self.folder.name.encode())  # which names the model
+        digest.update(files.read_regular(self.path, MOST))
+        return digest.hexdigest()
+
+    def _export(self) -> None:
+        if self.folder.is_dir() and not self.folder.is_symlink():
+            shutil.rmtree(self.folder)
+        else:
+            self.folder.unlink(missing_ok=True)
+        self.folder.mkdir()
+        with _silence(), torch.inference_mode(), files.whole(self.path) as temporary:
+            program = torch.onnx.export(
+                self._module.eval(),
+                (torch.zeros((4, *self._size, 3), dtype=torch.uint8),),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("n", min=1, max=65536)},),
+            )
+            assert program is not None
+            program.save(str(temporary), external_data=False)
+        files.write_text(self._seal, self._digest())
 
     def start(self, engine: str) -> Run:
         """Return the function from pixels to vectors, computed by this engine. Raises UserError where it cannot."""
@@ -110,10 +128,8 @@ class Program:
 
     def remembered(self, batch_size: int) -> str | None:
         """Return the engine that was the fastest for this batch size on this processor, None where it was not measured."""
-        with contextlib.suppress(OSError, ValueError):
-            name = json.loads((self.folder / "fastest.json").read_text()).get(self._where(batch_size))
-            return name if name in installed() else None
-        return None
+        name = remembered(self._fastest).get(self._where(batch_size))
+        return name if name in installed() else None
 
     def fastest(self, torch_run: Run, pixels: torch.Tensor) -> str:
         """Return the engine that takes a batch of pixels (n, height, width, 3) soonest and is close to torch; remembers it."""
@@ -127,19 +143,14 @@ class Program:
         for name in runs:
             if seconds[name] * FASTER < seconds[chosen]:
                 chosen = name
-        with contextlib.suppress(OSError, ValueError, UserError):
-            known = self.folder / "fastest.json"
-            answers = json.loads(known.read_text()) if known.exists() else {}
-            files.write_text(known, json.dumps({**answers, self._where(len(pixels)): chosen}) + "\n")
+        with contextlib.suppress(OSError, UserError):
+            answers = {**remembered(self._fastest), self._where(len(pixels)): chosen}
+            files.write_text(self._fastest, json.dumps(answers) + "\n")
         return chosen
 
     def _where(self, batch_size: int) -> str:
         versions = " ".join(f"{name} {_version(name)}" for name in installed())
         return f"{processor('cpu')}, {cli.cores()} cores, batch {batch_size}, {versions}"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def differs(vectors: torch.Tensor, expected: torch.Tensor) -> float:

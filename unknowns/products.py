@@ -36,9 +36,10 @@ class Products:
     @property
     def record(self) -> dict[str, object]:
         """What a threshold file keeps of the references that it was set for."""
-        digest = zlib.crc32(np.ascontiguousarray(self.rows.vectors).tobytes()) ^ zlib.crc32(
-            "\n".join(self.classes).encode()
-        )
+        digest = 0
+        labels = self.rows.label.astype(np.int64)
+        for part in (self.rows.vectors.tobytes(), labels.tobytes(), "\n".join(self.classes).encode()):
+            digest = zlib.crc32(part, digest)
         return {"model": self.fingerprint, "rows": len(self.rows.label), "classes": len(self.classes), "crc32": digest}
 
 

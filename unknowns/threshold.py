@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from classifiers.recipes import Rows
+from common.messages import UserError
 from unknowns.open_set import auroc
 from unknowns.scores import SCORES, closeness
 
@@ -58,8 +59,7 @@ def conformal_threshold(scores: np.ndarray, groups: np.ndarray, false_accept: fl
         return math.inf
     order = np.argsort(-scores, kind="stable")
     above = np.cumsum(1 / size[at[order]])  # weight of the scores from the largest to this one
-    fits = np.flatnonzero(above > allowed)
-    return float(scores[order[fits[0]]]) if len(fits) else -math.inf
+    return float(scores[order[np.argmax(above > allowed)]])  # all of the weight is more than that
 
 
 def set_threshold(
@@ -76,7 +76,10 @@ def set_threshold(
     unknown: crops of products that no reference shows, the labels of which are codes of their own. Without them each crop of the
     references, without those of its photo, is scored as if its class had none; and each of `validation` too, where that is given.
     The known crops are those of `validation`, whose photos are other ones whatever their codes, else the references.
+    Raises UserError where no crop can be scored as unknown, and where `validation` has no row.
     """
+    if validation is not None and not len(validation.label):
+        raise UserError("no validation query shows a class of the references; name validation sets of these products")
     own = closeness(references.vectors, references, n_class, references.photo)
     known = own if validation is None else closeness(validation.vectors, references, n_class)
     if unknown is not None:
@@ -94,6 +97,10 @@ def set_threshold(
         separation[kind] = auroc(known.score(kind), strange[-1].score(kind))
     kind = max(kinds, key=lambda name: separation[name])
     scores = np.concatenate([part.score(kind) for part in strange])
+    if np.isneginf(scores).all():
+        raise UserError(
+            "--reject needs references of two classes in different photos, or crops of unknown products: --unknown_npz"
+        )
     label = np.concatenate([part.label for part in rows])
     apart = [part.photo + place * (1 + int(rows[0].photo.max())) for place, part in enumerate(rows)]
     photo = np.concatenate(apart)

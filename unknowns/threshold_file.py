@@ -11,6 +11,18 @@ from common.messages import UserError
 from unknowns.scores import SCORES
 from unknowns.threshold import Threshold
 
+SHARE: run_record.Check = ("a share between 0 and 1", lambda value: run_record.NUMBER[1](value) and 0 <= value <= 1)
+FIELDS = {
+    "score": run_record.one_of(*SCORES),
+    "threshold": run_record.optional(run_record.NUMBER),
+    "false_accept": ("a share above 0", lambda value: SHARE[1](value) and value > 0),
+    "supported": run_record.FLAG,
+    "n_photo": run_record.WHOLE,
+    "n_class": run_record.WHOLE,
+    "auroc": SHARE,
+    "how": run_record.TEXT,
+}
+
 
 def describe(threshold: Threshold) -> str:
     """Return one sentence, or two where the data cannot support what was asked."""
@@ -33,7 +45,8 @@ def describe(threshold: Threshold) -> str:
 def write(path: Path, threshold: Threshold, references: dict[str, object]) -> None:
     """Write the threshold and what its references were, as JSON; an infinite threshold is null."""
     value = threshold.threshold if math.isfinite(threshold.threshold) else None
-    run_record.write_json(path, {**dataclasses.asdict(threshold), "threshold": value, "references": references})
+    content = {**dataclasses.asdict(threshold), "threshold": value, "references": references}
+    run_record.write_json(path, {"format_version": 1, **content})
 
 
 def read(path: Path, references: dict[str, object]) -> Threshold:
@@ -42,12 +55,11 @@ def read(path: Path, references: dict[str, object]) -> Threshold:
         content = run_record.read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; make it with --reject A --threshold {path}") from None
-    names = {field.name for field in dataclasses.fields(Threshold)}
-    value = content.get("threshold", "")
-    if not names <= set(content) or content["score"] not in SCORES or not isinstance(value, (int, float, type(None))):
+    if not {*FIELDS} & {*content}:
         raise UserError(f"{path} holds no threshold; make it anew with --reject")
-    if content.get("references") != references:
+    run_record.check_fields(content, FIELDS, str(path), needed=[*FIELDS, "references"])
+    if content["references"] != references:
         raise UserError(f"{path} was set for other references; set it anew with --reject {content['false_accept']}")
-    return Threshold(
-        **{**{name: content[name] for name in names}, "threshold": math.inf if value is None else float(value)}
-    )
+    value = content["threshold"]
+    fields = {name: content[name] for name in FIELDS}
+    return Threshold(**{**fields, "threshold": math.inf if value is None else float(value)})

@@ -1,0 +1,134 @@
+"""What a decision costs, and what classifiers and views decide, worked out from the rows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from builders import brute, make_evaluator, study, unit
+
+from classifiers.recipes import Recipe
+from evaluation import metrics
+from evaluation.evaluator import cost
+from evaluation.per_query import prediction_table
+from evaluation.records import Combination
+
+PROTOTYPE = Recipe("prototype")  # which keeps one row a class
+BOTH = ("0", "10")
+
+
+def sets(**more):
+    """Two IDs a side: 56 references and 40 queries of 6 numbers, of 5 classes."""
+    references, queries = study(0, split="train", **more), study(1, n_images=10, **more)
+    return references[:2], queries[:2]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "classifier", "passes", "rows", "operations"),
+    [
+        ("vote", None, 2, 112, 2 * 112 * 6),
+        ("stack", None, 1, 112, 112 * 6),
+        ("mean", None, 2, 56, 56 * 6),
+        ("concat", None, 2, 56, 56 * 12),
+        ("vote", PROTOTYPE, 2, 5, 2 * 5 * 6),
+        ("stack", PROTOTYPE, 1, 5, 5 * 6),
+        ("mean", PROTOTYPE, 2, 5, 5 * 6),
+        ("concat", PROTOTYPE, 2, 5, 5 * 12),
+    ],
+)
+def test_the_cost_of_a_decision(fusion, classifier, passes, rows, operations):
+    evaluator = make_evaluator(*sets(), fusion=fusion)
+    found = cost(evaluator, Combination(BOTH, BOTH, classifier) if classifier else Combination(BOTH, BOTH))
+    assert (found.forward_passes, found.gallery_rows, found.operations) == (passes, rows, operations)
+
+
+def by_prototype(references: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    names = np.unique(labels)
+    means = np.stack([unit(references[labels == name]).mean(axis=0) for name in names])
+    return names[(unit(queries) @ unit(means).T).argmax(axis=1)]
+
+
+@pytest.mark.parametrize("fusion", ["stack", "mean"])
+def test_a_classifier_decides_the_views_or_their_mean(fusion):
+    references, queries = sets()
+    evaluator = make_evaluator(references, queries, fusion=fusion)
+    decisions = evaluator.decide(Combination(BOTH, BOTH, PROTOTYPE))
+    found = evaluator.coded.classes[decisions.voted]
+    if fusion == "stack":
+        vectors, labels = (np.concatenate([part(one) for one in references]) for part in (_vectors, _labels))
+        expected = np.concatenate([by_prototype(vectors, labels, one.vectors) for one in queries])
+    else:
+        merged = [np.mean([unit(one.vectors) for one in side], axis=0) for side in (references, queries)]
+        expected = by_prototype(merged[0], references[0].label(), merged[1])
+    np.testing.assert_array_equal(found, expected)
+
+
+def _vectors(one):
+    return one.vectors
+
+
+def _labels(one):
+    return one.label()
+
+
+def test_a_set_that_holds_a_crop_twice_is_scored_alone_row_by_row():
+    """Only where views are matched does it matter; alone each row is a decision of its own."""
+    references, queries = sets()
+    crops = queries[0].crop_ids.copy()
+    crops[1] = crops[0]
+    twice = dataclasses.replace(queries[0], crop_ids=crops)
+    decisions = make_evaluator(references, [twice], fusion="vote").decide(Combination(("0",), ("0",)))
+    assert sorted(decisions.row) == list(range(40))
+    assert decisions.right.mean() == brute([references[0]], [queries[0]], "stack")
+
+
+def test_a_vote_is_a_close_call_where_one_of_its_views_is():
+    """The second view of crop 3 lies between two labels, to the last bit; nothing else is close."""
+    references, queries = sets()
+    rows = references[1].vectors
+    other = np.flatnonzero(references[1].label() != references[1].label()[0])[0]
+    vectors = queries[1].vectors.copy()
+    vectors[3] = unit(rows[[0]])[0] + unit(rows[[other]])[0]
+    near = dataclasses.replace(queries[1], vectors=1e3 * vectors)
+    alike = dataclasses.replace(
+        references[1], vectors=np.concatenate([rows[[0, other]]]), **_texts(references[1], [0, other])
+    )
+    evaluator = make_evaluator([references[0], alike], [queries[0], near], fusion="vote")
+    lone = evaluator.decide(Combination(("10",), ("10",)))
+    assert np.flatnonzero(lone.close).tolist() == [3]
+    evaluator = make_evaluator([alike], [queries[0], near], fusion="vote")
+    decisions = evaluator.decide(Combination(("10",), BOTH))
+    assert np.flatnonzero(decisions.close).tolist() == [3]
+
+
+def _texts(one, rows):
+    return {name: getattr(one, name)[rows] for name in ("labels", "crop_ids", "sample_ids", "paths")}
+
+
+@pytest.mark.parametrize(("n", "n_class"), [(4_500, 3), (40, 2)])
+def test_a_silhouette_is_that_of_scikit_learn(n, n_class):
+    from sklearn.metrics import silhouette_score
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, n_class, n)
+    rows = unit(rng.standard_normal((n_class, 4))[labels] + rng.standard_normal((n, 4)))
+    found = metrics.similarity(rows, labels, n_class + 1)
+    assert found.silhouette == pytest.approx(silhouette_score(rows, labels, metric="cosine"), abs=1e-9)
+
+
+def test_predictions_name_the_crops_of_every_set_on_both_sides():
+    references, queries = sets()
+    evaluator = make_evaluator(references, queries, fusion="stack")
+    asked = Combination(BOTH, BOTH)
+    table = prediction_table(evaluator, {asked: evaluator.decide(asked)})
+    assert table["crop_id"].tolist() == [crop for one in queries for crop in one.crop_ids]
+    assert table["id"].tolist() == ["0"] * 40 + ["10"] * 40
+    cosines = (
+        unit(np.concatenate([one.vectors for one in queries]))
+        @ unit(np.concatenate([one.vectors for one in references])).T
+    )
+    nearest = cosines.argmax(axis=1)
+    assert table["nearest_id"].tolist() == ["0" if row < 56 else "10" for row in nearest]
+    assert table["nearest_crop_id"].tolist() == [references[row // 56].crop_ids[row % 56] for row in nearest]
+    assert table["predicted"].tolist() == [references[row // 56].label()[row % 56] for row in nearest]
