@@ -135,7 +135,7 @@ def data_roots(roots: Sequence[Path] | None, folders: Sequence[str] | None) -> t
 
 
 def run(args: argparse.Namespace) -> None:
-    from embedding.set_writer import DEFAULT, Options, name_sets, refuse_unnamed, variant_name, write_set
+    from embedding.set_writer import DEFAULT, Options, name_sets, refuse_unnamed, tell_other_names, variant_name, write_set
 
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
@@ -163,6 +163,7 @@ def run(args: argparse.Namespace) -> None:
         parts = name_sets(chosen, folders, *naming)
     if args.model is None and not args.overwrite:
         refuse_unnamed(args.output_root, {part.names["dataset_name"] for part in parts})
+    tell_other_names(args.output_root, parts)
     about_model = ("weights", "weights_key", "layer", "pooling", "resize_mode", "device", "precision", "image_size")
     loading = {name: getattr(args, name) for name in about_model}
     with contextlib.ExitStack() as stack:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common import knn
+from common import knn, messages
 from common.messages import UsageError
 from evaluation.codes import CodedSets, code, code_sets
 from evaluation.evaluator import Evaluator, Task, tally
@@ -176,5 +176,6 @@ def reference_interval(
 
     right, size = totals(np.ones(len(photo), bool))
     masks = uncertain.halves(photo, label, halvings, seed)
-    halved = np.stack([[totals(half)[0], totals(~half)[0]] for half in masks])
+    drawn = messages.progress(masks, total=halvings, desc=f"halves, {combination}", unit="halving")
+    halved = np.stack([[totals(half)[0], totals(~half)[0]] for half in drawn])
     return uncertain.new_reference_interval(right, size, halved)

@@ -47,7 +47,10 @@ def folder(tmp_path_factory):
         for one in sets_of(split):
             embeddings.save(root / f"d_{one.id}_{split}.npz", one)
     (root / "models.csv").write_text(
-        "model,fingerprint,precision,processor,weights,images,seconds\nm,of 314 False,fp32,P,1,300,20\n"
+        "model,fingerprint,precision,processor,weights,images,seconds,id\n"
+        "m,of 314 False,fp32,P,1,300,20,20@314\n"
+        "m,of None False,fp32,P,1,300,10,20\n"
+        "m,of None False,fp32,P,1,300,5,0\n"
     )
     return root
 
@@ -78,7 +81,8 @@ def test_context_and_resolution_by_brute_force(folder, mode):
     assert [row.p for row in found.values()] == pytest.approx(paired.p.tolist())
     assert [row.low for row in found.values()] == pytest.approx(paired.low.tolist())
     assert [row.high for row in found.values()] == pytest.approx(paired.high.tolist())
-    assert found["context"].speeds[0] == 15
+    assert found["context"].speeds == (15, 60)
+    assert found["both"].speeds == (30, 60)  # one model at two paddings
     assert found["context"].difference != 0 != found["resolution"].difference
 
 
