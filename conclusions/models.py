@@ -20,12 +20,12 @@ from uncertainty import comparisons, intervals
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model by its pair of least padding; shares in 0..1. Accuracy with its 95 % interval, over all decisions.
+    """One model by its pair of least padding; shares in 0..1. Accuracy with its 95% interval, over all decisions.
 
     id: the ID of its sets, without the model. Sets at several input sizes or poolings are of one model.
 
     weights: number of parameters; images_per_second on processor, of the sets of that ID; NaN and '' where models.csv does
-    not tell. difference from the first row with its 95 % interval, on the crops that every query set holds; p two-sided, corrected
+    not tell. difference from the first row with its 95% interval, on the crops that every query set holds; p two-sided, corrected
     over all rows and for the choice of the first. NaN for the first row, and without common crops.
     """
 

@@ -24,8 +24,8 @@ BLOCK = 1 << 24  # neighbours held at once
 class CurvePoint:
     """Accuracy in 0..1 with at most `photos` reference photos per class, the mean over draws of whole photos.
 
-    references: the mean number of them a class. low, high: its 95 % interval over query photos. low_draw, high_draw: the middle
-    95 % of the draws.
+    references: the mean number of them a class. low, high: its 95% interval over query photos. low_draw, high_draw: the middle
+    95% of the draws.
     """
 
     photos: int

@@ -23,7 +23,7 @@ NUMBERED = 12  # Pareto points that are numbered at most
 
 @dataclass(frozen=True)
 class Score:
-    """The accuracy of a combination and its 95 % interval, in 0..1."""
+    """The accuracy of a combination and its 95% interval, in 0..1."""
 
     combination: Combination
     score: float

@@ -68,7 +68,7 @@ def by_image(values: np.ndarray, items: Sequence[Item]) -> tuple[np.ndarray, np.
 
 
 class Gain(NamedTuple):
-    """A paired difference of means with its 95 % interval and its p, which is below 0.05 where the interval does not hold 0."""
+    """A paired difference of means with its 95% interval and its p, which is below 0.05 where the interval does not hold 0."""
 
     difference: float
     low: float

@@ -73,7 +73,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Return the temperature fitted to validation data, and the calibration error before and after it, there and on `others`.
 
-    Beside it what perfect calibration shows at these confidences and its 95 % limit, see uncertainty.scores.calibrated_error.
+    Beside it what perfect calibration shows at these confidences and its 95% limit, see uncertainty.scores.calibrated_error.
 
     It is fitted for the likelihood. Where it makes the validation data's calibration error larger, it is 1: nothing is changed.
     """
@@ -162,7 +162,7 @@ def judge_embedding(
 
 
 def paired_limits(right: np.ndarray, right_before: np.ndarray, samples: np.ndarray) -> list[float]:
-    """Return the 95 % limits, in -1..1, of the change in accuracy on the same queries (n,), by photo."""
+    """Return the 95% limits, in -1..1, of the change in accuracy on the same queries (n,), by photo."""
     _, place = np.unique(samples, return_inverse=True)
     gap = np.bincount(place, weights=right.astype(float) - right_before)
     low, high = intervals.difference_intervals(gap[None], np.bincount(place))
