@@ -58,7 +58,7 @@ def measures(
     )
     if totals.n_close:
         lines.append(
-            f"  Close calls {totals.n_close:,}: a neighbour of another label is as near, to 1e-6, and rounding decides"
+            f"  Close calls {totals.n_close:,}: another label is as near, to 1e-6, and rounding decides"
         )
     n_reference = sum(len(coded.references[r]) for r in combination.reference_ids)
     rows = [

@@ -301,10 +301,8 @@ def close_calls(results: Sequence[Result]) -> str:
     if not most.n_close:
         return ""
     where = f" of {most.combination}" if len(results) > 1 else ""
-    return wrap(
-        f"Close calls: {most.n_close:,} of {most.n_queries:,} decisions{where}: a neighbour of another label is as near, to 1e-6, "
-        "and rounding decides."
-    )
+    counted = f"{most.n_close:,} of {most.n_queries:,} decisions{where}"
+    return wrap(f"Close calls: {counted}: another label is as near, to 1e-6, and rounding decides.")
 
 
 def summary(findings: Findings, top: int, unit: str = "") -> str:
