@@ -103,7 +103,11 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
         "Macro-F1": _share(result.macro_f1),
         "Recall@5": _within(result.recall_at_5, result.recall_limits[0]),
         "Recall@10": _within(result.recall_at_10, result.recall_limits[1]),
-        **({"Close calls": f"{count(result.n_close, 'decision')} that rounding may have made"} if result.n_close else {}),
+        **(
+            {"Close calls": f"{count(result.n_close, 'decision')} that rounding may have made"}
+            if result.n_close
+            else {}
+        ),
         "Cost of a decision": f"{count(result.cost.forward_passes, 'forward pass', 'forward passes')}, "
         f"{result.cost.gallery_rows} reference rows, {result.cost.operations} multiply-adds",
         "Scored on": f"{findings.scored_on}, {how}" if findings.verdict else findings.scored_on,

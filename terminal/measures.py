@@ -57,9 +57,7 @@ def measures(
         f"  Decisions {totals.n:,}, {totals.n_unknown:,} of them of a label without references; accuracy over the others {share}"
     )
     if totals.n_close:
-        lines.append(
-            f"  Close calls {totals.n_close:,}: another label is as near, to 1e-6, and rounding decides"
-        )
+        lines.append(f"  Close calls {totals.n_close:,}: another label is as near, to 1e-6, and rounding decides")
     n_reference = sum(len(coded.references[r]) for r in combination.reference_ids)
     rows = [
         (f"Recall@{k}", totals.image_recalled[row], totals.image_size)
@@ -109,7 +107,9 @@ def _classes(coded: CodedSets, tally: Tally) -> list[str]:
     rows.sort(key=lambda row: (row[3], row[0]))
     lines = [messages.table(CLASSES, rows[:SHOWN])]
     lines.append(
-        messages.wrap("shrunken recall: drawn towards the recall of all classes, most where few crops make it unsure; crops count one by one")
+        messages.wrap(
+            "shrunken recall: towards the recall of all classes, most where crops are few; crops count one by one"
+        )
     )
     if len(rows) > SHOWN:
         lines.append(f"… and {len(rows) - SHOWN:,} labels with higher F1; --predictions writes every query")

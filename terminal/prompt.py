@@ -170,7 +170,8 @@ def _add(evaluator: Evaluator, state: State, ids: Sequence[str]) -> tuple[State,
     lines = []
     for name in ids:
         if name not in evaluator.coded.references:
-            lines += _unknown([name], evaluator.coded.references, "reference")
+            there = ", ".join(evaluator.coded.references)
+            lines.append(f"{name} is no reference set, there are: {there}; and no command, help lists them")
         elif name in state.merged:
             lines.append(f"{name} is already among the references; query {name} scores it")
         elif name not in evaluator.coded.queries:

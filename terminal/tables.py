@@ -290,9 +290,7 @@ def ranking(results: Sequence[Result], top: int) -> str:
         for rank, result in enumerate(results[:top], 1)
     ]
     named = ["rank", "references", "queries", *(["classifier"] if several else [])]
-    return table(
-        [*named, "accuracy", "95% interval", "points", "p", "Pareto"], rows, names=("references", "queries")
-    )
+    return table([*named, "accuracy", "95% interval", "points", "p", "Pareto"], rows, names=("references", "queries"))
 
 
 def close_calls(results: Sequence[Result]) -> str:

@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # A shell starts what runs in its background with Ctrl-C ignored, and nohup ignores SIGHUP: the scripts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-os.environ["COLUMNS"] = "1000"  # tests look for whole sentences; how lines are broken is tested in common/test_messages.py
+os.environ["COLUMNS"] = (
+    "1000"  # tests look for whole sentences; how lines are broken is tested in common/test_messages.py
+)
 
 
 @pytest.fixture(scope="session")

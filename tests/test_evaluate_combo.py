@@ -169,7 +169,7 @@ def test_the_prompt_survives_typos_and_scores_each_new_id(folder, capsys, monkey
     references, queries = study(1, split="train"), study(2, split="test")
     first, second = brute(references[:1], queries[:1], "stack"), brute(references[:2], [queries[1]], "stack")
     assert LINE.findall(out) == [("0", "0", f"{first:.4f}"), ("0, 10", "10", f"{second:.4f}")]
-    assert "no reference set nonsense; there are: 0, 10, 20" in out
+    assert "nonsense is no reference set, there are: 0, 10, 20; and no command" in out
     assert "5 is not among the merged: 10" in out
     assert (folder.parent / "evaluation" / "pca_10_10.png").stat().st_size > 10_000
     assert at_the_prompt(capsys, monkeypatch, folder, "0\n").count("acc:") == 1  # the end of input ends it too

@@ -554,7 +554,9 @@ def test_several_data_roots_make_the_sets_that_each_alone_makes(work, capsys):
     assert run("--data_root", "pad_0", "pad_10", "--splits", "test", "--output_root", "unnamed") == 0
     said = capsys.readouterr().err
     assert said.count("the folders' names make 2 data sets (pad_0, pad_10), whose crops are not compared") == 1
-    told = "loop has these crops at another padding as data set pad_0, and crops of different data sets are not compared"
+    told = (
+        "loop has these crops at another padding as data set pad_0, and crops of different data sets are not compared"
+    )
     for padding, said_now in (("0", 0), ("10", 1), ("0", 1)):  # as a loop over paddings in a shell
         assert run("--data_root", f"pad_{padding}", "--splits", "test", "--output_root", "loop") == 0
         assert capsys.readouterr().err.count(told) == said_now, padding

@@ -138,7 +138,7 @@ def test_runs_are_appended_to_both_files_each_with_its_header_and_its_verdict(fo
 
 def test_the_command_in_results_can_be_given_to_a_shell(folder, here, capsys):
     files = sorted(map(str, folder.glob("*.npz")))
-    title = "it's a shelf; with $blanks and \"quotes\" " * 4
+    title = 'it\'s a shelf; with $blanks and "quotes" ' * 4
     words = ["--train_npz", *files, "--test_npz", *files, "--company_name", title, "--combination_size", "1"]
     assert greedy_combo_eval.main(words) == 0
     text = (here / "results.txt").read_text()
@@ -146,7 +146,7 @@ def test_the_command_in_results_can_be_given_to_a_shell(folder, here, capsys):
     lines = command.splitlines()
     assert len(lines) > 5
     assert all(line.endswith(" \\") and line.startswith("    ") for line in lines[1:-1])
-    assert max(len(line) for line in lines if 'shelf' not in line) <= 100
+    assert max(len(line) for line in lines if "shelf" not in line) <= 100
     said = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
     assert said.stdout.split("\0")[:-1] == ["greedy_combo_eval.py", *words]
 

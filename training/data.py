@@ -162,9 +162,7 @@ def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> TrainingData
         rows["val"], rows["train"] = rows["train"][held], rows["train"][~held]
         note(f"no validation split: {count(len(rows['val']), 'image')} of the training split held out, by photo")
         if not len(rows["val"]):
-            raise UserError(
-                f"{manifest.root}: every class has one photo only, nothing can be held out; add photos"
-            )
+            raise UserError(f"{manifest.root}: every class has one photo only, nothing can be held out; add photos")
     _remark(manifest, codes, rows, classes.tolist())
     for name in ("val", "test"):
         warn_strangers(label[rows["train"]].tolist(), label[rows[name]].tolist(), ("training split", f"{name} split"))

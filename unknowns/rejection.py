@@ -104,7 +104,9 @@ def _accepted(
         f"  {name}: {rate.accuracy:.3f}, 95% interval {rate.low:.3f} to {rate.high:.3f}" for name, rate in rates.items()
     ]
     measured = f"  AUROC {seen.auroc:.3f}, OSCR {seen.oscr:.3f}; unknown are {whose}"
-    return "\n".join(wrap(line, 4) for line in (f"{combination} {threshold_file.describe(threshold)}", *lines, measured))
+    return "\n".join(
+        wrap(line, 4) for line in (f"{combination} {threshold_file.describe(threshold)}", *lines, measured)
+    )
 
 
 def _strangers(

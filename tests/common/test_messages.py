@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
 
 from common import messages
 
-WORDS = ["Use", "0/0,", "the", "least", "padding:", "no", "other", "pair", "scores", "higher;", "/a/path/" + 60 * "x", "(95%", "sure)."]
+WORDS = [
+    "Use",
+    "0/0,",
+    "the",
+    "least",
+    "padding:",
+    "no",
+    "other",
+    "pair",
+    "scores",
+    "higher;",
+    "/a/path/" + 60 * "x",
+    "(95%",
+    "sure).",
+]
 
 
 @pytest.mark.parametrize("width", [30, 47, 80])
@@ -20,7 +35,7 @@ def test_lines_are_broken_at_blanks_and_no_word_is_lost(monkeypatch, width, hang
     assert " ".join(lines).split() == text.split()
     assert all(len(line) <= width or line.strip() == WORDS[10] for line in lines)
     assert all(line.startswith(" " * hang) and line[hang] != " " for line in lines[1:])
-    for line, after in zip(lines, lines[1:], strict=False):  # no word of a line would have fitted into the one before
+    for line, after in itertools.pairwise(lines):  # no word of a line would have fitted into the one before
         assert len(line) + 1 + len(after.split()[0]) > width
 
 

@@ -231,9 +231,7 @@ def test_rows_of_one_file_on_both_sides_are_the_same_crops_without_any_names():
     empty = np.full(len(one), "")
     bare = EmbeddingSet(one.vectors, one.labels, empty, empty, empty, {**one.meta, "source": "a.npz"})
     other = EmbeddingSet(one.vectors, one.labels, empty, empty, empty, {**one.meta, "source": "b.npz"})
-    assert any(
-        f"{len(one)} photos have crops among" in text for text in remarks(code_sets([bare], [bare]), Rule())
-    )
+    assert any(f"{len(one)} photos have crops among" in text for text in remarks(code_sets([bare], [bare]), Rule()))
     assert not any("leakage" in text for text in remarks(code_sets([bare], [other]), Rule()))
     pair = Combination((bare.id,), (bare.id,))
     accuracy = [
