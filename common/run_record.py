@@ -22,10 +22,11 @@ _HASHES = {
 }
 # By key of a record: what a user knows it by, where that is not the option of the same name.
 _NAMES = {"normalized": "--normalize", "dataset_name": "--company_name", "compiled": "--compile"}
-_FOLLOWS = {"preprocess": ("fingerprint", "base_fingerprint")}
-_FOLLOWS["model_options"] = (*_FOLLOWS["preprocess"], "preprocess", "image_size", "pooling")
-_FOLLOWS["model"] = (*_FOLLOWS["model_options"], "model_options")
-_NAMES |= {name: name for name in ("padding", "split", "model_options", "preprocess", "preprocessing_version")}
+_NAMES |= {name: name for name in ("padding", "split", "preprocessing_version")}
+# By key of a record: what differs because it does.
+_OF_PIXELS = ("fingerprint", "base_fingerprint")
+_OF_OPTIONS = (*_OF_PIXELS, "preprocess", "image_size", "pooling")
+_FOLLOWS = {"model": (*_OF_OPTIONS, "model_options"), "model_options": _OF_OPTIONS, "preprocess": _OF_PIXELS}
 
 
 def write_json(path: Path | str, content: dict[str, Any]) -> None:
@@ -57,9 +58,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[s
     another model, such as its preprocessing, is left out.
     """
     changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key)) if keys is None else list(keys)
-    for cause in ("model", "model_options", "preprocess"):  # each brings what stands behind it
+    for cause, effects in _FOLLOWS.items():
         if cause in changed:
-            changed = [key for key in changed if key not in _FOLLOWS[cause]]
+            changed = [key for key in changed if key not in effects]
     parts = []
     for key in changed:
         before, now = old.get(key), new.get(key)
@@ -69,6 +70,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[s
             parts += [_change(f"--{name}", *values) for name, *values in _inner(before or {}, now or {})]
         elif key == "preprocess":
             parts += _preprocessing(before or {}, now or {})
+        elif isinstance(before, dict) and isinstance(now, dict):
+            parts += [_change(f"{key}.{name}", *values) for name, *values in _inner(before, now)]
         else:
             parts.append(_change(_NAMES.get(key, f"--{key}"), before, now))
     return ", ".join(parts)

@@ -107,24 +107,6 @@ class OutputSet:
             return {table_files.plain(row[0]): row[1] for row in table_files.read_csv(self.skipped_csv)[1]}
         return {}
 
-    def arithmetic_of_others(self, record: dict[str, Any], field: str) -> str | None:
-        """Return `precision` or `engine` of the folder's finished sets of the same data set and model, None without any.
-
-        Sets at another input size or pooling count where there is none at the same.
-        """
-        base, found = record.get("base_fingerprint") or record["fingerprint"], None
-        for path in sorted(self.folder.glob("*.npz")):
-            meta: dict[str, Any] = {}
-            with contextlib.suppress(UserError, OSError):  # unreadable neighbours are ignored
-                meta = self._meta(path)
-            if meta.get("dataset_name") != record["dataset_name"] or not meta.get("precision"):
-                continue
-            if meta.get("fingerprint") == record["fingerprint"]:
-                return str({**BEFORE, **meta}[field])
-            if (meta.get("base_fingerprint") or meta.get("fingerprint")) == base:
-                found = found or str({**BEFORE, **meta}[field])
-        return found
-
     def open(self, record: dict[str, Any], dim: int) -> RowFile:
         """Return the rows so far of the run with this record, empty unless it is the unfinished run's."""
         if self._unfinished_record() != json.loads(json.dumps(record)):
@@ -182,6 +164,25 @@ class OutputSet:
         except ValueError:
             meta = {}
         return meta if isinstance(meta, dict) else {}
+
+
+def arithmetic_of_others(folder: Path, record: dict[str, Any], field: str) -> str | None:
+    """Return `precision` or `engine` of the folder's finished sets of the same data set and model, None without any.
+
+    Sets at another input size or pooling count where there is none at the same.
+    """
+    base, found = record.get("base_fingerprint") or record["fingerprint"], None
+    for path in sorted(folder.glob("*.npz")):
+        meta: dict[str, Any] = {}
+        with contextlib.suppress(UserError, OSError):  # unreadable neighbours are ignored
+            meta = OutputSet._meta(path)
+        if meta.get("dataset_name") != record["dataset_name"] or not meta.get("precision"):
+            continue
+        if meta.get("fingerprint") == record["fingerprint"]:
+            return str({**BEFORE, **meta}[field])
+        if (meta.get("base_fingerprint") or meta.get("fingerprint")) == base:
+            found = found or str({**BEFORE, **meta}[field])
+    return found
 
 
 def models_of(folder: Path, datasets: Collection[str]) -> dict[Path, str]:

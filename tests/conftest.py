@@ -15,9 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # A shell starts what runs in its background with Ctrl-C ignored, and nohup ignores SIGHUP: the scripts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-os.environ["COLUMNS"] = (
-    "1000"  # tests look for whole sentences; how lines are broken is tested in common/test_messages.py
-)
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +63,9 @@ def small_disk(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _notes_are_said():
-    """A test that ran a script with --quiet must not silence the next one."""
+def _notes_are_said(monkeypatch):
+    """A test that ran a script with --quiet must not silence the next one; sentences stay whole, see common/test_messages.py."""
     from common import messages
 
+    monkeypatch.setenv("COLUMNS", "1000")
     messages.set_quiet(False)

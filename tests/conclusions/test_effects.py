@@ -117,7 +117,7 @@ def test_the_terminal_and_the_report_tell_both(folder, capsys, tmp_path, monkeyp
         ["20", "resolution", "20", "against", "20@314"],
         ["20", "both", "20", "against", "0"],
     ]
-    assert lines[-3][-2:] == ["15.0", "-"]
+    assert lines[-3][-2:] == ["15.0", "60.0"]
     assert greedy_combo_eval.main([*sides, "--combination_size", "1", "--report", "r.html"]) == 0
     assert "context and resolution apart" in (tmp_path / "r.html").read_text()
     written = (tmp_path / "results.txt").read_text()
