@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from common import knn
-from common.messages import UserError, count, table
+from common.messages import UserError, count, table, wrap
 from evaluation import metrics
 from training import calibration
 from training.data import Reader, TrainingData
@@ -205,6 +205,7 @@ def describe(about: dict[str, Any]) -> str:
         lines.append(f"Expected calibration error, {part} {raw:.4f}, {told}{chance}")
     rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n) for label, (p, r, f, n) in result["classes"].items() if n]
     rows.sort(key=lambda row: (row[3], row[0]))
+    lines = [wrap(line, 2) for line in lines]
     lines += ["", table(["label, worst first", "precision", "recall", "F1", "images"], rows[:SHOWN])]
     if len(rows) > SHOWN:
         lines.append(f"… and {len(rows) - SHOWN:,} classes with higher F1; model.json has them all")
