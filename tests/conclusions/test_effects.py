@@ -128,7 +128,7 @@ def test_the_terminal_and_the_report_tell_both(folder, capsys, tmp_path, monkeyp
     assert evaluate_combo.main([*sides, "--format", "json"]) == 0
     told = json.loads(capsys.readouterr().out)["effects"]
     assert (told[0]["kind"], told[0]["of"], told[0]["against"]) == ("context", "20@314/20@314", "0/0")
-    assert (told[0]["images_s"], told[0]["images_s_against"]) == (15.0, None)
+    assert (told[0]["images_s"], told[0]["images_s_against"]) == (15.0, 60.0)
 
 
 def test_without_sizes_nothing_is_added(folder, capsys):
