@@ -121,13 +121,13 @@ def run(args: argparse.Namespace, command: str) -> None:
     rule = Rule(args.fusion, args.k, args.vote_weights, args.exclude)
     title = args.company_name or coded.dataset
     draw_maps = partial(output.draw, coded, rule, top_n=args.top_n_labels, output_root=args.output_root, seed=args.seed)
-    with searching(args.cluster) as searched, output.told_as(args.format) as tell:
+    with searching(args.cluster) as searched, output.told_as(args.format, command) as tell:
         evaluator = Evaluator(coded, rule, searched)
         validation = Evaluator(held_out[0], rule) if held_out else None
         sides.warn_of([coded], rule)
         combinations = search.chosen_combinations(coded, rule.fusion, args.reference_ids, args.query_ids)
         rejection.check(evaluator, combinations, args.reject, args.threshold)
-        print(f"{tables.sets(coded, rule, title)}\n")
+        messages.show(tables.sets(coded, rule, title))
         if args.interactive:
             prompt.interact(evaluator, draw_maps, METHODS, args.plot or ["pca"])
             return
@@ -142,12 +142,12 @@ def run(args: argparse.Namespace, command: str) -> None:
         else:
             findings = verdict.of_pairs(evaluator, title, args.query_split, args.baseline, start, learnt, args.seed)
             rows = paddings.padding_rows(evaluator, first_asked(recipes), seed=args.seed)
-            print(tables.matrix(coded, rule, findings, rows, recipes))
+            messages.show(tables.matrix(coded, rule, findings, rows, recipes))
             if args.plot or args.predictions:
                 decided = {combination: evaluator.decide(combination) for combination in asked}
         if args.reject:
             how = args.reject, args.unknown_npz, args.threshold
-            print(f"\n{rejection.rejection(evaluator, validation, combinations, *how)}")
+            messages.show(rejection.rejection(evaluator, validation, combinations, *how))
         asked_too = {name: vars(args)[name] for name in ("learning_curve", "check", "similarity", "seed")}
         show_more(evaluator, start, findings, args.reference_ids, args.output_root, args.spreadsheet_safe, **asked_too)
         if args.plot or args.predictions:
@@ -164,7 +164,7 @@ def run(args: argparse.Namespace, command: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    return cli.main(build_parser(), partial(run, command=shlex.join([Path(__file__).name, *words])), argv)
+    return cli.main(build_parser(), partial(run, command=shlex.join(["python", Path(__file__).name, *words])), argv)
 
 
 if __name__ == "__main__":

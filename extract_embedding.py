@@ -135,15 +135,15 @@ def data_roots(roots: Sequence[Path] | None, folders: Sequence[str] | None) -> t
 
 
 def run(args: argparse.Namespace) -> None:
-    from embedding.set_writer import DEFAULT, Options, name_sets, refuse_unnamed, variant_name, write_set
+    from embedding import set_writer
 
     if args.num_gpus is not None and not args.cluster:
         raise messages.UsageError("--num_gpus goes with --cluster; one machine's GPU is chosen by --device")
-    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
+    options = set_writer.Options(**{field.name: getattr(args, field.name) for field in fields(set_writer.Options)})
     drawing = photo_splits.Drawing(args.split_by_photo, args.group_by, args.seed) if args.split_by_photo else None
     given, cuts = cropping_options.given(vars(args)), None
-    spec = args.model or DEFAULT
-    naming = spec, args.id, args.company_name, variant_name(args.image_size, args.pooling)
+    spec = args.model or set_writer.DEFAULT
+    naming = spec, args.id, args.company_name, set_writer.variant_name(args.image_size, args.pooling)
     if args.json_path:
         if args.data_root or args.folders or args.cluster:
             raise messages.UsageError(
@@ -153,16 +153,17 @@ def run(args: argparse.Namespace) -> None:
             raise messages.UsageError("--verify goes with --data_root; photos are known by size and time")
         cuts = plan_cuts(vars(args), drawing)
         manifests = [(manifest, manifest) for manifest in cuts.manifests(args.splits)]
-        parts = name_sets(manifests, None, *naming)
+        parts = set_writer.name_sets(manifests, None, *naming)
         parts = [replace(part, facts=cuts.facts(part.names["split"])) for part in parts]
     elif given:
         raise messages.UsageError(f"{given[0]} goes with --json_path; crops that lie in --data_root stay as they are")
     else:
         roots, folders = data_roots(args.data_root, args.folders)
         chosen = photo_splits.read_manifests(roots, folders, args.splits, drawing, strict=args.strict)
-        parts = name_sets(chosen, folders, *naming)
+        parts = set_writer.name_sets(chosen, folders, *naming)
     if args.model is None and not args.overwrite:
-        refuse_unnamed(args.output_root, {part.names["dataset_name"] for part in parts})
+        set_writer.refuse_unnamed(args.output_root, {part.names["dataset_name"] for part in parts})
+    set_writer.tell_other_names(args.output_root, parts)
     about_model = ("weights", "weights_key", "layer", "pooling", "resize_mode", "device", "precision", "image_size")
     loading = {name: getattr(args, name) for name in about_model}
     with contextlib.ExitStack() as stack:
@@ -179,7 +180,7 @@ def run(args: argparse.Namespace) -> None:
         if cuts:
             embed_cuts(cuts, parts, model, options)
         for part in () if cuts else parts:
-            for path in write_set(part, model, options, n_images=sum(len(each.manifest) for each in parts)):
+            for path in set_writer.write_set(part, model, options, n_images=sum(len(each.manifest) for each in parts)):
                 print(path, flush=True)
 
 

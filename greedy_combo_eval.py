@@ -67,14 +67,17 @@ def step_by_step(
     for number, step in enumerate(steps, 1):
         now = comparison.score(step.candidates[step.chosen])
         gain = "" if before is None else f", gain {now - before:+.4f}"
-        print(f"step {number}: {step.chosen} {now:.4f}{gain}, best of {len(step.candidates)}")
+        end = "" if step.gains else "; not enough, so the search ends"
+        told = f"step {number}: {step.chosen} {now:.4f}{gain}, best of {len(step.candidates)}{end}"
+        (messages.show if before is None else print)(told)
+        # What gains less than --min_gain is not to win.
+        of_step = step.candidates.items()
+        scored |= {one: tally for one, tally in of_step if step.gains or comparison.score(tally) <= (before or 0)}
         before = now
-        scored |= step.candidates
     if not scored:
         raise messages.UsageError(
             "no single pair of sets can be scored; with --pairing matched both sides need the same IDs"
         )
-    print()
     return scored
 
 
@@ -125,7 +128,7 @@ def run(args: argparse.Namespace, command: str) -> None:
     sides.warn_of([one.coded for one in evaluators], rule)
     start = starting_pair(chooser, args.baseline)
     recipes, choices = choose_recipes(args.classifier, chooser, start, on_queries=bool(args.val_npz))
-    with output.told_as(args.format) as tell:
+    with output.told_as(args.format, command) as tell:
         if args.search == "exhaustive":
             scored = exhaustive(chooser, recipes, args.combination_size, args.pairing, args.max_combinations)
         else:
@@ -137,7 +140,8 @@ def run(args: argparse.Namespace, command: str) -> None:
         findings = of_search(test, ranked, start, (recipes, choices), title, splits, args.seed)
         if args.references_vary:
             findings = show_new_references(test, findings, args.label_level, args.seed)
-        print(*results.blocks(test.coded, rule, findings) if args.blocks else (), sep="", end="")
+        if args.blocks:
+            messages.show("".join(results.blocks(test.coded, rule, findings)).rstrip("\n"))
         try:
             checked = soundness.report(test, starting_pair(test, None)) if args.check else None
             curve = report_learning_curve(test, findings, args.seed) if args.learning_curve else None
@@ -147,18 +151,18 @@ def run(args: argparse.Namespace, command: str) -> None:
                 output.write_flips(test, decided, findings.final, args.flips, *how)
             if args.report:
                 page.write(args.report, test, decided, findings, checked=checked, curve=curve, seed=args.seed)
-                print(f"wrote {args.report}")
+                messages.show(f"wrote {args.report}")
             # Last: where this run stands in results.txt, the other files are those of this run.
             to = args.results, args.results_mode, args.spreadsheet_safe
             output.add_to_results(*to, test.coded, rule, findings, command)
         finally:  # what was searched is shown even where a file cannot be written
-            print(tables.summary(findings, args.top, tables.grouped(chooser.coded)))
+            messages.show(tables.summary(findings, args.top, tables.grouped(chooser.coded)))
             tell(rule, findings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    return cli.main(build_parser(), partial(run, command=shlex.join([Path(__file__).name, *words])), argv)
+    return cli.main(build_parser(), partial(run, command=shlex.join(["python", Path(__file__).name, *words])), argv)
 
 
 if __name__ == "__main__":

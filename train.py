@@ -8,7 +8,7 @@
   python train.py --data_root crops/ --objective triplet --model siamese --output trained/siamese
 
 Writes a checkpoint folder, which --model of the other scripts takes, with training.csv and training.png. Only the training split is
-learnt from; the model is chosen on the validation split (part of the training split, by source image, where there is none), and the
+learnt from; the model is chosen on the validation split (part of the training split, by photo, where there is none), and the
 table printed at the end is of the test split, where there is one. A run that was killed goes on where it was, with the same result.
 --model takes what extract_embedding.py takes, and siamese: a small network for 64 px and any other size.
 --npz learns from embeddings that are there, without their images; the model that made them goes into the checkpoint.

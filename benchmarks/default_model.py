@@ -43,7 +43,7 @@ BATCH, NORMAL = 32, 1.96
 
 @dataclass(frozen=True)
 class Row:
-    """One choice on one data set: accuracy with its 95 % interval, the difference from the first choice with its own, and p."""
+    """One choice on one data set: accuracy with its 95% interval, the difference from the first choice with its own, and p."""
 
     accuracy: float
     low: float

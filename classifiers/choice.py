@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from classifiers.neighbours import vote_shares
 from classifiers.recipes import Recipe, Rows
 from common import knn
+from common.messages import progress
 
 FOLDS = 5
 
@@ -84,7 +85,7 @@ def _right(recipes: Sequence[Recipe], references: Rows, queries: Rows, n_class: 
     if depth:
         similarities, rows = knn.search(queries.vectors, references.vectors, depth)
     right = np.empty((len(recipes), len(queries.label)), bool)
-    for place, recipe in enumerate(recipes):
+    for place, recipe in enumerate(progress(recipes, desc="classifiers", unit="setting")):
         if recipe.kind == "knn":
             near = slice(0, recipe.k)
             scores = vote_shares(similarities[:, near], references.label[rows[:, near]], n_class, recipe.temperature)

@@ -33,7 +33,7 @@ class Classifier(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Labelled vectors: vectors (n, dim), label codes (n,), and photo codes (n,) of the source image of each row."""
+    """Labelled vectors: vectors (n, dim), label codes (n,), and photo codes (n,) of the photo of each row."""
 
     vectors: np.ndarray
     label: np.ndarray

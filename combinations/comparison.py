@@ -23,7 +23,7 @@ REPORTED = 5  # combinations whose flips are looked at
 class Result:
     """The numbers of one combination, defined in docs/metrics.md. Shares are in 0..1, NaN where they are not defined.
 
-    `score` is what combinations are ranked by: the accuracy of their decisions, with its 95 % interval `low` to `high`.
+    `score` is what combinations are ranked by: the accuracy of their decisions, with its 95% interval `low` to `high`.
     `nearest_accuracy` is that of the nearest neighbour alone; `recall_limits`: the intervals of recall at 5 and 10; `n_close`:
     close calls, see records.Decisions. `difference` from the baseline is over the crops that every query
     set holds; `p` is corrected over all combinations compared. `pareto`: no other combination is at once as accurate and cheaper,

@@ -22,9 +22,9 @@ class Answer:
     """Is any of some combinations better than another, the `rival`? Differences in 0..1 are over crops that every query set holds.
 
     best: the candidate with the highest accuracy; where some are better beyond chance, the most accurate of those. difference:
-    its lead over the rival, with its 95 % interval. is_better: the lead is beyond chance, one-sided and with all candidates
+    its lead over the rival, with its 95% interval. is_better: the lead is beyond chance, one-sided and with all candidates
     counted, and its interval lies above 0.
-    most_gained: no candidate gains more than that, all at once (95 %). NaN and False where the query sets have no crop in common.
+    most_gained: no candidate gains more than that, all at once (95%). NaN and False where the query sets have no crop in common.
     """
 
     rival: Combination

@@ -19,14 +19,14 @@ from evaluation.records import Combination, Tally
 from uncertainty import comparisons, intervals
 from uncertainty.datasets import Pooled, pooled_difference
 
-NORMAL = 1.96  # standard errors in half of a 95 % interval
+NORMAL = 1.96  # standard errors in half of a 95% interval
 
 
 @dataclass(frozen=True)
 class PairedRow:
-    """One ID, references and queries alike, or one classifier; shares in 0..1. Accuracy with its 95 % interval, over all decisions.
+    """One ID, references and queries alike, or one classifier; shares in 0..1. Accuracy with its 95% interval, over all decisions.
 
-    `difference` from the first row, with its 95 % interval, is over the crops that every query set holds; `p` is two-sided and
+    `difference` from the first row, with its 95% interval, is over the crops that every query set holds; `p` is two-sided and
     corrected over all rows. The first row, and rows without common crops, have NaN. kept_rows: rows that a query is compared with.
     """
 

@@ -124,10 +124,11 @@ def named_combination(coded: CodedSets, text: str) -> Combination:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the greedy search: what it chose among what it tried."""
+    """One step of the greedy search: what is best among what it tried, and whether that gains enough to go on from."""
 
     chosen: Combination
     candidates: dict[Combination, Tally]
+    gains: bool = True
 
 
 def greedy(
@@ -139,7 +140,7 @@ def greedy(
     min_gain: float = 0.0,
     max_size: int = 3,
 ) -> Iterator[Step]:
-    """Yield the best single pair, then each step that adds, on either side, the set that gains most, until none gains.
+    """Yield the best single pair, then each step that adds, on either side, the set that gains most; last one that gains nothing.
 
     A step must raise the score by more than `min_gain`; ties go to the combination named first. Under `matched` pairing a step
     adds an ID to both sides. No side grows beyond `max_size` sets. The classifier of the best single pair, one of `recipes`, stays.
@@ -150,10 +151,11 @@ def greedy(
     while candidates := [combination for combination in candidates if evaluator.valid(combination)]:
         tallies = dict(evaluator.tallies(candidates))
         index = max(range(len(candidates)), key=lambda i: (score(tallies[i]), -i))
-        if best > -np.inf and score(tallies[index]) - best <= min_gain:
-            return
+        gains = best == -np.inf or score(tallies[index]) - best > min_gain
         best = score(tallies[index])
-        yield Step(candidates[index], {combination: tallies[i] for i, combination in enumerate(candidates)})
+        yield Step(candidates[index], {combination: tallies[i] for i, combination in enumerate(candidates)}, gains)
+        if not gains:
+            return
         candidates = _grown(candidates[index], references, queries, pairing, max_size)
 
 

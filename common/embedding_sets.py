@@ -131,8 +131,9 @@ def read_sides(
         chosen.append([_labelled(embedding_set, label_level) for embedding_set in kept])
     if unused:
         splits = ", ".join(sorted(set(unused.values())))
-        left = f"{count(len(unused), 'set')} of split {splits} left out"
-        note(f"{left}, named by options that keep other splits (--verbose names the files)")
+        note(
+            f"not used, as no option takes their split: {count(len(unused), 'set')} of {splits} (--verbose names the files)"
+        )
     _tell_labels(chosen, label_level)
     nameless = [{kept.source for kept in side if not kept.split and not kept.meta.get("named")} for side in chosen]
     for queries in nameless[1:]:

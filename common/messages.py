@@ -7,15 +7,19 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+WIDTH = 100  # columns of a line of text where no terminal says how many it has
 _quiet = _verbose = False
+_shown = False  # whether this run has shown a part of its result
 _told: set[str] = set()  # what warn_once has said in this run
 STOPS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -68,9 +72,9 @@ def os_error(error: OSError) -> str:
 
 
 def set_quiet(quiet: bool) -> None:
-    """Silence notes and progress bars, or let them be heard again; warnings are always printed."""
-    global _quiet
-    _quiet = quiet
+    """Begin a run: silence notes and progress bars, or let them be heard again; warnings are always printed."""
+    global _quiet, _shown
+    _quiet, _shown = quiet, False
     _told.clear()
 
 
@@ -88,6 +92,13 @@ def progress(items: Iterable[T] | None = None, *, total: int | None = None, desc
     return tqdm(
         items, total=total, desc=desc, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=False, disable=disable
     )
+
+
+def show(text: str) -> None:
+    """Print a part of the result; an empty line sets it apart from what was shown before it in this run."""
+    global _shown
+    print(f"\n{text}" if _shown else text)
+    _shown = True
 
 
 def note(message: str) -> None:
@@ -114,15 +125,48 @@ def warn_once(key: str, message: str) -> None:
         warn(message)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, names: Sequence[str] = ()) -> str:
-    """Return an aligned text table; columns of numbers are right-aligned, but for those of `names`, as IDs are."""
+def columns() -> int | None:
+    """Return how many columns the terminal has that stdout goes to, or COLUMNS says; None where neither tells, as in a pipe."""
+    return shutil.get_terminal_size((0, 0)).columns or None
+
+
+def wrap(text: str, hang: int = 0, *, width: int | None = None) -> str:
+    """Return a text whose lines are broken at blanks, to `width` columns (default: the terminal's, else WIDTH).
+
+    What goes on in a new line is indented by `hang`. A word that is wider than a line, such as a path, stays whole.
+    """
+    width = width or columns() or WIDTH
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
+    return "\n".join(wrapper.fill(line) for line in text.split("\n"))
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[object]], *, names: Sequence[str] = (), fold: bool = True
+) -> str:
+    """Return an aligned text table; columns of numbers are right-aligned, but for those of `names`, as IDs are.
+
+    On a terminal that is too narrow, `fold` makes several tables of it, each with the first column; in a pipe it stays one.
+    """
     lines = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     right = [
         name not in names and all(_is_number(line[column]) for line in lines[1:]) for column, name in enumerate(header)
     ]
     cells = [[c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)] for line in lines]
-    return "\n".join("  ".join(line).rstrip() for line in cells)
+    parts = _fitting(widths, columns() if fold else None)
+    return "\n\n".join("\n".join("  ".join(line[at] for at in part).rstrip() for line in cells) for part in parts)
+
+
+def _fitting(widths: Sequence[int], width: int | None) -> list[list[int]]:
+    """Return the columns of each part of a table of these widths: the first column, and as many others as fit."""
+    parts = [[0]]
+    for at in range(1, len(widths)):
+        if width and len(parts[-1]) > 1 and sum(widths[of] + 2 for of in parts[-1]) + widths[at] > width:
+            parts.append([0])
+        parts[-1].append(at)
+    return parts
 
 
 def _is_number(text: str) -> bool:

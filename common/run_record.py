@@ -23,7 +23,11 @@ _HASHES = {
 }
 # By key of a record: what a user knows it by, where that is not the option of the same name.
 _NAMES = {"normalized": "--normalize", "dataset_name": "--company_name", "compiled": "--compile"}
-_NAMES |= {name: name for name in ("padding", "split", "model_options", "preprocess", "preprocessing_version")}
+_NAMES |= {name: name for name in ("padding", "split", "preprocessing_version")}
+# By key of a record: what differs because it does.
+_OF_PIXELS = ("fingerprint", "base_fingerprint")
+_OF_OPTIONS = (*_OF_PIXELS, "preprocess", "image_size", "pooling")
+_FOLLOWS = {"model": (*_OF_OPTIONS, "model_options"), "model_options": _OF_OPTIONS, "preprocess": _OF_PIXELS}
 
 
 def write_json(path: Path | str, content: dict[str, Any]) -> None:
@@ -51,20 +55,48 @@ def read_json(path: Path | str) -> dict[str, Any]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str] | None = None) -> str:
     """Return what two records differ in, as `--seed 0 -> 1, images: some were added, removed or changed`.
 
-    `keys`: those to compare (default: all). A hash says nothing to a reader, so that words stand in its place.
+    `keys`: those to compare (default: all). A hash says nothing to a reader, so that words stand in its place. What follows from
+    another model, such as its preprocessing, is left out.
     """
-    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key)) if keys is None else keys
+    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key)) if keys is None else list(keys)
+    for cause, effects in _FOLLOWS.items():
+        if cause in changed:
+            changed = [key for key in changed if key not in effects]
     parts = []
     for key in changed:
         before, now = old.get(key), new.get(key)
         if key in _HASHES:
             parts.append(f"{key}: {_HASHES[key]}")
+        elif key == "model_options":
+            parts += [_change(f"--{name}", *values) for name, *values in _inner(before or {}, now or {})]
+        elif key == "preprocess":
+            parts += _preprocessing(before or {}, now or {})
         elif isinstance(before, dict) and isinstance(now, dict):
-            inner = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-            parts += [f"{key}.{name} {_short(before.get(name))} -> {_short(now.get(name))}" for name in inner]
+            parts += [_change(f"{key}.{name}", *values) for name, *values in _inner(before, now)]
         else:
-            parts.append(f"{_NAMES.get(key, f'--{key}')} {_short(before)} -> {_short(now)}")
+            parts.append(_change(_NAMES.get(key, f"--{key}"), before, now))
     return ", ".join(parts)
+
+
+def _inner(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return (name, value before, value now) of what differs, by name."""
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return [(name, before.get(name), now.get(name)) for name in names]
+
+
+def _preprocessing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what differs in a model's preprocessing, in words."""
+    changed = {name: values for name, *values in _inner(before, now)}
+    sizes = [f"{each.get('width')} x {each.get('height')}" for each in (before, now)]
+    parts = [f"input size {sizes[0]} -> {sizes[1]} pixels"] if {"height", "width"} & {*changed} else []
+    parts += ["other means or deviations of the pixels"] if {"mean", "std"} & {*changed} else []
+    others = {name: values for name, values in changed.items() if name not in ("height", "width", "mean", "std")}
+    return parts + [_change(name.replace("_", " "), *values) for name, values in others.items()]
+
+
+def _change(name: str, before: object, now: object) -> str:
+    texts = ("not given" if value is None else _short(value) for value in (before, now))
+    return f"{name} {' -> '.join(texts)}"
 
 
 def _short(value: object) -> str:

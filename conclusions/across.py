@@ -21,7 +21,7 @@ class AcrossRow:
     """A combination over all data sets, each with the same weight; shares in 0..1.
 
     accuracy: the mean over data sets. difference: from the pair of least padding, pooled over data sets; None for that pair itself.
-    Its rank lies between rank_low and rank_high in 95 % of the draws of photos; `best`: how often it is first.
+    Its rank lies between rank_low and rank_high in 95% of the draws of photos; `best`: how often it is first.
     """
 
     combination: Combination

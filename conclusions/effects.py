@@ -25,7 +25,7 @@ class Effect:
     """One part of what a padding does: the accuracy of `of` minus that of `against`, pairs of sets at the same ID.
 
     context: more surroundings, the object at the same pixels. resolution: the same surroundings, the object at fewer pixels. both:
-    their sum, at the same input size. Shares in 0..1 over the crops that every query set holds, NaN where there are none; 95 %
+    their sum, at the same input size. Shares in 0..1 over the crops that every query set holds, NaN where there are none; 95%
     interval, p two-sided and corrected over all effects. speeds: images per second of both, NaN where models.csv does not tell.
     """
 

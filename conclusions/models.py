@@ -21,12 +21,12 @@ from uncertainty import comparisons, intervals
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One model by its pair of least padding; shares in 0..1. Accuracy with its 95 % interval, over all decisions.
+    """One model by its pair of least padding; shares in 0..1. Accuracy with its 95% interval, over all decisions.
 
     id: the ID of its sets, without the model. Sets at several input sizes or poolings are of one model.
 
-    weights: number of parameters; images_per_second on processor, over all sets of the folder; NaN and '' where models.csv does
-    not tell. difference from the first row with its 95 % interval, on the crops that every query set holds; p two-sided, corrected
+    weights: number of parameters; images_per_second on processor, of the sets of that ID; NaN and '' where models.csv does
+    not tell. difference from the first row with its 95% interval, on the crops that every query set holds; p two-sided, corrected
     over all rows and for the choice of the first. NaN for the first row, and without common crops.
     """
 
@@ -86,17 +86,23 @@ def _pairs(evaluator: Evaluator, recipe: Recipe) -> list[Combination]:
 
 
 def speed(embedding_set: EmbeddingSet) -> tuple[float, float, str]:
-    """Return (weights, images per second, processor) of the set's model, as the models.csv beside its file says."""
+    """Return (weights, images per second, processor) of the set's model at its ID, as the models.csv beside its file says.
+
+    Where that names no ID, as of older versions, or this set was given another one, the row of the model stands for it.
+    """
     path, meta = Path(embedding_set.source).parent / MODELS_CSV, embedding_set.meta
+    rows: list[dict[str, str]] = []
     if path.is_file():
+        made = embedding_set.fingerprint, computed(meta.get("precision"), meta.get("engine"))
         with open(path, encoding="utf-8", errors="replace", newline="") as file, contextlib.suppress(csv.Error):
-            for row in csv.DictReader(file):
-                made = row.get("fingerprint"), row.get("precision")
-                if made == (embedding_set.fingerprint, computed(meta.get("precision"), meta.get("engine"))):
-                    seconds = _number(row.get("seconds"))
-                    speed = _number(row.get("images")) / seconds if seconds else math.nan
-                    return _number(row.get("weights")), speed, str(row.get("processor") or "")
-    return math.nan, math.nan, ""
+            rows = [row for row in csv.DictReader(file) if (row.get("fingerprint"), row.get("precision")) == made]
+    own = [row for row in rows if row.get("id") == str(meta.get("own_id", embedding_set.id))]
+    if not (own or rows):
+        return math.nan, math.nan, ""
+    row = (own or rows)[0]
+    seconds = _number(row.get("seconds"))
+    speed = _number(row.get("images")) / seconds if seconds else math.nan
+    return _number(row.get("weights")), speed, str(row.get("processor") or "")
 
 
 def _number(text: str | None) -> float:

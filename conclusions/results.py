@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from combinations.comparison import Result
 from common import files, table_files
-from common.messages import UserError, count
+from common.messages import WIDTH, UserError, count, wrap
 from conclusions.verdict import Findings
 from evaluation.codes import CodedSets, remarks
 from evaluation.fusion import DECISION, NAME
@@ -77,7 +78,7 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
     how = f"chosen on {findings.chosen_on}" if findings.chosen_on else "where it was also chosen"
     references = [Path(coded.references[r].source).name for r in combination.reference_ids]
     queries = [Path(coded.queries[q].source).name for q in combination.query_ids]
-    noun = coded.units.noun("image")
+    noun = coded.units.noun()
     few = f", few {noun}s" if result.n_images < FEW_IMAGES else ""
     rows = {
         "Reference npz files": f"({', '.join(references)})",
@@ -88,7 +89,7 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
             if rule.k > 1 or not combination.is_plain
             else {}
         ),
-        "95% interval": f"{result.low:.4f} to {result.high:.4f} ({result.n_images} {noun}s{few})",
+        "95% interval": f"{result.low:.4f} to {result.high:.4f} ({count(result.n_images, noun)}{few})",
         **(
             {"95% interval, new references": _new(findings, combination)}
             if combination in findings.new_references
@@ -106,9 +107,13 @@ def _block(coded: CodedSets, rule: Rule, result: Result, findings: Findings) -> 
         "Macro-F1": _share(result.macro_f1),
         "Recall@5": _within(result.recall_at_5, result.recall_limits[0]),
         "Recall@10": _within(result.recall_at_10, result.recall_limits[1]),
-        **({"Close calls": f"{result.n_close} decisions that rounding may have made"} if result.n_close else {}),
+        **(
+            {"Close calls": f"{count(result.n_close, 'decision')} that rounding may have made"}
+            if result.n_close
+            else {}
+        ),
         "Cost of a decision": f"{count(result.cost.forward_passes, 'forward pass', 'forward passes')}, "
-        f"{result.cost.gallery_rows} gallery rows, {result.cost.operations} multiply-adds",
+        f"{result.cost.gallery_rows} reference rows, {result.cost.operations} multiply-adds",
         "Scored on": f"{findings.scored_on}, {how}" if findings.verdict else findings.scored_on,
     }
     if combination != baseline:
@@ -278,13 +283,14 @@ def _without_unfinished(text: str, run: Run, finished: set[str]) -> str:
 
 
 def _text(run: Run, coded: CodedSets, rule: Rule, findings: Findings, tables: Sequence[str]) -> str:
-    answers = f"{findings.verdict}\n" if findings.verdict else ""
+    answers = f"{findings.verdict.text(WIDTH)}\n" if findings.verdict else ""
     told, group_by = remarks(coded, rule), coded.units.group_by
     header = {
         "Run": run.identity,
         "Date": run.date,
         "Version": run.version,
-        "Command": run.command,
+    }
+    about = {
         **({"Data set": run.dataset} if run.dataset else {}),
         "Models": ", ".join(run.models),
         "Sets": f"{count(run.n_reference, 'reference set')}, {count(run.n_query, 'query set')}",
@@ -295,6 +301,8 @@ def _text(run: Run, coded: CodedSets, rule: Rule, findings: Findings, tables: Se
     more = "".join(f"\n{table}\n" for table in tables)
     return (
         _lines(header)
+        + _in_lines(run.command)
+        + wrap(_lines(about), 2, width=WIDTH)
         + answers
         + more
         + "\n"
@@ -302,6 +310,17 @@ def _text(run: Run, coded: CodedSets, rule: Rule, findings: Findings, tables: Se
         + answers
         + f"End of run: {run.identity}\n\n"
     )
+
+
+def _in_lines(command: str) -> str:
+    """Return a command broken between its words, with a backslash at each line's end: a shell takes it as it stands."""
+    lines = ["Command:"]
+    for word in map(shlex.quote, shlex.split(command)):
+        if len(lines[-1]) + len(word) + 3 <= WIDTH:  # with a blank before it, and one and a backslash behind
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines) + "\n"
 
 
 def _read(path: Path) -> list[dict[str, str]]:

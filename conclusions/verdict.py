@@ -11,7 +11,7 @@ from combinations.comparison import Comparison, compare, compare_all, score_once
 from combinations.evidence import Answer
 from combinations.paddings import PairedRow, are_paddings, classifier_rows
 from combinations.search import enumerate_combinations
-from common.messages import count
+from common.messages import count, wrap
 from conclusions.effects import Effect, effects
 from conclusions.models import ModelRow, model_rows
 from evaluation.codes import caution
@@ -21,7 +21,7 @@ from evaluation.records import Combination, Decisions
 from evaluation.references import NewReferences
 
 FIRST = "the first pair"
-APART = "No crop is in every query set, so that combinations cannot be compared."
+APART = "Not known: no crop is in every query set, so that combinations cannot be compared."
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,20 @@ class Verdict:
         return asked + ([("Trust it?", f"No: {self.caution}.")] if self.caution else [])
 
     def __str__(self) -> str:
-        width = max(len(question) for question, _ in self.questions)
-        return "\n".join(f"{question:{width}} {answer}" for question, answer in self.questions)
+        return "\n".join(self._lines)
+
+    def text(self, width: int | None = None) -> str:
+        """Return the same with long lines broken, to `width` columns (default: see messages.wrap)."""
+        hang = self._indent
+        return "\n".join(wrap(line, hang, width=width) for line in self._lines)
+
+    @property
+    def _indent(self) -> int:
+        return 1 + max(len(question) for question, _ in self.questions)
+
+    @property
+    def _lines(self) -> list[str]:
+        return [f"{question:{self._indent}}{answer}" for question, answer in self.questions]
 
 
 @dataclass(frozen=True)
@@ -116,13 +128,13 @@ def _which(ranked: Comparison, name: str, on: str) -> str:
     if answer.is_better:
         return f"Use {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
     if answer.difference != answer.difference:
-        return f"{best} scores highest, but no crop is in every query set, so that pairs cannot be compared."
+        return "Not known: no crop is in every query set, so that pairs cannot be compared."
     if answer.difference > 0 and name == FIRST:  # nothing speaks for the first pair but its place
         lead = f"{best} scores {_points(answer)} points higher than {rival}{on}, which may be chance"
         return f"None is shown to be best: {lead} ({_interval(answer)})."
     if answer.difference > 0:
         return f"Use {rival}: {best} scores {_points(answer)} points higher{on}, which may be chance ({_interval(answer)})."
-    return f"Use {rival}: no other pair scores higher{on}; {_limit(answer, 'pair')}."
+    return f"Use {rival}: no other pair scores higher{on}; {_limit(answer, 'none')}."
 
 
 def _only(ranked: Comparison, on: str) -> str:
@@ -152,8 +164,8 @@ def _combine(ranked: Comparison, on: str) -> str:
         return APART
     if answer.difference > 0:
         lead = f"{best} scores {_points(answer)} points higher than {rival}{on}, which may be chance"
-        return f"No: {lead}; {_limit(answer, 'combination')}."
-    return f"No: none scores higher than {rival}{on}; {_limit(answer, 'combination')}."
+        return f"No: {lead}; {_limit(answer, 'no combination')}."
+    return f"No: none scores higher than {rival}{on}; {_limit(answer, 'no combination')}."
 
 
 def _classifier(ranked: Comparison, on: str) -> str:
@@ -164,11 +176,11 @@ def _classifier(ranked: Comparison, on: str) -> str:
     if answer.is_better:
         return f"Yes, {best}: {_points(answer)} points better than {rival}{on} ({_interval(answer)})."
     if answer.difference != answer.difference:
-        return "No crop is in every query set, so that classifiers cannot be compared."
+        return "Not known: no crop is in every query set, so that classifiers cannot be compared."
     if answer.difference > 0:
         lead = f"{best} scores {_points(answer)} points higher than {rival}{on}, which may be chance"
         return f"Not shown: {lead} ({_interval(answer)})."
-    return f"No: none scores higher than {rival}{on}; {_limit(answer, 'classifier')}."
+    return f"No: none scores higher than {rival}{on}; {_limit(answer, 'no classifier')}."
 
 
 def _points(answer: Answer) -> str:
@@ -179,10 +191,10 @@ def _interval(answer: Answer) -> str:
     return f"95% interval {100 * answer.low:+.1f} to {100 * answer.high:+.1f}"
 
 
-def _limit(answer: Answer, noun: str) -> str:
+def _limit(answer: Answer, which: str) -> str:
     if answer.most_gained <= 0:
-        return f"no {noun} is better (95% sure)"
-    return f"no {noun} is better by more than {100 * answer.most_gained:.1f} points (95% sure)"
+        return f"{which} is better (95% sure)"
+    return f"{which} is better by more than {100 * answer.most_gained:.1f} points (95% sure)"
 
 
 def outlook(ranked: Comparison) -> str:

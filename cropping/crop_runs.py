@@ -150,9 +150,11 @@ def _refuse_names(root: Path, record: Mapping[str, Any], rows: list[dict[str, st
             raise UserError(
                 f"{root} was made with other input ({what}); name another --output_root, or add --overwrite, which removes it"
             )
+    whole = "if they are the same objects, go on with the folder as it is, or else name another --output_root"
     raise UserError(
-        f"{root} has crops of a run over other annotation files or photos under {len(taken):,} of these "
-        f"{count(len(crops), 'name')}, such as {file_name(taken[0])}; {_REMEDY}"
+        f"{root} has crops under {'all' if len(taken) == len(crops) else f'{len(taken):,}'} of these "
+        f"{count(len(crops), 'name')} already, such as {file_name(taken[0])}, from a run over other annotation files or photos; "
+        + (whole if len(taken) == len(crops) else _REMEDY)
     )
 
 

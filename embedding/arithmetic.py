@@ -14,7 +14,7 @@ import torch
 from backbones.preprocess import Preprocess
 from common import cli, messages
 from embedding import extraction
-from embedding.output_set import OutputSet
+from embedding.output_set import OutputSet, arithmetic_of_others
 from engines import program
 from imaging import images
 
@@ -107,7 +107,7 @@ def choose(
         compilation = "on" if pays and engine in ("auto", "torch") and len(program.installed()) == 1 else "off"
     if record["compiled"] if record else compilation == "on":
         _compile(model, sample, batch_size, is_needed=record is not None)
-    known = output.arithmetic_of_others(wanted, "engine")
+    known = arithmetic_of_others(output.folder, wanted, "engine")
     filled_to = extraction.filled_size(n_rows, batch_size)
     _choose_engine(model, record["engine"] if record else engine, known, sample, filled_to, n_images)
     if model.engine != before.engine:
@@ -141,7 +141,7 @@ def _choose_precision(
     sample: Callable[[], np.ndarray],
 ) -> None:
     if record is None and not model.settled:
-        known = output.arithmetic_of_others(wanted, "precision")
+        known = arithmetic_of_others(output.folder, wanted, "precision")
         model.settle(sample, known)
         messages.note(f"computing in {model.precision} on {model.device}")
         if known not in (None, model.precision):

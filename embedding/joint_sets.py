@@ -64,6 +64,7 @@ class _OpenSet:
         self.output, self.record, self.order = output, record, order
         self.manifest = part.manifest.take(order.tolist())
         self.waiting: list[np.ndarray | str] = []
+        self.seconds = 0.0  # that the model took
 
     def open(self, model: Model, batch_size: int) -> int:
         """Take up what an earlier run has left; returns how many images are done."""
@@ -85,6 +86,7 @@ class _OpenSet:
             boxes = self._boxes[self.done : self.done + len(loaded)] if self._boxes is not None else None
             loaded, vectors = extraction.run(model, loaded, self._filled_to, boxes)
             extraction.lap(pace.model, started)
+            self.seconds += time.perf_counter() - started
             batch = extraction.outcome(range(self.done, self.done + len(loaded)), loaded, vectors)
             unit = self.record["normalized"]
             self.rows.append(knn.unit(batch.vectors) if unit else batch.vectors, batch.skipped)
@@ -179,7 +181,10 @@ def _embed(sets: dict[int, _OpenSet], layout: _Layout, photos: Sequence[Photo], 
         raise
     pace.wall = time.perf_counter() - started
     complaints = [text for text in [opened.finish(options.spreadsheet_safe) for opened in sets.values()] if text]
-    set_writer.note_speed(options.output_root, model, total - first, pace.wall)
+    rest = (pace.wall - sum(opened.seconds for opened in sets.values())) / max(1, total - first)
+    for number, opened in sets.items():  # what is no set's own time falls on all images alike
+        n_own = opened.done - done[number]
+        set_writer.note_speed(options.output_root, model, opened.record["id"], n_own, opened.seconds + rest * n_own)
     n_new = messages.count(total - first, "image")
     messages.note(f"{n_new} embedded, {(total - first) / max(pace.wall, 1e-9):,.1f} images/s")
     messages.detail(extraction.describe(pace))

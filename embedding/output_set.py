@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +107,6 @@ class OutputSet:
             return {table_files.plain(row[0]): row[1] for row in table_files.read_csv(self.skipped_csv)[1]}
         return {}
 
-    def arithmetic_of_others(self, record: dict[str, Any], field: str) -> str | None:
-        """Return `precision` or `engine` of the folder's finished sets of the same data set and model, None without any."""
-        for path in sorted(self.folder.glob("*.npz")):
-            meta: dict[str, Any] = {}
-            with contextlib.suppress(UserError, OSError):  # unreadable neighbours are ignored
-                meta = self._meta(path)
-            if all(meta.get(key) == record[key] for key in ("dataset_name", "fingerprint")) and meta.get("precision"):
-                return str({**BEFORE, **meta}[field])
-        return None
-
     def open(self, record: dict[str, Any], dim: int) -> RowFile:
         """Return the rows so far of the run with this record, empty unless it is the unfinished run's."""
         if self._unfinished_record() != json.loads(json.dumps(record)):
@@ -176,6 +166,25 @@ class OutputSet:
         return meta if isinstance(meta, dict) else {}
 
 
+def arithmetic_of_others(folder: Path, record: dict[str, Any], field: str) -> str | None:
+    """Return `precision` or `engine` of the folder's finished sets of the same data set and model, None without any.
+
+    Sets at another input size or pooling count where there is none at the same.
+    """
+    base, found = record.get("base_fingerprint") or record["fingerprint"], None
+    for path in sorted(folder.glob("*.npz")):
+        meta: dict[str, Any] = {}
+        with contextlib.suppress(UserError, OSError):  # unreadable neighbours are ignored
+            meta = OutputSet._meta(path)
+        if meta.get("dataset_name") != record["dataset_name"] or not meta.get("precision"):
+            continue
+        if meta.get("fingerprint") == record["fingerprint"]:
+            return str({**BEFORE, **meta}[field])
+        if (meta.get("base_fingerprint") or meta.get("fingerprint")) == base:
+            found = found or str({**BEFORE, **meta}[field])
+    return found
+
+
 def models_of(folder: Path, datasets: Collection[str]) -> dict[Path, str]:
     """Return the model of each readable set in the folder that is of one of these data sets, finished or begun."""
     made: dict[Path, str] = {}
@@ -185,6 +194,25 @@ def models_of(folder: Path, datasets: Collection[str]) -> dict[Path, str]:
             if record.get("dataset_name") in datasets and record.get("model"):
                 made[path] = str(record["model"])
     return made
+
+
+def other_name_of(folder: Path, names: Mapping[str, str], padding: str, crop_ids: Collection[str]) -> str | None:
+    """Return the data set that a set of the folder has most of these crops under, at another padding; None where there is none.
+
+    names: dataset_name and split of the set that is to be made.
+    """
+    known = {*crop_ids}
+    for path in sorted(folder.glob("*.npz")):
+        with contextlib.suppress(UserError, OSError):
+            meta = OutputSet._meta(path)
+            dataset = str(meta.get("dataset_name") or "")
+            if dataset in ("", names["dataset_name"]) or meta.get("split") != names["split"]:
+                continue
+            if str(meta.get("padding") or "") != padding:
+                ids = embeddings.load(path).crop_ids.tolist()
+                if 2 * sum(crop_id in known for crop_id in ids) > len(ids):
+                    return dataset
+    return None
 
 
 def digest(manifest: Manifest) -> str:

@@ -130,6 +130,18 @@ def _tell_apart(parts: Sequence[Part]) -> None:
         )
 
 
+def tell_other_names(folder: Path, parts: Sequence[Part]) -> None:
+    """Warn where the folder has these crops at another padding as another data set, as a loop over paddings makes them."""
+    for part in parts:
+        padding, own = part.manifest.padding or "", part.names["dataset_name"]
+        if other := output_set.other_name_of(folder, part.names, padding, part.manifest.crop_ids):
+            messages.warn(
+                f"{folder} has these crops at another padding as data set {other}, and crops of different data sets are not "
+                f"compared; to have them compared, embed all paddings with the same --company_name NAME (here it is {own})"
+            )
+            return
+
+
 def name_sets(
     chosen: Sequence[tuple[Manifest, Manifest]],
     folders: Sequence[str] | None,
@@ -243,20 +255,20 @@ def _extended(output: OutputSet, part: Part) -> Part | None:
     return replace(part, manifest=part.whole.take(together), folders=folders)
 
 
-def note_speed(folder: Path, model: Model, n_images: int, seconds: float) -> None:
-    """Add a run to the models.csv of the folder: one row a model, precision and processor, its images and seconds added up."""
+def note_speed(folder: Path, model: Model, set_id: str, n_images: int, seconds: float) -> None:
+    """Add a run to the models.csv of the folder: one row a model, precision, processor and ID, its images and seconds added up."""
     from engines.precision import processor
 
-    names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds")
+    names = ("model", "fingerprint", "precision", "processor", "weights", "images", "seconds", "id")
     how = computed(model.precision, model.engine)
-    key = (model.spec, model.fingerprint, how, processor(model.device))
+    key = (model.spec, model.fingerprint, how, processor(model.device), set_id)
     path = folder / MODELS_CSV
     try:
         with files.locked(folder / f".{MODELS_CSV}.lock", wait=True):
-            rows = {tuple(row[name] for name in names[:4]): row for row in _read_speeds(path, names)}
+            rows = {tuple(row[name] for name in (*names[:4], "id")): row for row in _read_speeds(path, names)}
             old = rows.get(key, {})
             total = [int(old.get("images", 0)) + n_images, float(old.get("seconds", 0)) + seconds]
-            values = (*key, getattr(model, "n_weights", ""), total[0], f"{total[1]:.3f}")
+            values = (*key[:4], getattr(model, "n_weights", ""), total[0], f"{total[1]:.3f}", set_id)
             rows[key] = dict(zip(names, map(str, values), strict=True))
             text = table_files.csv_text(names, ([row[name] for name in names] for row in rows.values()))
             files.write_text(path, text)
@@ -269,7 +281,9 @@ def _read_speeds(path: Path, names: Sequence[str]) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     header, rows = table_files.read_csv(path, "repair or remove it")
-    return [dict(zip(header, row, strict=True)) for row in rows] if set(names) <= {*header} else []
+    if not set(names[:-1]) <= {*header}:
+        return []
+    return [{"id": "", **dict(zip(header, row, strict=True))} for row in rows]  # an older version noted no IDs
 
 
 def _embed(
@@ -307,7 +321,7 @@ def _embed(
         raise messages.UserError(f"{manifest.root}: no image of split {record['split']} gave a vector ({skipped})")
     n_new = len(paths) - first
     output.write(manifest, rows, record, spreadsheet_safe=options.spreadsheet_safe)
-    note_speed(options.output_root, model, n_new, pace.wall)
+    note_speed(options.output_root, model, record["id"], n_new, pace.wall)
     messages.note(
         f"{output.stem}: {messages.count(rows.rows, 'row')} of {rows.dim} numbers, {len(rows.skipped)} skipped"
         f"{f' ({skipped}), see {output.skipped_csv}' if skipped else ''}; {n_new / max(pace.wall, 1e-9):,.1f} images/s"

@@ -23,9 +23,9 @@ class Units:
 
     group_by: str | None = None
 
-    def noun(self, ungrouped: str = "photo") -> str:
-        """Return what a unit is called: "group", or `ungrouped` where photos are not grouped."""
-        return "group" if self.group_by else ungrouped
+    def noun(self) -> str:
+        """Return what a unit is called: "group", or "photo" where photos are not grouped."""
+        return "group" if self.group_by else "photo"
 
     def names(self, sets: Sequence[EmbeddingSet], side: str) -> list[Iterator[np.ndarray]]:
         """Return per set, in pieces, the join keys of the units of its rows; `side` is reference or query.
@@ -130,8 +130,9 @@ class CodedSets:
 
     @property
     def dataset(self) -> str:
-        """The data set that the queries name; '' where they do not."""
-        return next(iter(self.queries.values())).dataset
+        """The data set that the queries name, or the first of several; '' where they do not."""
+        names = list(dict.fromkeys(query.dataset for query in self.queries.values()))
+        return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
     @cached_property
     def starts(self) -> dict[str, int]:
@@ -151,7 +152,7 @@ class CodedSets:
 
     @cached_property
     def shared_images(self) -> int:
-        """Number of source images with crops on both sides: leakage, unless the same sample is left out."""
+        """Number of photos with crops on both sides: leakage, unless the same sample is left out."""
         reference, query = (
             np.concatenate([codes.photo for codes in side.values()])
             for side in (self.reference_codes, self.query_codes)
@@ -234,7 +235,7 @@ def label_names(sets: Sequence[EmbeddingSet], level: int | None) -> list[Iterato
 
 
 def without_samples(sets: Sequence[EmbeddingSet]) -> list[str]:
-    """Return the files of sets in which a row does not name its source image."""
+    """Return the files of sets in which a row does not name its photo."""
     return [
         embedding_set.source
         for embedding_set in sets
@@ -297,7 +298,7 @@ def remarks(coded: CodedSets, rule: Rule) -> list[str]:
         )
     if coded.without_samples:
         sentences.append(
-            "no sample_ids: every crop counts as an image of its own, intervals may be too narrow; name the paths of the "
+            "no sample_ids: every crop counts as a photo of its own, intervals may be too narrow; name the paths of the "
             "photos with --paths_key"
         )
     by_path = {one.source: one.meta["known_by_path"] for one in everything if one.meta.get("known_by_path")}
@@ -345,6 +346,6 @@ def leakage(coded: CodedSets, rule: Rule) -> str:
     if rule.exclude != "none" or not coded.shared_images:
         return ""
     return (
-        f"{count(coded.shared_images, 'source image')} {'has' if coded.shared_images == 1 else 'have'} crops among references "
-        "and queries: leakage; add --exclude_same_sample, or split by image"
+        f"{count(coded.shared_images, 'photo')} {'has' if coded.shared_images == 1 else 'have'} crops among references "
+        "and queries: leakage; add --exclude_same_sample, or split by photo"
     )

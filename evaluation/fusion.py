@@ -27,7 +27,7 @@ def crop_keys(one: EmbeddingSet) -> np.ndarray:
 
 
 def sample_keys(one: EmbeddingSet) -> np.ndarray:
-    """Return (n,) str keys of the source images, `dataset/sample_id`; '' where unknown.
+    """Return (n,) str keys of the photos, `dataset/sample_id`; '' where unknown.
 
     Without the split: one photo in two splits is one photo.
     """

@@ -22,7 +22,7 @@ _BYTES = 1 << 28  # of neighbour lists held at a time
 
 
 def retrieval(evaluator: Evaluator, combination: Combination) -> tuple[np.ndarray, np.ndarray]:
-    """Return (MAP@R, R-precision) of the queries of all views, (2, n) in 0..1, and their source images, (n,) int codes."""
+    """Return (MAP@R, R-precision) of the queries of all views, (2, n) in 0..1, and their photos, (n,) int codes."""
     tasks = evaluator.tasks(combination)
     scores = [_retrieval(evaluator, task) for task in tasks]
     return np.concatenate(scores, axis=1), np.concatenate([task.query_image for task in tasks])

@@ -15,7 +15,7 @@ class Rule:
     """How a decision is made.
 
     fusion: how sets are merged, see `fusion.DECISION`. k neighbours vote, with vote_weights uniform or similarity. exclude, what is
-    no neighbour of a query: none, self (its own crop, at any ID), or sample (every crop of its source image).
+    no neighbour of a query: none, self (its own crop, at any ID), or sample (every crop of its photo).
     """
 
     fusion: str = "vote"
@@ -61,7 +61,7 @@ class Tally:
 
     n, n_unknown, n_close: decisions, those whose label no reference has, those that are close (see `Decisions`). right (2,): by the
     nearest neighbour, by what decides. recalled (3,), image_recalled (3, n_image): decisions with their label among the first 1, 5,
-    10, in all and by source image. image_right (2, n_image), image_size (n_image,): right and all decisions per source image.
+    10, in all and by photo. image_right (2, n_image), image_size (n_image,): right and all decisions per photo.
     matched_right (n_image,): right votes on crops that every query set holds. class_* (n_class,).
     """
 

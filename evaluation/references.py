@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common import knn
+from common import knn, messages
 from common.messages import UsageError
 from evaluation.codes import CodedSets, code, code_sets
 from evaluation.evaluator import Evaluator, Task, tally
@@ -24,8 +24,8 @@ BLOCK = 1 << 24  # neighbours held at once
 class CurvePoint:
     """Accuracy in 0..1 with at most `photos` reference photos per class, the mean over draws of whole photos.
 
-    references: the mean number of them a class. low, high: its 95 % interval over query photos. low_draw, high_draw: the middle
-    95 % of the draws.
+    references: the mean number of them a class. low, high: its 95% interval over query photos. low_draw, high_draw: the middle
+    95% of the draws.
     """
 
     photos: int
@@ -176,5 +176,6 @@ def reference_interval(
 
     right, size = totals(np.ones(len(photo), bool))
     masks = uncertain.halves(photo, label, halvings, seed)
-    halved = np.stack([[totals(half)[0], totals(~half)[0]] for half in masks])
+    drawn = messages.progress(masks, total=halvings, desc=f"halves, {combination}", unit="halving")
+    halved = np.stack([[totals(half)[0], totals(~half)[0]] for half in drawn])
     return uncertain.new_reference_interval(right, size, halved)

@@ -154,7 +154,7 @@ class FaissIndex:
         return {label: self._label_counts[label] for label in labels if label and label in self._label_counts}
 
     def own_counts(self, queries: Sequence[Item], *, same_sample: bool = False) -> np.ndarray:
-        """Return (n,) how many rows of the query's label are its own crop at any ID, or cut from its own source image."""
+        """Return (n,) how many rows of the query's label are its own crop at any ID, or cut from its own photo."""
         key = (lambda item: (item.sample, item.label)) if same_sample else (lambda item: (item.crop, item.label))
         count_of = Counter(key(self.item(row)) for row in range(len(self)))
         return np.array([count_of[key(item)] for item in queries], int)

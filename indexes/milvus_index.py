@@ -91,7 +91,7 @@ class MilvusIndex:
     def own_counts(self, queries: Sequence[Item], *, same_sample: bool = False) -> np.ndarray:
         """Return (n,) how many rows are the query's own crop, at any ID."""
         if same_sample:
-            raise UserError(f"{self.source}: an index does not count the rows of a source image; evaluate over --npz")
+            raise UserError(f"{self.source}: an index does not count the rows of a photo; evaluate over --npz")
         names = {entry.names for entry in self.description.sets}
         counts = []
         for item in queries:

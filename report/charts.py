@@ -23,7 +23,7 @@ NUMBERED = 12  # Pareto points that are numbered at most
 
 @dataclass(frozen=True)
 class Score:
-    """The accuracy of a combination and its 95 % interval, in 0..1."""
+    """The accuracy of a combination and its 95% interval, in 0..1."""
 
     combination: Combination
     score: float
@@ -54,7 +54,7 @@ class Axis:
             return [(self(value), short_number(value)) for value in _log_ticks(self.low, self.high, at_most)]
         step = next((one for one in _STEPS if (self.high - self.low) / one <= at_most + 1e-9), 1.0)
         values = [step * n for n in range(math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9) + 1)]
-        return [(self(value), f"{100 * value:.{max(0, -math.floor(math.log10(100 * step)))}f} %") for value in values]
+        return [(self(value), f"{100 * value:.{max(0, -math.floor(math.log10(100 * step)))}f}%") for value in values]
 
 
 _STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5)

@@ -103,7 +103,7 @@ def page(
         n_ranked=RANKED,
         few=intervals.FEW_IMAGES,
         level=LEVEL,
-        unit=coded.units.noun("image"),
+        unit=coded.units.noun(),
         group_by=coded.units.group_by,
     )
 

@@ -172,8 +172,8 @@ def percent(value: float) -> str:
 
 
 def share(value: float) -> str:
-    """Return 0.7203 as 72.0 %, with a space that does not break."""
-    return f"{percent(value)}\u00a0%"
+    """Return 0.7203 as 72.0%."""
+    return f"{percent(value)}%"
 
 
 def points(difference: float) -> str:

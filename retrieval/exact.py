@@ -100,7 +100,7 @@ class ExactSearch:
         return {label: count_of[label] for label in labels if label and label in count_of}
 
     def own_counts(self, queries: Sequence[Item], *, same_sample: bool = False) -> np.ndarray:
-        """Return (n,) how many rows of the query's label are its own crop at any ID, or cut from its own source image."""
+        """Return (n,) how many rows of the query's label are its own crop at any ID, or cut from its own photo."""
         key = (lambda item: (item.sample, item.label)) if same_sample else (lambda item: (item.crop, item.label))
         count_of = Counter(key(items[row]) for items in self._items for row in range(len(items)))
         return np.array([count_of[key(item)] for item in queries], int)

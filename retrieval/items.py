@@ -31,7 +31,7 @@ class Item(NamedTuple):
 
     @property
     def sample(self) -> tuple[str, str, str]:
-        """The source image that the crop was cut from; a crop without one stands for itself."""
+        """The photo that the crop was cut from; a crop without one stands for itself."""
         return self.dataset, self.split, self.sample_id or self.crop_id
 
 

@@ -60,6 +60,6 @@ def add_evaluate_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--query_npz", nargs="+", required=True, metavar="[ID=]NPZ", help="labelled queries; may be the rows searched")
     add("--rerank", nargs="+", choices=RERANKINGS, default=[], help="re-rankings whose gain is measured")
-    add("--exclude_same_sample", action="store_true", help="leave out all crops of the query's source image")
+    add("--exclude_same_sample", action="store_true", help="leave out all crops of the query's photo")
     add("--format", choices=("text", "json"), default="text", help="form of the results on stdout")
     _add_search_options(parser)

@@ -70,7 +70,7 @@ def retrieve(
     """Return up to k results for each query, best first; a query that is among the references is not among its own results.
 
     method: a name of RERANKINGS, over the first `candidates` (default: its own number). Scores stay those of the search.
-    same_sample: leave out all crops of the query's source image too.
+    same_sample: leave out all crops of the query's photo too.
     """
     rerank = RERANKINGS[method]
     depth = k if method == "none" else max(k, candidates or rerank.candidates)

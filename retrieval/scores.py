@@ -62,13 +62,13 @@ def relevant(references: References, items: Sequence[Item], *, same_sample: bool
 
 
 def by_image(values: np.ndarray, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the totals (n_image,) of per-query values (n,) by source image, and the number of queries of each image."""
+    """Return the totals (n_image,) of per-query values (n,) by photo, and the number of queries of each image."""
     codes = np.unique(["\0".join(item.sample) for item in items], return_inverse=True)[1]
     return np.bincount(codes, values), np.bincount(codes)
 
 
 class Gain(NamedTuple):
-    """A paired difference of means with its 95 % interval and its p, which is below 0.05 where the interval does not hold 0."""
+    """A paired difference of means with its 95% interval and its p, which is below 0.05 where the interval does not hold 0."""
 
     difference: float
     low: float
@@ -77,7 +77,7 @@ class Gain(NamedTuple):
 
 
 def gain(new: np.ndarray, old: np.ndarray, items: Sequence[Item]) -> Gain:
-    """Return the paired difference of per-query values (n,), by source image."""
+    """Return the paired difference of per-query values (n,), by photo."""
     difference, size = by_image(new - old, items)
     low, high = intervals.difference_intervals(difference[None], size)
     p = comparisons.interval_p(difference, size)

@@ -75,7 +75,7 @@ def evaluation_as_text(
         lines.append(f"{unknown:,} queries have a label that no other row has; they count as wrong")
     lines += ["", measures_table(measured, items)]
     if gains := gains_table(measured, items):
-        lines += ["", "Gain over no re-ranking, paired by query, interval by source image", "", gains]
+        lines += ["", "Gain over no re-ranking, paired by query, interval by photo", "", gains]
     if recall is not None:
         lines += ["", f"Recall of the index against exact search over --npz: {recall:.4f} of the top {TOP}"]
     return "\n".join(lines)
@@ -84,7 +84,7 @@ def evaluation_as_text(
 def evaluation_as_json(
     head: str, measured: Mapping[str, Measured], items: Sequence[Item], n_relevant: np.ndarray, recall: float | None
 ) -> str:
-    """Return the same as one JSON object; accuracies and gains with their intervals by source image."""
+    """Return the same as one JSON object; accuracies and gains with their intervals by photo."""
     rerankings = []
     for method, of_method in measured.items():
         row: dict[str, object] = {"reranking": method}
@@ -107,7 +107,7 @@ EVALUATION_FORMATS = {"text": evaluation_as_text, "json": evaluation_as_json}
 
 
 def measures_table(measured: Mapping[str, Measured], items: Sequence[Item]) -> str:
-    """Return a line for each re-ranking: its measures with intervals by source image, and the time of a query."""
+    """Return a line for each re-ranking: its measures with intervals by photo, and the time of a query."""
     rows = []
     for method, of_method in measured.items():
         row = [method]

@@ -19,7 +19,7 @@ SURE = 0.9  # an interval that holds CHANCE and this as well says nothing
 
 @dataclass(frozen=True)
 class AlikePair:
-    """Two classes, and how well they are told apart: a balanced accuracy, where 0.5 is chance, with its 95 % interval by photo."""
+    """Two classes, and how well they are told apart: a balanced accuracy, where 0.5 is chance, with its 95% interval by photo."""
 
     one: int
     other: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.messages import UsageError, count, table
+from common.messages import UsageError, count, table, wrap
 from conclusions.across import AcrossRow, across
 from evaluation.evaluator import Evaluator
 from evaluation.records import Rule
@@ -80,7 +80,7 @@ def text(rows: Sequence[AcrossRow], evaluators: Mapping[str, Evaluator], top: in
     ]
     header = ["combination", "accuracy", "points", "95% interval", "new data set", "spread", "95% ranks", "best"]
     more = f"\n… and {len(rows) - top:,} more" if len(rows) > top else ""
-    return f"{heading}\n\n{table(header, cells)}{more}\n\n{_sentence(rows, first)}"
+    return f"{wrap(heading)}\n\n{table(header, cells)}{more}\n\n{wrap(_sentence(rows, first))}"
 
 
 def _difference(row: AcrossRow) -> tuple[str, str, str, str]:

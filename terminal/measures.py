@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from terminal import tables
 from terminal.tables import fixed_line
 from uncertainty import intervals
 from uncertainty.intervals import AccuracyInterval
+from uncertainty.references import HALVINGS
 from uncertainty.scores import class_recalls, macro_f1_interval
 
 SHOWN = 30  # classes in a table
@@ -45,7 +47,7 @@ def measures(
     retrieval: tuple[np.ndarray, np.ndarray],
 ) -> str:
     """Return every measure of one combination, from its decisions, and MAP@R and R-precision with their images (per_query)."""
-    noun = coded.units.noun("image")
+    noun = coded.units.noun()
     totals = tally(coded, decisions, combination.reference_ids)
     lines = [fixed_line(combination, totals.accuracy), _accuracy(totals, 1, "Accuracy@1:", noun)]
     lines += [_accuracy(totals, 0, "Nearest neighbour alone:", noun)] if rule.k > 1 else []
@@ -55,9 +57,7 @@ def measures(
         f"  Decisions {totals.n:,}, {totals.n_unknown:,} of them of a label without references; accuracy over the others {share}"
     )
     if totals.n_close:
-        lines.append(
-            f"  Close calls {totals.n_close:,}: a neighbour of another label is as near but for 1e-6; rounding decides"
-        )
+        lines.append(f"  Close calls {totals.n_close:,}: another label is as near, to 1e-6, and rounding decides")
     n_reference = sum(len(coded.references[r]) for r in combination.reference_ids)
     rows = [
         (f"Recall@{k}", totals.image_recalled[row], totals.image_size)
@@ -71,7 +71,8 @@ def measures(
     lines += [_measure(name, intervals.accuracy_interval(total, size)) for name, total, size in rows]
     macro_f1, low, high = macro_f1_interval(decisions.label, decisions.voted, decisions.image)
     lines.append(f"  Macro-F1 {macro_f1:.4f}, 95% interval {low:.4f} to {high:.4f}\n")
-    return "\n".join([*lines, *_classes(coded, totals)]) + "\n"
+    told = [lines[0], *(messages.wrap(line, 4) for line in lines[1:])]
+    return "\n".join([*told, *_classes(coded, totals)])
 
 
 def _measure(name: str, interval: AccuracyInterval) -> str:
@@ -83,7 +84,7 @@ def _accuracy(tally: Tally, row: int, name: str, noun: str) -> str:
     few = f", few {noun}s" if interval.few_images else ""
     return (
         f"  {name} {tally.right[row] / tally.n:.4f}, 95% interval {interval.low:.4f} to {interval.high:.4f} "
-        f"({interval.n_images} {noun}s{few})"
+        f"({messages.count(interval.n_images, noun)}{few})"
     )
 
 
@@ -105,7 +106,11 @@ def _classes(coded: CodedSets, tally: Tally) -> list[str]:
     ]
     rows.sort(key=lambda row: (row[3], row[0]))
     lines = [messages.table(CLASSES, rows[:SHOWN])]
-    lines.append("shrunken recall: drawn towards that of all, the less reliable the more; crops count one by one")
+    lines.append(
+        messages.wrap(
+            "shrunken recall: towards the recall of all classes, most where crops are few; crops count one by one"
+        )
+    )
     if len(rows) > SHOWN:
         lines.append(f"… and {len(rows) - SHOWN:,} labels with higher F1; --predictions writes every query")
     return lines
@@ -118,7 +123,7 @@ def class_similarity(coded: CodedSets, reference_ids: Sequence[str]) -> tuple[st
     present, codes = np.unique(labels, return_inverse=True)
     similarity = metrics.similarity(vectors, codes, len(present))
     names = coded.classes[present]
-    text = (
+    text = messages.wrap(
         f"Similarity of references {'+'.join(reference_ids)}: mean cosine within classes {similarity.within:.4f}, "
         f"between classes {similarity.between:.4f}, silhouette {similarity.silhouette:.4f}"
     )
@@ -162,30 +167,42 @@ def show(
 
     Where classifiers were asked for, `nearest` is decided too, and is a row of their table.
     """
-    print("".join(f"{choice}\n\n" for choice in choices), end="")
+    for choice in choices:
+        messages.show(messages.wrap(choice))
     decided = {}
     for combination in asked:
         decided[combination] = decisions = evaluator.decide(combination)
         if rows and combination.is_plain:
             continue
         retrieval = per_query.retrieval(evaluator, combination)
-        print(measures(evaluator.coded, evaluator.rule, combination, decisions, retrieval))
+        messages.show(measures(evaluator.coded, evaluator.rule, combination, decisions, retrieval))
     if rows:
-        print(f"{tables.classifiers(rows)}\n")
+        messages.show(tables.classifiers(rows))
     return decided
 
 
 def show_learning_curve(evaluator: Evaluator, start: Combination, findings: Findings | None, seed: int) -> None:
     """Print the accuracy of a pair over references per class."""
     curve = learning_curve(evaluator, start, seed=seed)
-    print(f"\n{tables.learning_curve(curve, findings.final if findings else None)}")
+    messages.show(tables.learning_curve(curve, findings.final if findings else None))
 
 
 def report_learning_curve(evaluator: Evaluator, findings: Findings, seed: int) -> Curve:
     """Print the curve of the pair of least padding, and return it for the report."""
     curve = learning_curve(evaluator, starting_pair(evaluator, None), seed=seed)
-    print(f"{tables.learning_curve(curve, findings.final)}\n")
+    messages.show(tables.learning_curve(curve, findings.final))
     return curve
+
+
+def _work(combinations: Sequence[Combination]) -> str:
+    learnt = [combination for combination in combinations if not combination.is_plain]
+    if not learnt:
+        return "searches"
+    return "fits" if len(learnt) == len(combinations) else "fits and searches"
+
+
+def _duration(seconds: float) -> str:
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} minutes"
 
 
 def show_new_references(
@@ -204,7 +221,15 @@ def show_new_references(
     both = [final.results[0].combination, final.baseline.combination]
     both.append(replace(both[1], classifier=NEAREST))
     asked = [combination for combination in dict.fromkeys(combinations or both) if combination in known]
-    messages.note(f"{messages.count(len(asked), 'combination')} on halves of the reference photos, 40 times each …")
+    start = time.perf_counter()
+    for combination in asked:  # once with all references, which takes about as long as two halves
+        Evaluator(evaluator.coded, evaluator.rule).decide(combination)
+    expected = HALVINGS * (time.perf_counter() - start)
+    messages.note(
+        f"--references_vary: {messages.count(len(asked), 'combination')}, each decided {2 * HALVINGS} times on halves of the "
+        f"reference photos: {2 * HALVINGS * len(asked)} {_work(asked)}, about {_duration(expected)} …"
+    )
     found = new_references(evaluator.coded, evaluator.rule, asked, label_level=label_level, seed=seed)
-    print(f"\n{tables.new_references(found, known)}\n")
+    if told := tables.new_references(found, known):
+        messages.show(told)
     return replace(findings, new_references=found)

@@ -58,7 +58,7 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
         "--exclude_same_sample",
         **left_out,
         const="sample",
-        help="crops of the query's own source image are no neighbours",
+        help="crops of the query's own photo are no neighbours",
     )
 
 

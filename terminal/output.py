@@ -38,7 +38,14 @@ def add_to_results(
         findings,
         command=command,
         version=cli.version(),
-        tables=[text for text in (tables.models(findings.models), tables.effects(findings.effects)) if text],
+        tables=[
+            text
+            for text in (
+                tables.models(findings.models, messages.WIDTH),
+                tables.effects(findings.effects, messages.WIDTH),
+            )
+            if text
+        ],
         replace=mode == "replace",
         spreadsheet_safe=safe,
     )
@@ -69,12 +76,12 @@ def write_flips(
 
 
 @contextlib.contextmanager
-def told_as(form: str) -> Iterator[Callable[[Rule, Findings], None]]:
+def told_as(form: str, command: str) -> Iterator[Callable[[Rule, Findings], None]]:
     """Yield the function that takes findings; as json they go to stdout, and what is printed meanwhile goes to stderr."""
     kept: list[str] = []
 
     def tell(rule: Rule, findings: Findings) -> None:
-        kept.append(json.dumps(as_json(rule, findings), indent=1, ensure_ascii=False))
+        kept.append(json.dumps(as_json(rule, findings, command), indent=1, ensure_ascii=False))
 
     with contextlib.redirect_stdout(sys.stderr) if form == "json" else contextlib.nullcontext():
         yield tell
@@ -82,11 +89,12 @@ def told_as(form: str) -> Iterator[Callable[[Rule, Findings], None]]:
         print(kept[-1])
 
 
-def as_json(rule: Rule, findings: Findings) -> dict[str, Any]:
+def as_json(rule: Rule, findings: Findings, command: str) -> dict[str, Any]:
     """Return findings as JSON holds them: the verdict, models, and a row a combination as in results.csv; null for no number."""
     verdict = findings.verdict
     models = [{**asdict(row), "combination": str(row.combination)} for row in findings.models]
     return {
+        "command": command,
         "dataset": findings.title,
         "fusion": rule.fusion,
         "k": rule.k,
@@ -117,11 +125,11 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 def show_similarity(coded: CodedSets, reference_ids: Sequence[str], output_root: Path) -> None:
     """Print the mean cosine within and between classes of the merged references and draw it class by class."""
     text, matrix, names = class_similarity(coded, reference_ids)
-    print(text)
+    messages.show(text)
     ids = "+".join(reference_ids)
     path = output_root / files.name_part(f"similarity_{ids}.png")
     heatmaps.similarity_heatmap(path, matrix, names, title=f"Mean cosine between classes, references {ids}")
-    print(f"wrote {path} and .svg\n")
+    print(f"wrote {path} and .svg")
 
 
 def draw(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from common.messages import UsageError, UserError, go_on, note
+from common.messages import UsageError, UserError, go_on, note, show
 from evaluation.evaluator import Evaluator, tally
 from evaluation.records import Combination, Decisions
 from terminal.tables import fixed_line
@@ -61,7 +61,8 @@ def interact(evaluator: Evaluator, draw: Draw, methods: Sequence[str], default: 
     `draw` draws a combination by some of the `methods`; by the `default` ones where the command names none. Ctrl-C stops a
     command; at an empty prompt it ends.
     """
-    print("Type IDs to merge and score them; or ref, query, list, remove, plot, help, q", flush=True)
+    show("Type IDs to merge and score them; or ref, query, list, remove, plot, help, q")
+    sys.stdout.flush()
     read = _reader([*COMMANDS, *methods, *dict.fromkeys([*evaluator.coded.references, *evaluator.coded.queries])])
     state = State()
     while (words := read()) is not None and words[:1] not in (["q"], ["quit"], ["exit"]):
@@ -169,7 +170,8 @@ def _add(evaluator: Evaluator, state: State, ids: Sequence[str]) -> tuple[State,
     lines = []
     for name in ids:
         if name not in evaluator.coded.references:
-            lines += _unknown([name], evaluator.coded.references, "reference")
+            there = ", ".join(evaluator.coded.references)
+            lines.append(f"{name} is no reference set, there are: {there}; and no command, help lists them")
         elif name in state.merged:
             lines.append(f"{name} is already among the references; query {name} scores it")
         elif name not in evaluator.coded.queries:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import files, table_files
-from common.messages import count, table
+from common import files, messages, table_files
+from common.messages import count, table, wrap
 from evaluation.evaluator import Evaluator
 from evaluation.records import Combination
 from plots import picture_sheets
@@ -26,12 +26,12 @@ COLUMNS = (
 def show(evaluator: Evaluator, combination: Combination, output_root: Path, *, safe: bool = False) -> Soundness:
     """Print what was found, draw sheets of pictures, and write the whole list as soundness.csv; return what was found."""
     found = check(evaluator, combination)
-    print(f"\n{text(found)}")
+    messages.show(text(found))
     name = f"soundness_{found.pair.reference_ids[0]}_{found.pair.query_ids[0]}"
     if rows := listed(found):
         path = output_root / files.name_part(f"{name}.csv")
         files.write_text(path, table_files.csv_text(COLUMNS, rows, spreadsheet_safe=safe))
-        print(f"\nwrote {path}: {count(len(rows), 'row')}")
+        messages.show(f"wrote {path}: {count(len(rows), 'row')}")
     for kind, first, title, score, sheet in _sheets(found):
         if sheet:
             path = output_root / files.name_part(f"{name}_{kind}.png")
@@ -43,7 +43,7 @@ def show(evaluator: Evaluator, combination: Combination, output_root: Path, *, s
 def report(evaluator: Evaluator, combination: Combination) -> Soundness:
     """Print what was found, and return it for the report."""
     found = check(evaluator, combination)
-    print(f"{text(found)}\n")
+    messages.show(text(found))
     return found
 
 
@@ -54,7 +54,7 @@ def text(found: Soundness) -> str:
         f"Is the data sound? References {pair.reference_ids[0]} and queries {pair.query_ids[0]}: "
         f"{count(crops.n_reference, 'crop')} and {count(found.n_query, 'crop')}"
     )
-    parts = [heading, *_about_pictures(found), _twins(found), _suspects(found), _alike(found)]
+    parts = [wrap(heading), *map(wrap, _about_pictures(found)), _twins(found), _suspects(found), _alike(found)]
     return "\n\n".join(parts)
 
 
@@ -71,7 +71,7 @@ def _about_pictures(found: Soundness) -> list[str]:
 def _twins(found: Soundness) -> str:
     twins = found.twins
     if not len(twins):
-        return f"Near twins: none of {count(found.n_query, 'query', 'queries')} has one among the references"
+        return wrap(f"Near twins: none of {count(found.n_query, 'query', 'queries')} has one among the references")
     have = "has a near twin" if len(twins) == 1 else "have a near twin"
     without = _interval(found.without_twins) if found.without_twins else "nothing is left"
     where = f"on {found.twin_photos} of {count(found.query_photos, 'photo')}"
@@ -83,7 +83,7 @@ def _twins(found: Soundness) -> str:
         (found.crops.names[q], found.crops.names[r], "-" if math.isnan(agree) else f"{agree:.3f}", f"{cosine:.3f}")
         for q, r, agree, cosine in zip(twins.query, twins.reference, twins.agreement, twins.cosine, strict=True)
     ]
-    return f"{said}\n{_first(['query', 'reference', 'pictures agree', 'cosine'], rows)}"
+    return f"{wrap(said)}\n{_first(['query', 'reference', 'pictures agree', 'cosine'], rows)}"
 
 
 def _interval(interval: AccuracyInterval) -> str:
@@ -94,7 +94,7 @@ def _suspects(found: Soundness) -> str:
     unjudged = found.chances.n_unjudged
     more = f"; {count(unjudged, 'crop')} cannot be judged: no other crop has the same label" if unjudged else ""
     if not len(found.suspects):
-        return f"Labels: none of {count(len(found.crops), 'crop')} suits another label better{more}"
+        return wrap(f"Labels: none of {count(len(found.crops), 'crop')} suits another label better{more}")
     said = (
         f"Likely label errors, the likeliest first: {len(found.suspects):,} of {count(len(found.crops), 'crop')} "
         f"{'suits' if len(found.suspects) == 1 else 'suit'} another label better{more}"
@@ -111,13 +111,13 @@ def _suspects(found: Soundness) -> str:
         )
         for row in found.suspects
     ]
-    return f"{said}\n{_first(['crop', 'label', 'chance', 'suggested', 'chance'], rows)}"
+    return f"{wrap(said)}\n{_first(['crop', 'label', 'chance', 'suggested', 'chance'], rows)}"
 
 
 def _alike(found: Soundness) -> str:
     unsure = f"; {count(found.n_unsure, 'pair')} of classes with too few photos to say" if found.n_unsure else ""
     if not found.alike:
-        return f"Classes: none that the nearest neighbours cannot tell apart{unsure}"
+        return wrap(f"Classes: none that the nearest neighbours cannot tell apart{unsure}")
     said = f"Classes that the nearest neighbours cannot tell apart (0.5 is chance): {count(len(found.alike), 'pair')}{unsure}"
     rows = [
         (
@@ -130,7 +130,7 @@ def _alike(found: Soundness) -> str:
         )
         for pair in found.alike
     ]
-    return f"{said}\n{_first(['class', 'and', 'told apart', '95% interval', 'crops', 'photos'], rows)}"
+    return f"{wrap(said)}\n{_first(['class', 'and', 'told apart', '95% interval', 'crops', 'photos'], rows)}"
 
 
 def _first(header: list[str], rows: list[tuple]) -> str:

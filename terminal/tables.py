@@ -10,7 +10,7 @@ import numpy as np
 from classifiers.recipes import NEAREST, Recipe
 from combinations.comparison import Comparison, Result
 from combinations.paddings import PairedRow
-from common.messages import count, table
+from common.messages import count, table, wrap
 from conclusions.effects import Effect
 from conclusions.models import ModelRow
 from conclusions.verdict import Findings, outlook
@@ -31,7 +31,7 @@ def fixed_line(combination: Combination, accuracy: float) -> str:
 def sets(coded: CodedSets, rule: Rule, title: str) -> str:
     """Return the first line of the output: what is compared, and how decisions are made."""
     named = f"Dataset {title}: " if title else ""
-    return (
+    return wrap(
         f"{named}{count(len(coded.references), 'reference set')}, {count(len(coded.queries), 'query set')}, "
         f"{count(len(coded.classes), 'label')}, {how(rule)}{grouped(coded)}"
     )
@@ -55,7 +55,8 @@ def new_references(found: Mapping[Combination, NewReferences | None], accuracies
         return ""
     header = ["combination", "accuracy", "these references", "new references as well", "points (sd) by references"]
     missing = "" if all(found.values()) else "\n- where the photos of references are unknown, or too few to be halved"
-    return f"95% intervals for the given references, and for new ones (halves of their photos)\n\n{table(header, rows)}{missing}"
+    title = "95% intervals for the given references, and for new ones (halves of their photos)"
+    return f"{wrap(title)}\n\n{table(header, rows)}{missing}"
 
 
 def grouped(coded: CodedSets) -> str:
@@ -104,14 +105,14 @@ def matrix(
         for q in coded.queries
         if (combination := Combination((r,), (q,), recipe)) in every
     ]
-    parts = [*findings.choices, *([models(findings.models)] if findings.models else [])]
-    parts += [heading, *_matrices(coded, results, of_first[0]), "\n".join(lines)]
+    parts = [*map(wrap, findings.choices), *([models(findings.models)] if findings.models else [])]
+    parts += [wrap(heading), *_matrices(coded, results, of_first[0]), "\n".join(lines)]
     if len(rows_of_ids) > 1 and not findings.models:
         parts.append(_paddings(rows_of_ids, padding=findings.verdict is not None and findings.verdict.padding))
     parts += [effects(findings.effects)] if findings.effects else []
     parts += [classifiers(findings.classifiers)] if findings.classifiers else []
     parts += [calls] if (calls := close_calls(findings.final.results)) else []
-    parts += [str(findings.verdict)] if findings.verdict else []
+    parts += [findings.verdict.text()] if findings.verdict else []
     return "\n\n".join(parts)
 
 
@@ -130,8 +131,8 @@ def _matrices(coded: CodedSets, results: Mapping[tuple[str, str], Result], best:
             yield table(["ref \\ query", *queries], rows)
 
 
-def models(rows: Sequence[ModelRow]) -> str:
-    """Return the models side by side, the most accurate first; "" where there are no rows."""
+def models(rows: Sequence[ModelRow], width: int | None = None) -> str:
+    """Return the models side by side, the most accurate first; "" where there are no rows. `width`: of lines in a file."""
     if not rows:
         return ""
     cells = [
@@ -165,7 +166,7 @@ def models(rows: Sequence[ModelRow]) -> str:
     ]
     by = _by(rows[0].combination.classifier)
     title = f"Models{by}, each at its least padding, beside the first on the same crops; p corrected over all"
-    return f"{title}\n\n{table(header, cells)}"
+    return f"{wrap(title, width=width)}\n\n{table(header, cells, fold=width is None)}"
 
 
 def _cell(result: Result | None, best: Result) -> str:
@@ -183,7 +184,8 @@ def _paddings(rows: Sequence[PairedRow], *, padding: bool) -> str:
     """Return every ID with its own references beside the first of them."""
     by = _by(rows[0].combination.classifier)
     title = f"{'Paddings' if padding else 'IDs'} with their own references{by}, beside {rows[0].id} on the same crops"
-    return f"{title}\n\n{table(['padding' if padding else 'ID', *PAIRED], [[row.id, *_paired(row)] for row in rows])}"
+    cells = [[row.id, *_paired(row)] for row in rows]
+    return f"{wrap(title)}\n\n{table(['padding' if padding else 'ID', *PAIRED], cells)}"
 
 
 def classifiers(rows: Sequence[PairedRow]) -> str:
@@ -191,11 +193,11 @@ def classifiers(rows: Sequence[PairedRow]) -> str:
     first = rows[0].combination
     title = f"Classifiers of {first}, beside {first.classifier} on the same crops"
     cells = [[row.combination.classifier, *_paired(row), row.kept_rows] for row in rows]
-    return f"{title}\n\n{table(['classifier', *PAIRED, 'rows kept'], cells)}"
+    return f"{wrap(title)}\n\n{table(['classifier', *PAIRED, 'rows kept'], cells)}"
 
 
-def effects(rows: Sequence[Effect]) -> str:
-    """Return what each padding does, context and resolution apart; '' without rows."""
+def effects(rows: Sequence[Effect], width: int | None = None) -> str:
+    """Return what each padding does, context and resolution apart; '' without rows. `width`: of lines in a file."""
     if not rows:
         return ""
     cells = [
@@ -210,11 +212,10 @@ def effects(rows: Sequence[Effect]) -> str:
     ]
     title = (
         f"What padding does{_by(rows[0].of.classifier)}, on the same crops. "
-        "context: more surroundings, the object's pixels kept; resolution: fewer pixels "
-        "of the object,\nthe surroundings kept"
+        "context: more surroundings, the object's pixels kept; resolution: fewer pixels of the object, the surroundings kept"
     )
     named = ["padding", "effect", "IDs", "points", "95% interval", "corrected p", "images/s", "against"]
-    return f"{title}\n\n{table(named, cells)}"
+    return f"{wrap(title, width=width)}\n\n{table(named, cells, fold=width is None)}"
 
 
 def learning_curve(curve: Curve, compared: Comparison | None) -> str:
@@ -231,11 +232,11 @@ def learning_curve(curve: Curve, compared: Comparison | None) -> str:
         for point in points
     ]
     title = (
-        f"Learning curve of {curve.combination}, nearest neighbours: how accurate with so many reference photos of each class;\n"
+        f"Learning curve of {curve.combination}, nearest neighbours: how accurate with so many reference photos of each class; "
         f"the mean of {curve.draws} draws of whole photos"
     )
     header = ["photos per class", "crops per class", "accuracy", "95% interval", "95% of draws"]
-    text = f"{title}\n\n{table(header, rows)}"
+    text = f"{wrap(title)}\n\n{table(header, rows)}"
     if compared is None or math.isnan(compared.evidence.smallest_gain):
         return text
     photos = count(compared.baseline.n_images, f"query {compared.unit}")
@@ -282,16 +283,14 @@ def ranking(results: Sequence[Result], top: int) -> str:
             *([result.combination.classifier] if several else []),
             f"{result.score:.4f}",
             f"{result.low:.4f} to {result.high:.4f}",
-            _number(result.difference, "+.4f"),
+            _number(100 * result.difference, "+.1f"),
             _p(result.p),
             "*" if result.pareto else "",
         )
         for rank, result in enumerate(results[:top], 1)
     ]
     named = ["rank", "references", "queries", *(["classifier"] if several else [])]
-    return table(
-        [*named, "accuracy", "95% interval", "difference", "p", "Pareto"], rows, names=("references", "queries")
-    )
+    return table([*named, "accuracy", "95% interval", "points", "p", "Pareto"], rows, names=("references", "queries"))
 
 
 def close_calls(results: Sequence[Result]) -> str:
@@ -299,10 +298,9 @@ def close_calls(results: Sequence[Result]) -> str:
     most = max(results, key=lambda result: result.n_close)
     if not most.n_close:
         return ""
-    where = (
-        f"{most.combination} has {most.n_close:,} of {most.n_queries:,}" if len(results) > 1 else f"{most.n_close:,}"
-    )
-    return f"Close calls: {where}; there a neighbour of another label is as near but for 1e-6, and rounding decides."
+    where = f" of {most.combination}" if len(results) > 1 else ""
+    counted = f"{most.n_close:,} of {most.n_queries:,} decisions{where}"
+    return wrap(f"Close calls: {counted}: another label is as near, to 1e-6, and rounding decides.")
 
 
 def summary(findings: Findings, top: int, unit: str = "") -> str:
@@ -315,11 +313,15 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
     kinds = ((n_pair, "single pair"), (len(ranked.results) - n_pair, "combination"))
     counted = " and ".join(count(n, noun) for n, noun in kinds if n)
     kind = "the baseline" if ranked.named else "the best single pair"
-    parts = [*findings.choices, str(findings.verdict)]
+    answer = findings.verdict.text() if findings.verdict else ""
+    parts = [*map(wrap, findings.choices), answer]
     parts += [models(findings.models)] if findings.models else []
     parts += [effects(findings.effects)] if findings.effects else []
-    beside = f"; difference from {kind} {ranked.baseline.combination}, p corrected over the {count(ranked.n_compared, 'other')}"
-    parts.append(f"{counted}{f' on {chosen_on}' if chosen_on else ''}{beside if ranked.n_compared else ''}{unit}")
+    beside = (
+        f"; points: difference from {kind} {ranked.baseline.combination}, p corrected over the "
+        f"{count(ranked.n_compared, 'other')}, Pareto *: nothing cheaper is as accurate"
+    )
+    parts.append(wrap(f"{counted}{f' on {chosen_on}' if chosen_on else ''}{beside if ranked.n_compared else ''}{unit}"))
     if findings.classifiers:
         parts.insert(-1, classifiers(findings.classifiers))
     parts.append(ranking(ranked.results, top))
@@ -330,8 +332,8 @@ def summary(findings: Findings, top: int, unit: str = "") -> str:
         final = findings.final.results
         parts += [f"Chosen on {chosen_on}, scored once on {findings.scored_on}", ranking(final, len(final))]
     elif ranked.n_compared:
-        parts.append(_winner(ranked))
-    return "\n\n".join([*parts, str(findings.verdict)])
+        parts.append(wrap(_winner(ranked)))
+    return "\n\n".join([*parts, answer])
 
 
 def _winner(ranked: Comparison) -> str:

@@ -63,8 +63,9 @@ def small_disk(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _notes_are_said():
-    """A test that ran a script with --quiet must not silence the next one."""
+def _notes_are_said(monkeypatch):
+    """A test that ran a script with --quiet must not silence the next one; sentences stay whole, see common/test_messages.py."""
     from common import messages
 
+    monkeypatch.setenv("COLUMNS", "1000")
     messages.set_quiet(False)

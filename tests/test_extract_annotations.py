@@ -154,6 +154,19 @@ def test_each_photo_is_decoded_once_for_all_paddings(work, monkeypatch):
     assert sorted(decoded) == [f"photos/p{n}.{'png' if n == 1 else 'jpg'}" for n in range(9)]
 
 
+def test_the_speed_of_each_id_is_noted(work):
+    assert extract_embedding.main([*SOURCE, *MODEL, "--output_root", "straight"]) == 0
+    path = Path("straight/models.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [(row["id"], row["images"]) for row in rows] == [("0", "29"), ("10", "29")]
+    assert all(float(row["seconds"]) > 0 for row in rows)
+    header, *lines = path.read_text().splitlines()  # as an older version wrote it, for all IDs together
+    path.write_text("\n".join(line.rpartition(",")[0] for line in (header, lines[0])) + "\n")
+    assert extract_embedding.main([*SOURCE, *MODEL, "--output_root", "straight", "--overwrite"]) == 0
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [(row["id"], row["images"]) for row in rows] == [("", "29"), ("0", "29"), ("10", "29")]
+
+
 def test_a_photo_of_very_many_crops_comes_in_parts(work, monkeypatch):
     from cropping import photos
 

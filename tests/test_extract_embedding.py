@@ -261,12 +261,12 @@ def test_a_finished_set_is_not_made_again(work, capsys):
         (["--batch_size", "5"], "--batch_size 4 -> 5)"),
         (
             ["--resize_mode", "letterbox"],
-            'model_options.resize_mode "squash" -> "letterbox", fingerprint: another model',
+            '--resize_mode "squash" -> "letterbox")',
         ),
-        (["--layer", "1"], 'model_options.layer null -> "1", fingerprint: another model'),
+        (["--layer", "1"], '--layer not given -> "1")'),
         (
             ["--model", "tiny_encoder:blind"],
-            '--model "tiny_encoder:make" -> "tiny_encoder:blind", fingerprint: another model',
+            '--model "tiny_encoder:make" -> "tiny_encoder:blind")',
         ),
         ("touch", "input: images or labels were added, removed or changed)"),
         ("add", "input: images or labels were added, removed or changed)"),
@@ -554,6 +554,11 @@ def test_several_data_roots_make_the_sets_that_each_alone_makes(work, capsys):
     assert run("--data_root", "pad_0", "pad_10", "--splits", "test", "--output_root", "unnamed") == 0
     said = capsys.readouterr().err
     assert said.count("the folders' names make 2 data sets (pad_0, pad_10), whose crops are not compared") == 1
+    for padding, other in (("0", None), ("10", "pad_0"), ("0", "pad_10")):  # as a loop over paddings in a shell
+        assert run("--data_root", f"pad_{padding}", "--splits", "test", "--output_root", "loop") == 0
+        err = capsys.readouterr().err
+        told = f"loop has these crops at another padding as data set {other}, and crops of different data sets are not "
+        assert err.count(told) == err.count("at another padding") == (other is not None)
     for padding in ("0", "10"):
         argv = ("--company_name", "d", "--output_root", "alone")
         assert run("--data_root", f"pad_{padding}", *argv) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -82,8 +83,9 @@ def test_photos_on_both_sides_are_told_in_the_verdict_and_in_the_files(folder, h
     _, out, err = run(capsys, folder, *sides)
     sentence = next(line for line in err.splitlines() if "leakage" in line).partition("warning: ")[2]
     assert out.splitlines()[-1].split(maxsplit=2)[2] == f"No: {sentence}."
-    assert f"No: {sentence}." in (here / "results.txt").read_text()
-    assert f"\nRemarks: {sentence}\n" in (here / "results.txt").read_text()
+    written = " ".join((here / "results.txt").read_text().split())
+    assert f"No: {sentence}." in written
+    assert f" Remarks: {sentence} " in written
     _, out, _ = run(capsys, folder, *sides, "--exclude_same_sample")
     assert "Trust it?" not in out
 
@@ -114,23 +116,55 @@ def test_runs_are_appended_to_both_files_each_with_its_header_and_its_verdict(fo
     for (name, text, end), printed, n in zip(runs(here / "results.txt"), (out, second_out), (18, 9), strict=True):
         assert name == end
         verdict = printed.splitlines()[:2]
+        assert printed.splitlines()[-2:] == verdict
         header, _, rest = text.partition("\n\n")
-        assert header.splitlines()[-2:] == verdict
-        assert rest.splitlines()[-2:] == verdict == printed.splitlines()[-2:]
+        for part in (header, rest):  # lines are broken in the file
+            assert part.split()[-len(" ".join(verdict).split()) :] == " ".join(verdict).split()
         assert len(BLOCK.findall(text)) == n
         for line in (
             "Version: ",
-            "Command: greedy_combo_eval.py --train_npz ",
+            "Command: python greedy_combo_eval.py --train_npz",
             "Models: ",
             "Sets: 3 reference sets, 3 query sets",
         ):
             assert f"\n{line}" in "\n" + header
-    assert "--company_name 'it'\"'\"'s shelf'" in (here / "results.txt").read_text()
+    assert "'it'\"'\"'s shelf'" in (here / "results.txt").read_text()
     assert "Data set: it's shelf" in (here / "results.txt").read_text()
     assert {path.name for path in here.iterdir()} == {"results.csv", "results.txt"}
     run(capsys, folder, "--results_mode", "replace")
     assert len(runs(here / "results.txt")) == 1
     assert len(pd.read_csv(here / "results.csv")) == 18
+
+
+def test_the_command_in_results_can_be_given_to_a_shell(folder, here, capsys):
+    files = sorted(map(str, folder.glob("*.npz")))
+    title = 'it\'s a shelf; with $blanks and "quotes" ' * 4
+    words = ["--train_npz", *files, "--test_npz", *files, "--company_name", title, "--combination_size", "1"]
+    assert greedy_combo_eval.main(words) == 0
+    text = (here / "results.txt").read_text()
+    command = re.search(r"^Command: python (greedy_combo_eval\.py .*?)^Data set: ", text, re.M | re.S)[1]
+    lines = command.splitlines()
+    assert len(lines) > 5
+    assert all(line.endswith(" \\") and line.startswith("    ") for line in lines[1:-1])
+    assert max(len(line) for line in lines if "shelf" not in line) <= 100
+    said = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
+    assert said.stdout.split("\0")[:-1] == ["greedy_combo_eval.py", *words]
+
+
+def test_no_line_of_a_page_but_tables_is_wider_than_the_terminal(folder, here, capsys, monkeypatch):
+    _, whole, _ = run(capsys, folder, "--combination_size", "1-2")
+    monkeypatch.setenv("COLUMNS", "60")
+    code, narrow, err = run(capsys, folder, "--combination_size", "1-2")
+    assert code == 0, err
+    assert max(map(len, whole.splitlines())) > 100
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert not re.search(r"\n\n\n", narrow)
+    numbers = re.findall(r"\d\.\d{4}", whole)
+    assert sorted(re.findall(r"\d\.\d{4}", narrow)) == sorted(numbers)  # nothing is lost
+    monkeypatch.delenv("COLUMNS")  # in a pipe: sentences of up to 100 columns, tables as they are
+    piped = run(capsys, folder, "--combination_size", "1-2")[1]
+    assert max(map(len, piped.splitlines())) <= 100
+    assert " ".join(piped.split()) == " ".join(whole.split())
 
 
 def test_what_a_killed_run_left_is_replaced_and_nothing_else(folder, here, capsys):
@@ -247,12 +281,21 @@ def test_chosen_on_validation_the_winner_is_scored_once_on_test(folder, here, ca
 def test_greedy_prints_its_steps(folder, here, capsys):
     code, out, err = run(capsys, folder, "--search", "greedy", "--max_size", "2")
     assert code == 0, err
-    steps = re.findall(r"^step (\d): (\S+) (\d\.\d{4})", out, re.M)
-    values = [float(value) for _, _, value in steps]
+    steps = re.findall(r"^step (\d): (\S+) (\d\.\d{4}).* best of (\d+)(; not enough, so the search ends)?$", out, re.M)
+    values = [float(value) for _, _, value, _, end in steps if not end]
     assert values == sorted(set(values))
     assert "+" not in steps[0][1]
-    best = max(float(value) for _, _, value in BLOCK.findall((here / "results.txt").read_text()))
-    assert best == values[-1]
+    blocks = BLOCK.findall((here / "results.txt").read_text())
+    assert max(float(value) for _, _, value in blocks) == values[-1]
+    assert len(blocks) == sum(int(tried) for *_, tried, _ in steps)  # what was tried in vain counts, in p too
+    assert "Combine sets?  Not tried" not in out
+
+
+def test_a_greedy_step_that_gains_too_little_does_not_win(folder, here, capsys):
+    _, out, _ = run(capsys, folder, "--search", "greedy", "--min_gain", "0.5")
+    (step, _), (_, second) = re.findall(r"^step \d: \S+ (\d\.\d{4})(.*)$", out, re.M)
+    assert "not enough, so the search ends" in second
+    assert pd.read_csv("results.csv")["score"].max() == pytest.approx(float(step), abs=1e-4)
 
 
 def test_flips_table_agrees_with_the_combinations(folder, here, capsys):
@@ -300,7 +343,7 @@ def test_without_sample_ids_every_crop_is_an_image(here, capsys):
     code, out, err = run(capsys, here / "e", "--blocks")
     assert code == 0, err
     assert "no sample_ids" in err
-    assert "(56 images)" in out
+    assert "(56 photos)" in out
 
 
 @pytest.mark.parametrize("labels", ["right", "wrong", "one class", "one image"])
@@ -320,9 +363,9 @@ def test_degenerate_studies_end_well(here, capsys, labels):
     assert "Traceback" not in err
     values = {value for _, _, value in BLOCK.findall(out)}
     assert values == ({"0.0000"} if labels == "wrong" else {"1.0000"})
-    assert "few images" in out
+    assert "few photos" in out
     if labels == "one image":
-        assert "95% interval: 0.0000 to 1.0000 (1 images, few images)" in out
+        assert "95% interval: 0.0000 to 1.0000 (1 photo, few photos)" in out
 
 
 @pytest.mark.parametrize(
@@ -391,7 +434,7 @@ def test_classifiers_are_ranked_with_the_rest_chosen_on_validation_and_scored_on
     page = (here / "r.html").read_text()
     table = page[page.index('id="classifiers"') : page.index('id="ranking"')]
     pair = Combination(("0",), ("0",), Recipe("lda"))
-    assert f"{100 * totals(evaluator, pair).accuracy:.1f}\u00a0%" in table
+    assert f"{100 * totals(evaluator, pair).accuracy:.1f}%" in table
     assert "Another classifier?" in page[: page.index('id="pairs"')]
     best = rows[(rows.scored_on == "val") & (rows["rank"] == 1)].iloc[0].classifier
     if best != "nearest":

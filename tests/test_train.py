@@ -399,11 +399,11 @@ def test_a_bad_image_costs_its_own_row(copied, tmp_path, capsys):
     assert checkpoint.describe(tmp_path / "t")["metrics"]["n"] == 15
 
 
-def test_without_a_validation_split_whole_source_images_are_held_out(photographs, tmp_path, capsys):
+def test_without_a_validation_split_whole_photos_are_held_out(photographs, tmp_path, capsys):
     argv = ["--data_root", str(photographs / "train"), "--output", str(tmp_path / "t"), "--model", "lite0", *LINEAR]
     assert train.main(argv) == 0
     out, err = capsys.readouterr()
-    assert "no validation split: 8 images of the training split held out, by source image" in err
+    assert "no validation split: 8 images of the training split held out, by photo" in err
     assert "validation split, by which the model was chosen" in out
 
 

@@ -38,7 +38,7 @@ class TrainingData:
 
     @cached_property
     def samples(self) -> np.ndarray:
-        """(n,) int codes of the source images."""
+        """(n,) int codes of the photos."""
         return np.unique(np.array(self.manifest.sample_ids, str), return_inverse=True)[1]
 
     def labels(self, part: str) -> np.ndarray:
@@ -160,11 +160,9 @@ def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> TrainingData
         samples = [manifest.sample_ids[row] for row in rows["train"]]
         held = hold_out(codes[rows["train"]], samples, HELD_OUT, seed)
         rows["val"], rows["train"] = rows["train"][held], rows["train"][~held]
-        note(f"no validation split: {count(len(rows['val']), 'image')} of the training split held out, by source image")
+        note(f"no validation split: {count(len(rows['val']), 'image')} of the training split held out, by photo")
         if not len(rows["val"]):
-            raise UserError(
-                f"{manifest.root}: every class has one source image only, nothing can be held out; add images"
-            )
+            raise UserError(f"{manifest.root}: every class has one photo only, nothing can be held out; add photos")
     _remark(manifest, codes, rows, classes.tolist())
     for name in ("val", "test"):
         warn_strangers(label[rows["train"]].tolist(), label[rows[name]].tolist(), ("training split", f"{name} split"))
@@ -177,10 +175,10 @@ def divide(manifest: crops.Manifest, bad: np.ndarray, seed: int) -> TrainingData
 
 
 def hold_out(labels: np.ndarray, samples: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """Return (n,) bool, about `share` of the rows of every class, whole source images only; each class keeps a row outside.
+    """Return (n,) bool, about `share` of the rows of every class, whole photos only; each class keeps a row outside.
 
-    labels: (n,) int codes. samples: (n,) the source image of each row. Images are taken in random order as long as every one of
-    their classes has less than its share; a class with a single source image gives none.
+    labels: (n,) int codes. samples: (n,) the photo of each row. Images are taken in random order as long as every one of
+    their classes has less than its share; a class with a single photo gives none.
     """
     # StratifiedGroupKFold of scikit-learn does not promise that each class keeps a row outside: a class whose images all fall into
     # one fold could not be learnt.
@@ -214,5 +212,5 @@ def _remark(manifest: crops.Manifest, codes: np.ndarray, rows: dict[str, np.ndar
     samples = {name: {manifest.sample_ids[row] for row in rows[name]} for name in rows}
     for part, other in (("train", "val"), ("train", "test"), ("val", "test")):
         if shared := samples[part] & samples[other]:
-            images = count(len(shared), "source image")
+            images = count(len(shared), "photo")
             warn(f"{images} of {part} also in {other}, such as {min(shared)}: scores are too good")

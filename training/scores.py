@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from common import knn
-from common.messages import UserError, count, table
+from common.messages import UserError, count, table, wrap
 from evaluation import metrics
 from training import calibration
 from training.data import Reader, TrainingData
@@ -25,7 +25,7 @@ SHOWN = 30  # classes
 
 
 class Embedded(NamedTuple):
-    """Vectors (n, dim) with their labels (n,) and source images (n,), both int codes."""
+    """Vectors (n, dim) with their labels (n,) and photos (n,), both int codes."""
 
     vectors: np.ndarray
     labels: np.ndarray
@@ -35,7 +35,7 @@ class Embedded(NamedTuple):
 def retrieval(query: Embedded, reference: Embedded | None = None) -> tuple[float, float]:
     """Return Recall@1 and the precision among the nearest 5, each in 0..1, by exact cosine.
 
-    Without references the queries are each other's. A query's own source image is never among its neighbours.
+    Without references the queries are each other's. A query's own photo is never among its neighbours.
     """
     reference = reference or query
     indices = nearest(query, reference, min(NEIGHBOURS, len(reference.vectors)))
@@ -44,13 +44,13 @@ def retrieval(query: Embedded, reference: Embedded | None = None) -> tuple[float
 
 
 def answerable(labels: np.ndarray, samples: np.ndarray) -> float:
-    """Return the share of the rows (n,) whose label another source image has too."""
+    """Return the share of the rows (n,) whose label another photo has too."""
     pairs = np.unique(np.column_stack([labels, samples]), axis=0)
     return float((np.bincount(pairs[:, 0])[labels] > 1).mean())
 
 
 def nearest(query: Embedded, reference: Embedded, k: int) -> np.ndarray:
-    """Return the (n_query, k) k nearest references, -1 for none, without those of the query's own source image.
+    """Return the (n_query, k) k nearest references, -1 for none, without those of the query's own photo.
 
     Raises UserError where a vector has no direction.
     """
@@ -73,7 +73,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Return the temperature fitted to validation data, and the calibration error before and after it, there and on `others`.
 
-    Beside it what perfect calibration shows at these confidences and its 95 % limit, see uncertainty.scores.calibrated_error.
+    Beside it what perfect calibration shows at these confidences and its 95% limit, see uncertainty.scores.calibrated_error.
 
     It is fitted for the likelihood. Where it makes the validation data's calibration error larger, it is 1: nothing is changed.
     """
@@ -98,7 +98,7 @@ def _calibration_error(logits: np.ndarray, labels: np.ndarray, temperature: floa
 
 
 def scores(predicted: np.ndarray, labels: np.ndarray, samples: np.ndarray, classes: list[str]) -> dict[str, Any]:
-    """Return accuracy with its interval by source image, and precision, recall, F1 and number of queries of every class.
+    """Return accuracy with its interval by photo, and precision, recall, F1 and number of queries of every class.
 
     Labels of -1 are of no class: such queries are wrong and in no class's row.
     """
@@ -162,7 +162,7 @@ def judge_embedding(
 
 
 def paired_limits(right: np.ndarray, right_before: np.ndarray, samples: np.ndarray) -> list[float]:
-    """Return the 95 % limits, in -1..1, of the change in accuracy on the same queries (n,), by source image."""
+    """Return the 95% limits, in -1..1, of the change in accuracy on the same queries (n,), by photo."""
     _, place = np.unique(samples, return_inverse=True)
     gap = np.bincount(place, weights=right.astype(float) - right_before)
     low, high = intervals.difference_intervals(gap[None], np.bincount(place))
@@ -186,13 +186,13 @@ def describe(about: dict[str, Any]) -> str:
     lines.append(
         f"{name} {result['accuracy']:.4f}, 95% interval {result['low']:.4f} to {result['high']:.4f}, "
         f"Macro-F1 {result['macro_f1']:.4f} "
-        f"({count(result['n'], 'image')} of {count(result['images'], 'source image')}, {where})"
+        f"({count(result['n'], 'image')} of {count(result['images'], 'photo')}, {where})"
     )
     if (before := result.get("before")) is not None:
         gain = 100 * (result["accuracy"] - before["accuracy"])
         accuracy = f"{name} of the model before training {before['accuracy']:.4f}"
         low, high = (100 * limit for limit in before.get("gain", (float("nan"),) * 2))
-        interval = "" if low != low else f", 95% interval {low:+.1f} to {high:+.1f} by source image; one seed"
+        interval = "" if low != low else f", 95% interval {low:+.1f} to {high:+.1f} by photo; one seed"
         lines.append(f"{accuracy}; training changed it by {gain:+.1f} points{interval}")
     for part, (raw, scaled) in sorted(result.get("calibration_error", {}).items(), reverse=True):  # val, then test
         with_temperature = f"with temperature {about['temperature']:.3f} {scaled:.4f}"
@@ -205,6 +205,7 @@ def describe(about: dict[str, Any]) -> str:
         lines.append(f"Expected calibration error, {part} {raw:.4f}, {told}{chance}")
     rows = [(label, f"{p:.3f}", f"{r:.3f}", f"{f:.3f}", n) for label, (p, r, f, n) in result["classes"].items() if n]
     rows.sort(key=lambda row: (row[3], row[0]))
+    lines = [wrap(line, 2) for line in lines]
     lines += ["", table(["label, worst first", "precision", "recall", "F1", "images"], rows[:SHOWN])]
     if len(rows) > SHOWN:
         lines.append(f"… and {len(rows) - SHOWN:,} classes with higher F1; model.json has them all")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 @dataclass(frozen=True)
 class Pooled:
-    """A difference over data sets: its mean with 95 % limits, what a further data set may show, and how far they differ.
+    """A difference over data sets: its mean with 95% limits, what a further data set may show, and how far they differ.
 
     `spread`: standard deviation of the true differences between data sets. All are shares in [-1, 1], NaN where too few sets.
     """

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-FEW_IMAGES = 20  # below it, results are printed as "few images"
+FEW_IMAGES = 20  # below it, results are printed as "few photos"
 PRIOR_WEIGHT, PRIOR_CORRELATION = (
     1.5,
     0.45,

@@ -51,7 +51,7 @@ def macro_f1_interval(
 
 @dataclass(frozen=True)
 class ClassRecalls:
-    """Arrays (n_class,): `recall` as counted, `shrunken` towards the overall recall, its 95 % limits, and `reliability` in 0..1.
+    """Arrays (n_class,): `recall` as counted, `shrunken` towards the overall recall, its 95% limits, and `reliability` in 0..1.
 
     `reliability`: how much of the shrunken value is the class's own; 0.3 says that 70 % of it is the overall recall.
     """
@@ -95,7 +95,7 @@ def class_recalls(right: ArrayLike, size: ArrayLike, *, level: float = 0.95) -> 
 def calibrated_error(
     confidence: ArrayLike, *, bins: int = 15, draws: int = 2_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return (mean, 95 % limit) of the expected calibration error that perfect calibration shows at these confidences (n,).
+    """Return (mean, 95% limit) of the expected calibration error that perfect calibration shows at these confidences (n,).
 
     The error is a mean of absolute gaps, so chance alone makes it positive. Each decision is drawn right with the probability of
     its confidence (consistency resampling: Bröcker & Smith 2007, Weather and Forecasting 22; the bias: Kumar, Liang & Ma 2019).

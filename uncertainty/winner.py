@@ -21,7 +21,7 @@ RESAMPLES = 1_000
 class CorrectedWinner:
     """The winner without its luck: shares in [0, 1].
 
-    `accuracy`: what the choice of a winner yields on photos that it was not made on; `low`, `high`: its 95 % interval;
+    `accuracy`: what the choice of a winner yields on photos that it was not made on; `low`, `high`: its 95% interval;
     `returns`: how often the same row wins again on resampled photos.
     """
 
@@ -61,7 +61,7 @@ def corrected_winner(
 
 @dataclass(frozen=True)
 class Ranks:
-    """Arrays (n_combination,): 95 % limits of the rank, 1 the best, and the share of resamples in which the row is the best."""
+    """Arrays (n_combination,): 95% limits of the rank, 1 the best, and the share of resamples in which the row is the best."""
 
     low: NDArray[np.int64]
     high: NDArray[np.int64]

@@ -10,7 +10,7 @@ import numpy as np
 from classifiers.recipes import Rows
 from common.embedding_sets import read_sets
 from common.embeddings import EmbeddingSet
-from common.messages import UsageError, UserError
+from common.messages import UsageError, UserError, wrap
 from evaluation.codes import CodedSets, code
 from evaluation.evaluator import Evaluator
 from evaluation.learning import rows
@@ -104,7 +104,9 @@ def _accepted(
         f"  {name}: {rate.accuracy:.3f}, 95% interval {rate.low:.3f} to {rate.high:.3f}" for name, rate in rates.items()
     ]
     measured = f"  AUROC {seen.auroc:.3f}, OSCR {seen.oscr:.3f}; unknown are {whose}"
-    return "\n".join([f"{combination} {threshold_file.describe(threshold)}", *lines, measured])
+    return "\n".join(
+        wrap(line, 4) for line in (f"{combination} {threshold_file.describe(threshold)}", *lines, measured)
+    )
 
 
 def _strangers(

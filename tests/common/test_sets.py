@@ -36,7 +36,7 @@ def test_the_same_glob_on_both_sides_is_split_and_says_what_it_left_out(folder, 
     assert [(one.id, one.split) for one in queries] == [("0", "test"), ("10", "test")]
     assert capsys.readouterr().err == ""  # each file is on one side
     embedding_sets.read_sides(sides([f"{folder}/*_train.npz"], [f"{folder}/*.npz"])[:1] + sides([folder], [folder])[:1])
-    said = "2 sets of split test left out, named by options that keep other splits (--verbose names the files)\n"
+    said = "not used, as no option takes their split: 2 sets of test (--verbose names the files)\n"
     assert capsys.readouterr().err == said
     messages.set_verbose(True)
     try:

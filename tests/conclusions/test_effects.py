@@ -47,7 +47,10 @@ def folder(tmp_path_factory):
         for one in sets_of(split):
             embeddings.save(root / f"d_{one.id}_{split}.npz", one)
     (root / "models.csv").write_text(
-        "model,fingerprint,precision,processor,weights,images,seconds\nm,of 314 False,fp32,P,1,300,20\n"
+        "model,fingerprint,precision,processor,weights,images,seconds,id\n"
+        "m,of 314 False,fp32,P,1,300,20,20@314\n"
+        "m,of None False,fp32,P,1,300,10,20\n"
+        "m,of None False,fp32,P,1,300,5,0\n"
     )
     return root
 
@@ -78,7 +81,8 @@ def test_context_and_resolution_by_brute_force(folder, mode):
     assert [row.p for row in found.values()] == pytest.approx(paired.p.tolist())
     assert [row.low for row in found.values()] == pytest.approx(paired.low.tolist())
     assert [row.high for row in found.values()] == pytest.approx(paired.high.tolist())
-    assert found["context"].speeds[0] == 15
+    assert found["context"].speeds == (15, 60)
+    assert found["both"].speeds == (30, 60)  # one model at two paddings
     assert found["context"].difference != 0 != found["resolution"].difference
 
 
@@ -113,7 +117,7 @@ def test_the_terminal_and_the_report_tell_both(folder, capsys, tmp_path, monkeyp
         ["20", "resolution", "20", "against", "20@314"],
         ["20", "both", "20", "against", "0"],
     ]
-    assert lines[-3][-2:] == ["15.0", "-"]
+    assert lines[-3][-2:] == ["15.0", "60.0"]
     assert greedy_combo_eval.main([*sides, "--combination_size", "1", "--report", "r.html"]) == 0
     assert "context and resolution apart" in (tmp_path / "r.html").read_text()
     written = (tmp_path / "results.txt").read_text()
@@ -124,7 +128,7 @@ def test_the_terminal_and_the_report_tell_both(folder, capsys, tmp_path, monkeyp
     assert evaluate_combo.main([*sides, "--format", "json"]) == 0
     told = json.loads(capsys.readouterr().out)["effects"]
     assert (told[0]["kind"], told[0]["of"], told[0]["against"]) == ("context", "20@314/20@314", "0/0")
-    assert (told[0]["images_s"], told[0]["images_s_against"]) == (15.0, None)
+    assert (told[0]["images_s"], told[0]["images_s_against"]) == (15.0, 60.0)
 
 
 def test_without_sizes_nothing_is_added(folder, capsys):

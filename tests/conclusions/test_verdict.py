@@ -43,8 +43,8 @@ def answer(rival, best, difference, *, better=False, most=0.04):
         (0.01, False, 0.1, "Use 0/0, the least padding: 10/10 scores 1.0 points higher, which may be chance "
                            "(95% interval -1.0 to +3.0)."),
         (-0.01, False, 0.021, "Use 0/0, the least padding: no other pair scores higher; "
-                              "no pair is better by more than 2.1 points (95% sure)."),
-        (-0.09, False, -0.01, "Use 0/0, the least padding: no other pair scores higher; no pair is better (95% sure)."),
+                              "none is better by more than 2.1 points (95% sure)."),
+        (-0.09, False, -0.01, "Use 0/0, the least padding: no other pair scores higher; none is better (95% sure)."),
     ],
 )  # fmt: skip
 def test_which_padding(compared, difference, better, most, sentence):
@@ -105,8 +105,8 @@ def test_where_there_is_nothing_to_ask(compared):
     assert only.combine == "Not tried: it takes two reference sets and two query sets."
     nothing = answer(ZERO, TEN, math.nan, most=math.nan)
     assert "no crop is in every query set" in said(compared, pairs=nothing).which
-    assert "No crop is in every query set" in said(compared, combinations=nothing).combine
-    assert "No crop is in every query set" in said(compared, pairs=nothing).combine
+    assert "Not known: no crop is in every query set" in said(compared, combinations=nothing).combine
+    assert "Not known: no crop is in every query set" in said(compared, pairs=nothing).combine
 
 
 def test_the_numbers_are_those_of_the_search(compared):

@@ -168,7 +168,7 @@ def test_what_stands_in_the_way_is_refused_and_nothing_is_lost(export: Path, tmp
     code, _, err = cut(target, *annotations(export, "again"))
     assert (code, err.count("\n")) == (1, 2)
     assert (
-        "has crops of a run over other annotation files or photos under 4 of these 4 names, such as tr0_0.jpg; give only "
+        "has crops under all of these 4 names already, such as tr0_0.jpg, from a run over other annotation files or photos; "
         in err
     )
     code, _, err = cut(target, *annotations(export, "train", "valid"))  # some of them are there

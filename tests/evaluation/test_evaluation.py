@@ -142,6 +142,7 @@ def test_greedy_follows_the_best_step_and_stops_without_gain(sides):
     first = steps[0].chosen
     assert first.is_pair
     assert accuracy[first] == max(value for one, value in accuracy.items() if one.is_pair)
+    assert [step.gains for step in steps] == [True] * (len(steps) - 1) + [False]
     for before, after in itertools.pairwise(steps):
         grown = [
             one
@@ -152,8 +153,9 @@ def test_greedy_follows_the_best_step_and_stops_without_gain(sides):
             == len(before.chosen.reference_ids) + len(before.chosen.query_ids) + 1
         ]
         assert set(after.candidates) == set(grown)
-        assert accuracy[after.chosen] == max(accuracy[one] for one in grown) > accuracy[before.chosen]
-    assert list(greedy(evaluator, lambda tally: tally.accuracy, min_gain=2))[1:] == []
+        assert accuracy[after.chosen] == max(accuracy[one] for one in grown)
+        assert (accuracy[after.chosen] > accuracy[before.chosen]) == after.gains
+    assert [step.gains for step in greedy(evaluator, lambda tally: tally.accuracy, min_gain=2)] == [True, False]
 
 
 def test_sets_that_cannot_be_compared_are_refused():
@@ -195,7 +197,7 @@ def test_a_remark_names_the_data_sets_of_query_sets_that_share_no_crop():
 
 def test_remarks_name_leakage_and_missing_sample_ids():
     one = study(1)
-    assert any("14 source images" in text for text in remarks(code_sets(one, one), Rule()))
+    assert any("14 photos" in text for text in remarks(code_sets(one, one), Rule()))
     assert not any("leakage" in text for text in remarks(code_sets(one, one), Rule(exclude="sample")))
     bare = [EmbeddingSet(s.vectors, s.labels, s.crop_ids, np.full(len(s), ""), s.paths, {**s.meta}) for s in one]
     evaluator = make_evaluator(bare, bare)
@@ -229,9 +231,7 @@ def test_rows_of_one_file_on_both_sides_are_the_same_crops_without_any_names():
     empty = np.full(len(one), "")
     bare = EmbeddingSet(one.vectors, one.labels, empty, empty, empty, {**one.meta, "source": "a.npz"})
     other = EmbeddingSet(one.vectors, one.labels, empty, empty, empty, {**one.meta, "source": "b.npz"})
-    assert any(
-        f"{len(one)} source images have crops among" in text for text in remarks(code_sets([bare], [bare]), Rule())
-    )
+    assert any(f"{len(one)} photos have crops among" in text for text in remarks(code_sets([bare], [bare]), Rule()))
     assert not any("leakage" in text for text in remarks(code_sets([bare], [other]), Rule()))
     pair = Combination((bare.id,), (bare.id,))
     accuracy = [

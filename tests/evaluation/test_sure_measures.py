@@ -83,9 +83,9 @@ def test_decisions_that_rounding_made_are_counted_and_told(sets, tmp_path, capsy
         embeddings.save(tmp_path / f"d_{one.id}_{one.split}.npz", one)
     given = ["--train_npz", str(tmp_path), "--test_npz", str(tmp_path)]
     assert evaluate_combo.main([*given, "--reference_ids", "0", "--query_ids", "0"]) == 0
-    assert f"Close calls {expected}: a neighbour of another label is as near but for 1e-6" in capsys.readouterr().out
+    assert f"Close calls {expected}: another label is as near, to 1e-6" in capsys.readouterr().out
     assert evaluate_combo.main(given) == 0
-    assert re.search(r"Close calls: \S+ has \d+ of 56; there a neighbour of another label", capsys.readouterr().out)
+    assert re.search(r"Close calls: \d+ of 56 decisions of \S+: another label is as near", capsys.readouterr().out)
     results = tmp_path / "r.txt"
     assert greedy_combo_eval.main([*given, "--results", str(results)]) == 0
     out = capsys.readouterr().out

@@ -135,7 +135,7 @@ def test_the_ranking_says_what_the_comparison_says(page, compared):
     for rank, (row, one) in enumerate(zip(rows, compared.results, strict=False), 1):
         assert row[0] == str(rank)
         assert row[2] == " + ".join(one.combination.query_ids)
-        assert row[3] == f"{100 * one.score:.1f} %"
+        assert row[3] == f"{100 * one.score:.1f}%"
         assert row[5] == f"{100 * one.low:.1f} – {100 * one.high:.1f}"
         if one.combination == compared.baseline.combination:
             assert row[6] == "baseline"
@@ -145,7 +145,7 @@ def test_the_ranking_says_what_the_comparison_says(page, compared):
         assert ("▼" in row[9] or "▲" in row[9]) == (one.p < 0.05)
         assert bool(row[10]) == one.pareto
     rest = len(compared.results) - RANKED
-    assert f"and {rest} more combinations, down to {100 * compared.results[-1].score:.1f} %" in plain(
+    assert f"and {rest} more combinations, down to {100 * compared.results[-1].score:.1f}%" in plain(
         section(page, "ranking")
     )
 
@@ -198,15 +198,15 @@ def test_the_answer_comes_first_with_its_interval_and_its_caution(page, compared
         str(verdict(compared, padding=True)).split()
         == top[top.index("Which padding?") : top.index("References of")].split()
     )
-    assert f"{100 * best.low:.1f} – {100 * best.high:.1f} %" in top
+    assert f"{100 * best.low:.1f} – {100 * best.high:.1f}%" in top
     assert f"the best single pair, {base.combination}" in top
     assert f"corrected over {compared.n_compared} combinations" in top
     assert "Chosen on the data it is scored on" in top
-    assert "24 images 96 crops" in top
-    assert "few images" not in top
+    assert "24 photos 96 crops" in top
+    assert "few photos" not in top
     few = dataclasses.replace(best, n_images=19)
     told = dataclasses.replace(compared, results=[few, *compared.results[1:]])
-    assert "Few images." in render(evaluator, told, title="")
+    assert "Few photos." in render(evaluator, told, title="")
 
 
 def test_a_choice_on_validation_sets_is_told_and_ranked_apart(evaluator, compared, pictures):
@@ -218,11 +218,11 @@ def test_a_choice_on_validation_sets_is_told_and_ranked_apart(evaluator, compare
     assert "Chosen on validation sets, scored once" in top
     assert "Chosen on the data" not in top
     best = next(one for one in final.results if one.combination == chosen[0])
-    assert f"{100 * best.score:.1f} %" in top
+    assert f"{100 * best.score:.1f}%" in top
     ranking = section(made, "ranking")
     first, once = ranking[: ranking.index("Scored once")], ranking[ranking.index("Scored once") :]
-    assert table(first)[0][3] == f"{100 * chooser.results[0].score:.1f} %"
-    assert [row[3] for row in table(once)] == [f"{100 * one.score:.1f} %" for one in final.results]
+    assert table(first)[0][3] == f"{100 * chooser.results[0].score:.1f}%"
+    assert [row[3] for row in table(once)] == [f"{100 * one.score:.1f}%" for one in final.results]
 
 
 def test_numbers_read_as_they_should():
@@ -353,7 +353,7 @@ def test_flips_by_class_add_up(page, evaluator, compared):
     by_class = {row[1]: (int(row[2]), int(row[0])) for row in rows}
     expected = zip(evaluator.coded.classes, change.rescued, change.broken, strict=True)
     assert by_class == {name: (r, b) for name, r, b in expected if r + b}
-    assert f"({tables.p_is(change.p)}, not corrected for other comparisons; signs of whole images flipped)".replace(
+    assert f"({tables.p_is(change.p)}, not corrected for other comparisons; signs of whole photos flipped)".replace(
         "\u00a0", " "
     ) in plain(section(page, "classes"))
 
@@ -389,7 +389,7 @@ def test_every_fusion_mode_has_its_page(pictures, mode):
     evaluator = make_evaluator(*pictures[:2], fusion=mode)
     found = search(evaluator, high=3)
     made = render(evaluator, found, title="study")
-    assert table(section(made, "ranking"))[0][3] == f"{100 * found.results[0].score:.1f} %"
+    assert table(section(made, "ranking"))[0][3] == f"{100 * found.results[0].score:.1f}%"
     pairs = [text for row in table(section(made, "pairs")) for text in row[1:]]
     assert pairs.count("–") == (6 if mode == "concat" else 0)
     assert f"{mode}, one decision per crop" in plain(section(made, "about"))
@@ -416,8 +416,8 @@ def test_a_single_pair_of_sets_and_a_single_image():
     made = plain(render(evaluator, search(evaluator), title=""))
     assert "Which padding? Only 0/0 was given: accuracy " in made
     assert "There is no other combination to compare 0/0 with" in made
-    assert "95 % interval 0.0 to 100.0 %" in made
-    assert "Few images. 1 source image, fewer than 20" in made
+    assert "95% interval 0.0 to 100.0%" in made
+    assert "Few photos. 1 photo, fewer than 20" in made
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -471,8 +471,8 @@ def test_accuracy_against_padding_is_by_number_only_where_ids_are_different_numb
 
 
 def test_axis_ticks_by_hand():
-    assert charts.Axis(0.58, 0.81, 0, 230).ticks == [(20.0, "60 %"), (120.0, "70 %"), (220.0, "80 %")]
-    assert charts.Axis(0.703, 0.713, 0, 100).ticks == [(20.0, "70.5 %"), (70.0, "71.0 %")]
+    assert charts.Axis(0.58, 0.81, 0, 230).ticks == [(20.0, "60%"), (120.0, "70%"), (220.0, "80%")]
+    assert charts.Axis(0.703, 0.713, 0, 100).ticks == [(20.0, "70.5%"), (70.0, "71.0%")]
     assert charts.Axis(100, 1_000_000, 0, 400, log=True).ticks == [
         (0.0, "100"), (100.0, "1 k"), (200.0, "10 k"), (300.0, "100 k"), (400.0, "1 M"),
     ]  # fmt: skip
@@ -572,7 +572,7 @@ def test_the_learning_curve_is_listed_and_drawn_where_its_numbers_are(evaluator,
         f"all, up to {curve.points[-1].photos}"
     ]
     for row, one in zip(rows, curve.points, strict=True):
-        assert row[2:4] == [f"{100 * one.accuracy:.1f} %", f"{100 * one.low:.1f} – {100 * one.high:.1f}"]
+        assert row[2:4] == [f"{100 * one.accuracy:.1f}%", f"{100 * one.low:.1f} – {100 * one.high:.1f}"]
     assert rows[0][4] == f"{100 * curve.points[0].low_draw:.1f} – {100 * curve.points[0].high_draw:.1f}"
     gain = compared.evidence.smallest_gain
     for name in ("photos", "about"):

@@ -78,7 +78,7 @@ def test_error_photos_by_hand():
 
 
 def test_no_combination_gains_more_than_the_limit():
-    """All 30 limits hold at once in 95 % of studies; one at a time they would not."""
+    """All 30 limits hold at once in 95% of studies; one at a time they would not."""
     rng = np.random.default_rng(1)
     held = []
     for _ in range(150):
