@@ -5,9 +5,11 @@ Guards bound memory and depth: what a file would need is estimated before it is 
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from common import files
-from common.messages import UserError
+from common.messages import UserError, note
 
 _ZIPS = {"[Content_Types].xml": "an Office document", "data.pkl": "a file of PyTorch", ".npy": "an .npz of arrays"}
 Compact = Callable[[dict[str, Any]], None]
+# Texts in double quotes, kept as they are, and what people write into JSON beside them: comments, and a comma before a bracket.
+_BESIDE_JSON = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
+_LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[\]}])', re.DOTALL)
 _BRACKET_BYTES = 80  # what Python needs for the smallest list or object of a JSON text
 _OTHER_KINDS = (
     (b"PAR1", "a Parquet file"),
@@ -154,8 +159,9 @@ def decoded(data: bytes, path: Path | str) -> str:
         text = data.decode(json.detect_encoding(data))
     except UnicodeDecodeError as error:
         if b"\0" in data[:4096]:
+            what = "a TFRecord file" if b"image/" in data[: 1 << 20] else "a binary file of no known kind"
             raise UserError(
-                f"{path} is a binary file of no known kind; export the annotations as JSON, XML or CSV"
+                f"{path} is {what}; export the annotations as JSON, XML or CSV"
             ) from None
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
@@ -181,13 +187,29 @@ def parse_json(text: str, path: Path | str, compact: Compact | None = None) -> A
                 raise
             return Lines(_lines(text, decoder, error))
     except json.JSONDecodeError as error:
+        if (plain := _plain_json(text)) != text:
+            note(f"{path}: read without its comments and the commas before closing brackets, which JSON does not have")
+            return parse_json(plain, path, compact)
         raise UserError(
-            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); export it again"
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({_hint(text, error)}); export it again"
         ) from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply for annotations; export it again") from None
     except ValueError as error:  # a number of thousands of digits
         raise UserError(f"{path} is not valid JSON ({error}); export it again") from None
+
+
+def _plain_json(text: str) -> str:
+    """Return the text without comments and without commas before closing brackets; its lines stay where they are."""
+    kept = _BESIDE_JSON.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)
+    return _LAST_COMMA.sub(lambda found: found[1] or " ", kept)
+
+
+def _hint(text: str, error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a text: what Python prints, an end that is missing, else what the parser says."""
+    if text[error.pos : error.pos + 1] == "'" or text.startswith(("None", "True", "False"), error.pos):
+        return "it is Python's own notation, as print writes it; write it with json.dump"
+    return "it ends early" if error.pos >= len(text.rstrip()) else error.msg
 
 
 def _lines(text: str, decoder: json.JSONDecoder, extra: json.JSONDecodeError) -> Iterator[Any]:
@@ -223,6 +245,15 @@ def items(content: dict[str, Any]) -> Any:
     return content.pairs if isinstance(content, Repeated) else content.items()
 
 
+def _xml_in_utf8(data: bytes, path: Path | str) -> bytes:
+    """Return XML in UTF-8, whatever the encoding that it declares; raises LookupError for one that is not known."""
+    declaration = re.match(rb"\s*<\?xml[^>]*?(\sencoding=[\"']([\w.:-]+)[\"'])", data[:500])
+    encoding = declaration[2].decode() if declaration else "utf-8"
+    if codecs.lookup(encoding).name.startswith(("utf", "ascii")):
+        return decoded(data, path).replace(declaration[1].decode(), "", 1).encode() if declaration else decoded(data, path).encode()
+    return (data[: declaration.start(1)] + data[declaration.end(1) :]).decode(encoding).encode() if declaration else data
+
+
 def parse_xml(data: bytes, path: Path | str) -> Element:
     """Return the root element; raises UserError with the line where the file is no XML or declares entities."""
     from xml.sax import SAXException
@@ -254,12 +285,14 @@ def parse_xml(data: bytes, path: Path | str) -> Element:
     if data.count(b"<") * 400 > memory():
         raise UserError(f"{path} would need more than half of this machine's memory; split it")
     try:
-        defusedxml.sax.parseString(data, Builder())
+        defusedxml.sax.parseString(_xml_in_utf8(data, path), Builder())
     except defusedxml.DefusedXmlException:
         raise UserError(f"{path} declares XML entities, which annotations do not need; remove them") from None
     except (SAXException, ValueError, LookupError) as error:
         line = error.getLineNumber() if hasattr(error, "getLineNumber") else None
         message = error.getMessage() if isinstance(error, SAXException) else str(error)
+        if re.search(rb"&(?![#\w]+;)", data):
+            message += "; an & in a text is written &amp;"
         where = f", line {line}" if line else ""
         raise UserError(f"{path}{where}: not valid XML ({message}); export it again") from None
     return root.children[0]

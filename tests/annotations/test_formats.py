@@ -523,7 +523,7 @@ def test_a_folder_of_two_formats_asks_which(subset, tmp_path, capsys):
     (tmp_path / "package.json").write_text('{"name": "x"}')
     assert run(subset, tmp_path, tmp_path / "out") == 1
     assert (
-        "several formats: CreateML (createml, 1 file), TensorFlow CSV (tensorflow, 1 file)" in capsys.readouterr().err
+        "several formats: CreateML (createml, 1 file), CSV of boxes (tensorflow, 1 file)" in capsys.readouterr().err
     )
     assert run(subset, tmp_path, tmp_path / "out", "--annotation_format", "createml") == 0
     assert "2 files not of the format createml passed over" in capsys.readouterr().err
@@ -726,7 +726,7 @@ def test_regions_of_a_photo_that_was_turned_in_label_studio_are_skipped(turned, 
 
 
 def test_a_folder_without_annotations_names_what_it_holds(tmp_path):
-    for name, content in (("samples.json", '{"samples": []}'), ("metadata.json", '{"name": "x"}')):
+    for name, content in (("samples.json", '{"samplings": []}'), ("metadata.json", '{"name": "x"}')):
         (tmp_path / name).write_text(content)
     with pytest.raises(
         UserError,
@@ -734,7 +734,7 @@ def test_a_folder_without_annotations_names_what_it_holds(tmp_path):
     ):
         formats.read(tmp_path, Options())
     (tmp_path / "metadata.json").unlink()
-    with pytest.raises(UserError, match=r"samples.json is of no known annotation format .its keys are samples"):
+    with pytest.raises(UserError, match=r"samples.json is of no known annotation format .its keys are samplings"):
         formats.read(tmp_path, Options())
     (tmp_path / "a.yaml").write_text("images: []")
     with pytest.raises(UserError, match=r"a.yaml is YAML, as YOLO's settings are, but no label file"):

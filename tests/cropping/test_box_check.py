@@ -187,8 +187,8 @@ def test_polygons_say_what_the_numbers_of_their_boxes_mean(photos, written, cuto
     (photos / "boxes.json").write_text(json.dumps(content))
     assert run(photos, "--cutout", cutout) == 1
     error = capsys.readouterr().err
-    assert "100% of the first 9 boxes are not around their own segmentations or key points" in error
-    assert f"100% are: --box_format {written} reads them so, --box_format xywh as now" in error
+    assert "100% of the first 9 boxes do not fit their own segmentations, key points or areas" in error
+    assert f"100% do: --box_format {written} reads them so, --box_format xywh as now" in error
     assert run(photos, "--cutout", cutout, "--box_format", written) == 0
     assert cut(photos) == inner * 3
     write(photos, inner)
@@ -221,7 +221,7 @@ def test_masks_and_key_points_say_what_the_numbers_mean(photos, written, evidenc
         (photos / "boxes.json").write_text(json.dumps(content))
         assert run(photos) == (form is mean[written])
         if form is mean[written]:
-            assert f"100% are: --box_format {written} reads them so" in capsys.readouterr().err
+            assert f"100% do: --box_format {written} reads them so" in capsys.readouterr().err
     assert cut(photos) == inner * 3
 
 
