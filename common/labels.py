@@ -23,7 +23,7 @@ _CHUNK = 1 << 16  # texts looked at at a time
 
 def split_of_folder(name: str) -> str:
     """Return the split that a folder's name says: `train` of `train2017`, `test` of `Test_set`; "" for none."""
-    found = re.fullmatch(r"([a-z]+)(?:[_-]?(?:\d+|data|set|images|labels))?", name.lower())
+    found = re.fullmatch(r"([a-z]+)(?:[ _-]?(?:\d+|data|set|dataset|split|images|labels|crops))?", name.lower())
     return found[1] if found and found[1] in (*SPLIT_NAMES, "dev") else ""
 
 
@@ -141,8 +141,9 @@ def warn_alike(labels: Iterable[str]) -> None:
 
 
 def _told(label: str) -> str:
-    """Return a label in quotes; where it holds signs that look like others or like none, these as their numbers, too."""
-    return repr(label) if _seen(label) == unicodedata.normalize("NFKC", label) else f"{label!r} ({ascii(label)[1:-1]})"
+    """Return a label in quotes; where it holds letters that look like others, these as their numbers, too."""
+    alike = _seen(label) != unicodedata.normalize("NFKC", label) and repr(label) != ascii(label)
+    return f"{label!r} ({ascii(label)[1:-1]})" if alike else repr(label)
 
 
 def _numbered_otherwise(known: set[str], asked: set[str]) -> str:
