@@ -93,7 +93,7 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
             classes = _one(categories, item, "category_id") if lists["categories"] else _named_class(item)
             if fields.flag(item.get("iscrowd"), "iscrowd"):
                 raise Unusable("crowd region")
-            box, units, outline = _shape(item, options)
+            box, units, outline = _shape(item, options, declared)
             split = options.split_of(name, source, named=_split(item) or split)
         except Unusable as error:
             yield Skipped(sample_id, object_id, str(error), source)
@@ -173,11 +173,16 @@ def _named_class(item: dict[str, Any]) -> tuple[str, ...]:
     return (fields.text(item.get("category_id") if name is None else name, "category_id"),)
 
 
-def _shape(item: dict[str, Any], options: Options) -> tuple[Box, str, Outline | None]:
+def _shape(
+    item: dict[str, Any], options: Options, declared: tuple[int, int] | None
+) -> tuple[Box, str, Outline | None]:
     """Return the annotation's box and its units, from the segmentation where there is no box, and its outline if wanted."""
     bbox, shape = fields.plain(item.get("bbox")), item.get("segmentation")
     if not isinstance(shape, (Outline, Unusable, type(None))):
         shape = _read_shape(shape)
+    if isinstance(shape, Outline) and shape.size[0] and declared and shape.size[::-1] != declared:
+        of, photo = (f"{width} x {height}" for width, height in (shape.size[::-1], declared))
+        shape = Unusable(f"segmentation of a mask of {of}, in a photo of {photo}")
     units = options.box_units or "pixels"
     try:
         if bbox is None or bbox in ([], {}, ""):
@@ -216,7 +221,7 @@ def _by_id(
     entries: dict[str, T | Unusable] = {}
     for item in items:
         try:
-            entry_id = fields.text(item["id"], "id")
+            entry_id = fields.text(item["id"], "id").strip()
         except (TypeError, KeyError, IndexError, Unusable):
             continue  # nothing can refer to it
         entry: T | Unusable
@@ -249,7 +254,9 @@ def _same_name(first: Any, second: Any) -> bool:
 
 
 def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:
-    value = fields.text(item.get(key), key)
+    value = fields.text(item.get(key), key).strip()
+    if value not in entries and re.fullmatch(r"\d+\.0+", value):  # a number that a table made a float
+        value = value.partition(".")[0]
     entry = entries.get(value, Unusable(f"unknown {key}: {value}"))
     if isinstance(entry, Unusable):
         raise Unusable(*entry.args)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import files
-from common.messages import UserError, note
+from common.messages import UserError, count, note
 
 _ZIPS = {"[Content_Types].xml": "an Office document", "data.pkl": "a file of PyTorch", ".npy": "an .npz of arrays"}
 Compact = Callable[[dict[str, Any]], None]
@@ -45,6 +45,8 @@ _OTHER_KINDS = (
     (b"\x80\x04", "a Python pickle"),
     (b"\x80\x05", "a Python pickle"),
 )
+
+_PACKED = ("a 7z archive", "a RAR archive", "a bzip2 file", "an xz file", "a zstd file")
 
 
 class Lines(list):
@@ -97,9 +99,9 @@ def unpacked(data: bytes, path: Path | str) -> bytes:
         raise UserError(f"{path} is {what}")
     for magic, name in _OTHER_KINDS:
         if data.startswith(magic):
-            raise UserError(
-                f"{path} is {name}, not an annotation file; export the annotations, for example as COCO JSON"
-            )
+            remedy = "export the annotations, for example as COCO JSON"
+            remedy = "unpack it first" if name in _PACKED else remedy
+            raise UserError(f"{path} is {name}, not an annotation file; {remedy}")
     if data[257:262] == b"ustar":
         raise UserError(f"{path} is a tar archive; unpack it and name the annotation file inside")
     return data
@@ -141,6 +143,8 @@ def _unzipped(data: bytes, path: Path | str) -> bytes:
                     f"{path} is a zip of {len(inside)} annotation files ({listed}{', …' * (len(inside) > 5)}); "
                     "unpack it and name its folder with --json_path"
                 )
+            if photos := sum(info.filename.lower().endswith((".jpg", ".jpeg", ".png")) for info in names):
+                note(f"{path} holds {count(photos, 'photo')}, too, which are not looked for inside; unpack it")
             if inside[0].file_size > memory() // 4:
                 raise UserError(f"{path} unpacks to more than this machine's memory can hold; split it")
             with archive.open(inside[0]) as member:

@@ -151,6 +151,8 @@ def any_box(value: Any, box_format: str, key: str = "bbox") -> Box:
     its corners."""
     if isinstance(value, str):
         value = _from_text(value, key)
+        if isinstance(value, tuple):
+            return box(numbers(value, 4, key), box_format)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         (value,) = value
     if isinstance(value, list) and (points := _corners(value)):
@@ -177,12 +179,14 @@ def _corners(value: list[Any]) -> list[Any]:
 
 
 def _from_text(value: str, key: str) -> Any:
+    """Return the JSON of a text, or a tuple of the texts of its numbers."""
     if value.strip()[:1] in ("{", "["):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):
-            raise bad(key, value) from None
-    return [part for part in re.split(r"[\s,;]+", value.strip(" \t\r\n()")) if part]
+            if "{" in value or value.count("[") > 1:
+                raise bad(key, value) from None
+    return tuple(part for part in re.split(r"[\s,;]+", value.strip(" \t\r\n()[]")) if part)
 
 
 def enclosing(points: Sequence[float], key: str = "points") -> Box:

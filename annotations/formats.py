@@ -102,6 +102,7 @@ _OTHER_LINES = (
     (r".*\.(jpe?g|png|bmp)( -?\d+,-?\d+,-?\d+,-?\d+,\d+)+", "a list of photos and boxes as YOLO for Keras uses it"),
     (r"\d+--.*\.jpg", "WIDER FACE"),
     (r"[A-Za-z].*( -?\d+(\.\d+)?){4}", "class and corners, as OIDv4 writes them"),
+    (r".*\bimage\b.*\blabel\b.*\blead_time\b.*", "Label Studio's CSV"),
     (r"(TRAIN|TEST|VALIDATE|VALIDATION|UNASSIGNED),gs://.*", "AutoML's CSV"),
 )
 

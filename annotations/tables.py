@@ -100,6 +100,8 @@ def _table(text: str, source: str, broken: list[Skipped]) -> Rows:
 
 def _read_open_images(table: Rows, source: str, options: Options) -> Iterator[Object | Skipped]:
     names = _class_names(Path(source).parent)
+    if not names:
+        note(f"{source}: no class-descriptions*.csv with the classes' names beside it; their machine ids are the labels")
 
     def shape(row: dict[str, str]) -> Shape:
         group = row.get("IsGroupOf", "").strip()
