@@ -144,7 +144,7 @@ def _unzipped(data: bytes, path: Path | str) -> bytes:
                     "unpack it and name its folder with --json_path"
                 )
             if photos := sum(info.filename.lower().endswith((".jpg", ".jpeg", ".png")) for info in names):
-                note(f"{path} holds {count(photos, 'photo')}, too, which are not looked for inside; unpack it")
+                note(f"{path} holds {count(photos, 'photo')}, too; photos are not looked for inside a zip: unpack it")
             if inside[0].file_size > memory() // 4:
                 raise UserError(f"{path} unpacks to more than this machine's memory can hold; split it")
             with archive.open(inside[0]) as member:
@@ -213,7 +213,8 @@ def _hint(text: str, error: json.JSONDecodeError) -> str:
     """Return what is wrong with a text: what Python prints, an end that is missing, else what the parser says."""
     if text[error.pos : error.pos + 1] == "'" or text.startswith(("None", "True", "False"), error.pos):
         return "it is Python's own notation, as print writes it; write it with json.dump"
-    return "it ends early" if error.pos >= len(text.rstrip()) else error.msg
+    ended = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+    return "it ends early" if ended else error.msg
 
 
 def _lines(text: str, decoder: json.JSONDecoder, extra: json.JSONDecodeError) -> Iterator[Any]:
@@ -251,11 +252,11 @@ def items(content: dict[str, Any]) -> Any:
 
 def _xml_in_utf8(data: bytes, path: Path | str) -> bytes:
     """Return XML in UTF-8, whatever the encoding that it declares; raises LookupError for one that is not known."""
-    declaration = re.match(rb"\s*<\?xml[^>]*?(\sencoding=[\"']([\w.:-]+)[\"'])", data[:500])
-    encoding = declaration[2].decode() if declaration else "utf-8"
-    if codecs.lookup(encoding).name.startswith(("utf", "ascii")):
-        return decoded(data, path).replace(declaration[1].decode(), "", 1).encode() if declaration else decoded(data, path).encode()
-    return (data[: declaration.start(1)] + data[declaration.end(1) :]).decode(encoding).encode() if declaration else data
+    declaration = re.match(rb"\s*<\?xml[^>]*?\sencoding=[\"']([\w.:-]+)[\"']", data[:500])
+    encoding = declaration[1].decode() if declaration else "utf-8"
+    is_plain = codecs.lookup(encoding).name.startswith(("utf", "ascii"))  # whose first bytes may say more
+    text = decoded(data, path) if is_plain else data.decode(encoding)
+    return re.sub(r"(<\?xml[^>]*?)\sencoding=[\"'][^\"']*[\"']", r"\1", text, count=1).encode()
 
 
 def parse_xml(data: bytes, path: Path | str) -> Element:

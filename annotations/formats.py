@@ -141,7 +141,7 @@ def read_file(
     source = str(path)
     data = unpacked(data, path)
     stem = path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem
-    if data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" and forced in (None, "voc", "cvat"):
+    if data[:4096].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"<" and forced in (None, "voc", "cvat"):
         name, found = _from_xml(data, source, stem, options, forced)
     else:
         text = decoded(data, path)

@@ -55,7 +55,7 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
         data = task["data"] if full else task
         regions = _results(task) if full else _regions(task)
         name = _image(data)
-        if name is None and not _pages(data):
+        if name is None and not _pages(data) and (not regions or len(_addresses(data)) < 2):
             yield Skipped("", "", f"task {number} names no image", source)
             continue
         if full and not regions and task.get("predictions"):
@@ -119,7 +119,7 @@ def _image_of(region: Any, data: dict[str, Any], tags: int) -> str | None:
     if pages and (name is None or isinstance(about.get("item_index"), int)):
         index = about.get("item_index", 0 if len(pages) == 1 else -1)
         return pages[index] if isinstance(index, int) and 0 <= index < len(pages) else None
-    if tags > 1 and len(_addresses(data)) > 1:  # a tag is mostly called as the field that it shows
+    if len(_addresses(data)) > 1 and (tags > 1 or name is None):  # a tag is mostly called as the field that it shows
         own = data.get(str(about.get("to_name")))
         return own if isinstance(own, str) and own.strip() else None
     return name
