@@ -17,7 +17,9 @@ _MEANING = {
     "cxcywh": "centre x, centre y, width, height",
     "yxyx": "y1, x1, y2, x2",
 }
-Evidence = tuple[Box | float, bool]  # a box, and whether that of the object is the same, or else only holds it; or its area
+Evidence = tuple[
+    Box | float, bool
+]  # a box, and whether that of the object is the same, or else only holds it; or its area
 
 
 def evidence(item: dict[str, Any]) -> Evidence | None:

@@ -173,9 +173,7 @@ def _named_class(item: dict[str, Any]) -> tuple[str, ...]:
     return (fields.text(item.get("category_id") if name is None else name, "category_id"),)
 
 
-def _shape(
-    item: dict[str, Any], options: Options, declared: tuple[int, int] | None
-) -> tuple[Box, str, Outline | None]:
+def _shape(item: dict[str, Any], options: Options, declared: tuple[int, int] | None) -> tuple[Box, str, Outline | None]:
     """Return the annotation's box and its units, from the segmentation where there is no box, and its outline if wanted."""
     bbox, shape = fields.plain(item.get("bbox")), item.get("segmentation")
     if not isinstance(shape, (Outline, Unusable, type(None))):

@@ -164,9 +164,7 @@ def decoded(data: bytes, path: Path | str) -> str:
     except UnicodeDecodeError as error:
         if b"\0" in data[:4096]:
             what = "a TFRecord file" if b"image/" in data[: 1 << 20] else "a binary file of no known kind"
-            raise UserError(
-                f"{path} is {what}; export the annotations as JSON, XML or CSV"
-            ) from None
+            raise UserError(f"{path} is {what}; export the annotations as JSON, XML or CSV") from None
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8, "

@@ -12,7 +12,11 @@ from annotations.records import Box
 from common.messages import Unusable
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
-PER_SIDE = {"fraction": 1, "percent": 100, "permille": 1000}  # units of a box: the number that is the whole side of its photo
+PER_SIDE = {
+    "fraction": 1,
+    "percent": 100,
+    "permille": 1000,
+}  # units of a box: the number that is the whole side of its photo
 BOX_UNITS = ("pixels", *PER_SIDE)
 _NO, _YES = {"", "0", "false", "f", "no", "n", "off", "none", "null"}, {"1", "true", "t", "yes", "y", "on"}
 _LABEL_KEYS = (

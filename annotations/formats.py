@@ -81,7 +81,10 @@ _OTHER_JSON = (
     ({"assets"}, "VoTT JSON"),
     ({"asset", "regions"}, "VoTT JSON"),
     ({"source-ref"}, "a manifest of SageMaker Ground Truth"),
-    ({"image_id", "category_id", "score"}, "a list of detections in COCO's form for results, without photos and names of classes"),
+    (
+        {"image_id", "category_id", "score"},
+        "a list of detections in COCO's form for results, without photos and names of classes",
+    ),
     ({"image_id", "objects"}, "Visual Genome JSON"),
     ({"image_id", "regions"}, "Visual Genome JSON"),
     ({"ID", "gtboxes"}, "CrowdHuman's odgt"),
@@ -168,7 +171,8 @@ def _from_xml(
     if cvat.recognise(root) and forced != "voc":
         return "cvat", cvat.read(root, source, options)
     raise Unrecognised(
-        f"{source} is XML with the root <{root.tag}>, neither Pascal VOC nor CVAT{' but dlib' * (root.tag == 'dataset')}; see docs/inputs.md"
+        f"{source} is XML with the root <{root.tag}>, neither Pascal VOC nor CVAT"
+        f"{' but dlib' * (root.tag == 'dataset')}; see docs/inputs.md"
     )
 
 
@@ -203,7 +207,7 @@ def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised
     other = _other_json(content) or next((what for row, what in _OTHER_LINES if re.fullmatch(row, first_line)), "")
     if other:
         return Unrecognised(
-            f"{source} looks like {other}, which is not read here; export it as COCO JSON, or convert it to COCO, YOLO or Pascal VOC"
+            f"{source} looks like {other}, which is not read here; export it as COCO JSON, or convert it to COCO, YOLO or VOC"
         )
     holds = f"its first line is {fields.shown(first_line)}"
     if isinstance(content, dict):
@@ -318,7 +322,8 @@ def _tell_repeats(source: Source) -> None:
             seen.add(key)
     if repeated:
         first = f"object {repeated[0].object_id} of {repeated[0].sample_id}"
-        told = f"{'repeats' if len(repeated) == 1 else 'repeat'} photo, label and box of another one ({first}{' …' * (len(repeated) > 1)})"
+        several = len(repeated) > 1
+        told = f"{'repeat' if several else 'repeats'} photo, label and box of another one ({first}{' …' * several})"
         warn(f"{source.path}: {count(len(repeated), 'object')} {told}; all are cropped")
 
 
@@ -351,6 +356,10 @@ def read_all(paths: Sequence[Path], options: Options, forced: str | None) -> lis
     for source in sources:
         _tell_repeats(source)
     several = [source.path for source in sources if any(isinstance(item, Object) for item in source.items)]
-    if len(several) > 1 and {item.split for source in sources for item in source.items if isinstance(item, Object)} == {"all"}:
-        note(f"{len(several)} files, and no name says a split: all are of split all (a run for each with --split sets them apart)")
+    if len(several) > 1 and {item.split for source in sources for item in source.items if isinstance(item, Object)} == {
+        "all"
+    }:
+        note(
+            f"{len(several)} files, and no name says a split: all are of split all (a run for each with --split sets them apart)"
+        )
     return sources

@@ -72,7 +72,9 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
             photo = Photo(own, split, _declared(region), source)  # each region gives the photo's size itself
             yield from objects(photo, rows([region]), _shape, options, number)
     if repeated:
-        note(f"{source}: {count(repeated, 'task')} annotated more than once; all annotations are taken, so objects repeat")
+        note(
+            f"{source}: {count(repeated, 'task')} annotated more than once; all annotations are taken, so objects repeat"
+        )
 
 
 def _declared(region: Any) -> tuple[int, int] | None:
@@ -126,7 +128,9 @@ def _image_of(region: Any, data: dict[str, Any], tags: int) -> str | None:
 
 
 def _addresses(data: dict[str, Any]) -> list[str]:
-    return [value for value in data.values() if isinstance(value, str) and value.strip() and ("/" in value or "." in value)]
+    return [
+        value for value in data.values() if isinstance(value, str) and value.strip() and ("/" in value or "." in value)
+    ]
 
 
 def _image(data: dict[str, Any]) -> str | None:

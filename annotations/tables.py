@@ -22,7 +22,10 @@ _CLASS = ("classname", "labelname", "categoryname", "class", "label", "category"
 # Tables without a header, by their first row, and the columns that they have.
 _HEADERLESS = (
     (r"[^,]+\.\w+(,-?\d+(\.\d+)?){4},[^,]+", "filename,xmin,ymin,xmax,ymax,class"),  # of keras-retinanet
-    (r"[^,]+(,-?\d+(\.\d+)?){4},[^,]+\.\w+,\d+,\d+", "class,x,y,w,h,filename,imagewidth,imageheight"),  # of makesense.ai
+    (
+        r"[^,]+(,-?\d+(\.\d+)?){4},[^,]+\.\w+,\d+,\d+",
+        "class,x,y,w,h,filename,imagewidth,imageheight",
+    ),  # of makesense.ai
 )
 
 
@@ -44,7 +47,9 @@ def form(text: str) -> str | None:
 def _tell_columns(text: str, source: str) -> None:
     """Say which columns are taken, unless they are called as TensorFlow calls them."""
     header = [_plain(name) for name in next(_table(text, source, []), (0, {}))[1]]
-    photo, label = (next(name for name in names if name in header) for names in (_PHOTO, _CLASS)) if header else ("", "")
+    photo, label = (
+        (next(name for name in names if name in header) for names in (_PHOTO, _CLASS)) if header else ("", "")
+    )
     sides = (fields.names_of_sides(header) or ((), ""))[0]
     if header and (photo, label, sides[0]) != ("filename", "class", "xmin"):
         note(f"{source}: photos are taken from the column {photo}, labels from {label}, boxes from {', '.join(sides)}")
@@ -101,7 +106,9 @@ def _table(text: str, source: str, broken: list[Skipped]) -> Rows:
 def _read_open_images(table: Rows, source: str, options: Options) -> Iterator[Object | Skipped]:
     names = _class_names(Path(source).parent)
     if not names:
-        note(f"{source}: no class-descriptions*.csv with the classes' names beside it; their machine ids are the labels")
+        note(
+            f"{source}: no class-descriptions*.csv with the classes' names beside it; their machine ids are the labels"
+        )
 
     def shape(row: dict[str, str]) -> Shape:
         group = row.get("IsGroupOf", "").strip()

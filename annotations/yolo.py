@@ -77,14 +77,14 @@ def check_names(dataset: Dataset, root: Path, lists: Sequence[Path]) -> None:
     names = dataset.names
     if dataset.used and names and (min(dataset.used), max(dataset.used)) == (1, max(names) + 1) and min(names) == 0:
         raise UserError(
-            f"{root}: the label files number classes from 1 to {max(dataset.used)}, their names count from 0 to {max(names)}; every "
+            f"{root}: the label files number classes from 1 to {max(dataset.used)}, names count from 0 to {max(names)}; every "
             "label would be wrong: make each number one less, or put a name for 0 first"
         )
     for path in lists:
         for number, name in _from_list(path, root).names.items():
             if name and names.get(number, name) != name:
                 raise UserError(
-                    f"{root}: class {number} is {names[number]!r} in one list of names and {name!r} in {path}; remove the wrong list"
+                    f"{root}: class {number} is {names[number]!r} in one list of names and {name!r} in {path}; remove the wrong one"
                 )
 
 
@@ -160,8 +160,10 @@ def read(data: bytes, path: Path, root: Path, dataset: Dataset, options: Options
 
 
 def _shape(row: Sequence[str], dataset: Dataset, options: Options) -> Shape:
-    number = next((number for number, name in dataset.names.items() if name == row[0]), None)
-    number = fields.number(row[0], "class") if number is None else float(number)
+    named = row[0]
+    if not named[:1].isdigit():
+        named = next((str(number) for number, name in dataset.names.items() if name == named), named)
+    number = fields.number(named, "class")
     if not number.is_integer() or number < 0:
         raise fields.bad("class", row[0])
     dataset.used.add(int(number))

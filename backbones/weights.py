@@ -314,7 +314,9 @@ def fill(
             kind = "quantised" if value.is_quantized else "without values" if value.is_meta else "sparse"
             raise UserError(f"{where}: {prefix + name} is {kind}; save the network's weights as plain floats")
         if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(f"{where}: {prefix + name} is not finite, as after a training that failed; take an earlier checkpoint")
+            raise UserError(
+                f"{where}: {prefix + name} is not finite, as after a training that failed; take an earlier checkpoint"
+            )
     module.load_state_dict(values, strict=False)
 
 

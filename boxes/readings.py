@@ -64,7 +64,9 @@ def likely_cause(boxes: Boxes, frames: np.ndarray, n_wrong: int, box_format: str
     words = _best(usual, frames, n_wrong, units)
     if words or units != "pixels":
         return words
-    permille = _by_number(boxes, frames, box_format, units, ("permille",))  # as models of pictures and language write boxes
+    permille = _by_number(
+        boxes, frames, box_format, units, ("permille",)
+    )  # as models of pictures and language write boxes
     usual = [reading for reading in permille if 0.9 < (reading.edges[:, 2:] / frames).max() < 1.01]
     return _best(usual, frames, n_wrong, units) if usual else ""
 

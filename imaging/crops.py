@@ -23,7 +23,23 @@ if TYPE_CHECKING:
 
 NOT_AN_IMAGE = "not an image"
 UNREAD = "of a kind of image that is not read; save it as PNG"
-_UNREAD = (".psd", ".svg", ".tga", ".exr", ".hdr", ".dds", ".ico", ".pcx", ".jxl", ".dcm", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+_UNREAD = (
+    ".psd",
+    ".svg",
+    ".tga",
+    ".exr",
+    ".hdr",
+    ".dds",
+    ".ico",
+    ".pcx",
+    ".jxl",
+    ".dcm",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+)
 OBJECT_BOX = ("object_left", "object_top", "object_right", "object_bottom")  # columns of crops.csv
 MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
 
@@ -259,7 +275,7 @@ def scan_tree(root: Path, splits: Sequence[str] = ()) -> tuple[list[str], list[s
 
 
 def _are_inner_splits(parts: Sequence[Sequence[str]]) -> bool:
-    """Return whether each of several class folders holds folders called as splits, two different ones at least, and nothing else."""
+    """Return whether each of several class folders holds folders called as splits, at least two different ones, and no other."""
     inner = {split_of_folder(folders[1]) if len(folders) > 1 else "" for folders in parts}
     return len({folders[0] for folders in parts if folders}) > 1 and len(inner) > 1 and "" not in inner
 

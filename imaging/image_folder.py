@@ -244,7 +244,10 @@ def choose(folder: Path | None, annotations: Sequence[Path]) -> Path:
         folder = folders[0] if len({*folders}) == 1 else Path(os.path.commonpath([path.absolute() for path in folders]))
         if len({*folders}) > 1 and folder == Path(folder.anchor):
             raise UsageError("the annotations share no folder; name that of the images with --image_folder")
-        for above in (folder, folder.parent):  # the images lie beside annotations/ or labels/, or beside labels/ of labels/train/
+        for above in (
+            folder,
+            folder.parent,
+        ):  # the images lie beside annotations/ or labels/, or beside labels/ of labels/train/
             if above.name.lower() in ("annotations", "labels"):
                 folder = above.parent
                 break

@@ -503,7 +503,8 @@ def test_captions_and_masks_of_another_size_are_named():
 
 
 @pytest.mark.parametrize(
-    "names", [{"supercategory": "A"}, {"name": "", "supercategory": "A"}, {"name": None, "label": "A"}, {"class_name": "A"}]
+    "names",
+    [{"supercategory": "A"}, {"name": "", "supercategory": "A"}, {"name": None, "label": "A"}, {"class_name": "A"}],
 )
 def test_a_category_is_called_by_the_name_that_it_has(names):
     (row,) = read(coco([square()], categories=[{"id": 1, **names}]))

@@ -522,9 +522,7 @@ def test_a_folder_of_two_formats_asks_which(subset, tmp_path, capsys):
     tensorflow_csv(subset, tmp_path)
     (tmp_path / "package.json").write_text('{"name": "x"}')
     assert run(subset, tmp_path, tmp_path / "out") == 1
-    assert (
-        "several formats: CreateML (createml, 1 file), CSV of boxes (tensorflow, 1 file)" in capsys.readouterr().err
-    )
+    assert "several formats: CreateML (createml, 1 file), CSV of boxes (tensorflow, 1 file)" in capsys.readouterr().err
     assert run(subset, tmp_path, tmp_path / "out", "--annotation_format", "createml") == 0
     assert "2 files not of the format createml passed over" in capsys.readouterr().err
 
@@ -808,7 +806,7 @@ def test_rows_of_a_table_without_header_count_from_its_first_line():
 def tasks(data: dict, *regions: dict, more: list | None = None) -> list:
     size = {"type": "rectanglelabels", "original_width": 200, "original_height": 100}
     place = {"x": 10, "y": 20, "width": 5, "height": 8, "rectanglelabels": ["king"]}
-    found = [{**size, **{"value": {**place, **region.pop("value", {})}}, **region} for region in regions]
+    found = [{**size, "value": {**place, **region.pop("value", {})}, **region} for region in regions]
     return [{"data": data, "annotations": [{"result": found}, *(more or [])]}]
 
 
@@ -919,7 +917,7 @@ def test_yolo_classes_by_their_names(tmp_path):
 
 def test_yolo_classes_numbered_from_one_are_an_error(tmp_path):
     rows = "".join(f"{number} .5 .5 .2 .2\n" for number in (1, 2, 3))
-    with pytest.raises(UserError, match="number classes from 1 to 3, their names count from 0 to 2"):
+    with pytest.raises(UserError, match="number classes from 1 to 3, names count from 0 to 2"):
         formats.read(yolo_folder(tmp_path, rows), Options())
     for sound in ("0 .5 .5 .2 .2\n3 .5 .5 .2 .2\n", "1 .5 .5 .2 .2\n2 .5 .5 .2 .2\n"):
         (tmp_path / "labels" / "train" / "p.txt").write_text(sound)
@@ -932,7 +930,7 @@ def test_lists_of_classes_that_contradict_are_an_error(tmp_path):
     (folder / "labels" / "train" / "classes.txt").write_text("a\nb\nc\n")
     assert formats.read(folder, Options())[0][0].items[0].classes == ("a",)
     (folder / "labels" / "train" / "classes.txt").write_text("b\na\n")
-    with pytest.raises(UserError, match="class 0 is 'a' in one list of names and 'b' in .*classes.txt"):
+    with pytest.raises(UserError, match=r"class 0 is 'a' in one list of names and 'b' in .*classes.txt"):
         formats.read(folder, Options())
 
 

@@ -219,7 +219,9 @@ def test_blocks_counted_by_chunks_are_those_of_the_model(tmp_path):
         return nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "norm": nn.LayerNorm(2)})
 
     true = model().state_dict()
-    chunked = {name.replace("blocks.0.", "blocks.0.0.").replace("blocks.1.", "blocks.1.1."): v for name, v in true.items()}
+    chunked = {
+        name.replace("blocks.0.", "blocks.0.0.").replace("blocks.1.", "blocks.1.1."): v for name, v in true.items()
+    }
     assert "blocks.1.1.weight" in chunked
     torch.save({"teacher": {f"backbone.{name}": value for name, value in chunked.items()}}, tmp_path / "w.pth")
     module = model()
@@ -268,5 +270,5 @@ def test_weights_inside_a_zip_are_to_be_unpacked(tmp_path):
 
     with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
         archive.writestr("best.pth", b"x")
-    with pytest.raises(UserError, match="is a zip; unpack it and name the file of weights inside .best.pth."):
+    with pytest.raises(UserError, match=r"is a zip; unpack it and name the file of weights inside .best.pth."):
         weights.read(tmp_path / "w.zip")

@@ -124,7 +124,9 @@ def test_split_of_a_folder(name, split):
     assert labels.split_of_folder(name) == split
 
 
-@pytest.mark.parametrize(("one", "other"), [("Ace", "\u0410\u0441\u0435"), ("brie", "br\u200bie"), ("ale", "\ufeffale"), ("Pot", "\u03a1ot")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("Ace", "\u0410\u0441\u0435"), ("brie", "br\u200bie"), ("ale", "\ufeffale"), ("Pot", "\u03a1ot")]
+)
 def test_labels_that_look_alike_are_named_on_both_sides_and_within_one(one, other, capsys):
     """Cyrillic and Greek letters in the place of Latin ones, and signs that nobody sees."""
     labels.warn_strangers([one, "x"], [other, "x"])
@@ -139,7 +141,14 @@ def test_labels_that_look_alike_are_named_on_both_sides_and_within_one(one, othe
 
 @pytest.mark.parametrize(
     ("references", "queries", "told"),
-    [("0123", "1234", "plus 1"), ("1234", "0123", "minus 1"), ("0123", "0123", ""), ("0123", "012", ""), ("ab", "bc", ""), ("0245", "1356", "")],
+    [
+        ("0123", "1234", "plus 1"),
+        ("1234", "0123", "minus 1"),
+        ("0123", "0123", ""),
+        ("0123", "012", ""),
+        ("ab", "bc", ""),
+        ("0245", "1356", ""),
+    ],
 )
 def test_labels_that_count_from_another_start_are_told(references, queries, told, capsys):
     labels.warn_strangers(references, queries)

@@ -299,7 +299,10 @@ def test_areas_say_that_numbers_are_corners(photos, area, form, told, capsys):
 
 def test_thousandths_of_the_sides(photos, capsys):
     """As models of pictures and language write boxes: 0 to 1000 in photos of any size."""
-    boxes = [(round(x * 1000 / WIDTH), round(y * 1000 / HEIGHT), round(w * 1000 / WIDTH), round(h * 1000 / HEIGHT)) for x, y, w, h in TRUE]  # noqa: E501
+    boxes = [
+        (round(x * 1000 / WIDTH), round(y * 1000 / HEIGHT), round(w * 1000 / WIDTH), round(h * 1000 / HEIGHT))
+        for x, y, w, h in TRUE
+    ]
     write(photos, boxes)
     assert run(photos) == 1
     assert "in permille, 0 would: --box_units permille reads them so" in capsys.readouterr().err
