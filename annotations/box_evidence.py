@@ -9,6 +9,7 @@ from annotations import fields, segmentation
 from annotations.records import Box
 from common.messages import Unusable
 
+KEYS = ("segmentation", "keypoints", "area")  # what an annotation has beside its bbox that its box has to agree with
 SAMPLE = 500  # annotations of a file that are looked at
 _MEANING = {
     "xywh": "x, y, width, height",
@@ -16,15 +17,19 @@ _MEANING = {
     "cxcywh": "centre x, centre y, width, height",
     "yxyx": "y1, x1, y2, x2",
 }
-Evidence = tuple[Box, bool]  # a box, and whether that of the object is the same, or else only holds it
+Evidence = tuple[
+    Box | float, bool
+]  # a box, and whether that of the object is the same, or else only holds it; or its area
 
 
 def evidence(item: dict[str, Any]) -> Evidence | None:
-    """Return what a COCO annotation says of its box elsewhere: by its segmentation, else by its visible key points."""
+    """Return what a COCO annotation says of its box elsewhere: by its segmentation, its visible key points, or its area."""
     try:
         if shape := item.get("segmentation"):
             return segmentation.box(segmentation.read(shape)), True
         points = item.get("keypoints")
+        if not points and (area := fields.number(item.get("area"), "area")) > 0:
+            return area, True
         if not isinstance(points, list) or len(points) % 3:
             return None
         seen = [
@@ -48,8 +53,8 @@ def other_meaning(pairs: Sequence[tuple[Any, Evidence]]) -> str:
     if shares["xywh"] > 0.75 or shares[best] < 0.9:
         return ""
     return (
-        f"{1 - shares['xywh']:.0%} of the first {len(pairs):,} boxes are not around their own segmentations or key points; "
-        f"read as {_MEANING[best]}, {shares[best]:.0%} are: --box_format {best} reads them so, --box_format xywh as now"
+        f"{1 - shares['xywh']:.0%} of the first {len(pairs):,} boxes do not fit their own segmentations, key points or areas; "
+        f"read as {_MEANING[best]}, {shares[best]:.0%} do: --box_format {best} reads them so, --box_format xywh as now"
     )
 
 
@@ -59,6 +64,8 @@ def _agrees(bbox: Any, known: Evidence, box_format: str) -> bool:
     except Unusable:
         return False
     inner, same = known
+    if isinstance(inner, float):
+        return abs(box.width * box.height - inner) <= inner / 50 + box.width + box.height + 1
     x, y = 2 + inner.width / 50, 2 + inner.height / 50  # rounding, and a pixel that is counted or not
     outside = (box.left - inner.left, inner.right - box.right, box.top - inner.top, inner.bottom - box.bottom)
     return all((abs(side) if same else side) <= slack for side, slack in zip(outside, (x, x, y, y), strict=True))

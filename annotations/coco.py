@@ -18,11 +18,17 @@ T = TypeVar("T")
 _EVIDENCE = "evidence of the box"  # of an annotation, put there by compact()
 _KEYS = ("images", "annotations", "categories")
 _NAMES = ("file_name", "filename", "path", "coco_url")  # what names a photo; LVIS has the last one only
+_CLASS_NAMES = ("name", "category_name", "class_name", "label", "title")  # what names a category
 
 
 def recognise(content: Any) -> bool:
     kinds = [type(content.get(key)) for key in ("images", "annotations")] if isinstance(content, dict) else []
     return list in kinds or (kinds != [] and all(issubclass(kind, dict) for kind in kinds))
+
+
+def is_whole(content: dict[str, Any]) -> bool:
+    """Return whether the file has photos and annotations, in lists of their own or one within the other."""
+    return "images" in content and "annotations" in _flat(content)
 
 
 def compact(outlines: bool) -> Callable[[dict[str, Any]], None]:
@@ -32,7 +38,7 @@ def compact(outlines: bool) -> Callable[[dict[str, Any]], None]:
 
     def shrink(item: dict[str, Any]) -> None:
         nonlocal seen
-        if "image_id" not in item or not ("segmentation" in item or "keypoints" in item):
+        if "image_id" not in item or not any(key in item for key in box_evidence.KEYS):
             return
         if seen < box_evidence.SAMPLE and _has_box(item.get("bbox")):
             seen += 1
@@ -63,6 +69,7 @@ def _has_box(bbox: Any) -> bool:
 
 def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
     """Yield every annotation in the file's order; raises UserError where a list is missing."""
+    content = _flat(content)
     lists = {key: _entries(content, key, source) for key in _KEYS}
     annotations = lists["annotations"]
     images = _by_id(lists["images"], "image_id", _image, lambda entry: entry[:2])
@@ -81,15 +88,45 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
             check_plain(item)
             object_id = f"row{row}" if item.get("id") is None else fields.text(item["id"], "id")
             name, sample_id, declared, split = _one(images, item, "image_id")
+            if "caption" in item and "bbox" not in item:
+                raise Unusable("a caption has no box")
             classes = _one(categories, item, "category_id") if lists["categories"] else _named_class(item)
             if fields.flag(item.get("iscrowd"), "iscrowd"):
                 raise Unusable("crowd region")
-            box, units, outline = _shape(item, options)
+            box, units, outline = _shape(item, options, declared)
             split = options.split_of(name, source, named=_split(item) or split)
         except Unusable as error:
             yield Skipped(sample_id, object_id, str(error), source)
         else:
             yield Object(name, sample_id, object_id, split, classes, box, declared, source, units, outline)
+
+
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content with annotations that stand inside their photos, or as segments of a panoptic one, in one list."""
+    images, annotations = content.get("images"), content.get("annotations")
+    if annotations is None and isinstance(images, list):
+        nested = [image for image in images if isinstance(image, dict) and isinstance(image.get("annotations"), list)]
+        if nested and not isinstance(content, Repeated):
+            found = [_inside(item, image.get("id")) for image in nested for item in image["annotations"]]
+            return {**content, "annotations": found}
+    if isinstance(annotations, list) and any(_segments(item) for item in annotations[:100]):
+        flat = [
+            _inside(part, item.get("image_id")) if _segments(item) else part
+            for item in annotations
+            for part in _segments(item) or [item]
+        ]
+        return {**content, "annotations": flat}
+    return content
+
+
+def _segments(item: Any) -> list[Any]:
+    parts = item.get("segments_info") if isinstance(item, dict) and not isinstance(item, Repeated) else None
+    return parts if isinstance(parts, list) else []
+
+
+def _inside(item: Any, image_id: Any) -> Any:
+    """Return an annotation that stands inside a photo with the photo's id."""
+    return {"image_id": image_id, **item} if isinstance(item, dict) and not isinstance(item, Repeated) else item
 
 
 def _entries(content: Any, key: str, source: str) -> list[Any]:
@@ -136,11 +173,14 @@ def _named_class(item: dict[str, Any]) -> tuple[str, ...]:
     return (fields.text(item.get("category_id") if name is None else name, "category_id"),)
 
 
-def _shape(item: dict[str, Any], options: Options) -> tuple[Box, str, Outline | None]:
+def _shape(item: dict[str, Any], options: Options, declared: tuple[int, int] | None) -> tuple[Box, str, Outline | None]:
     """Return the annotation's box and its units, from the segmentation where there is no box, and its outline if wanted."""
     bbox, shape = fields.plain(item.get("bbox")), item.get("segmentation")
     if not isinstance(shape, (Outline, Unusable, type(None))):
         shape = _read_shape(shape)
+    if isinstance(shape, Outline) and shape.size[0] and declared and shape.size[::-1] != declared:
+        of, photo = (f"{width} x {height}" for width, height in (shape.size[::-1], declared))
+        shape = Unusable(f"segmentation of a mask of {of}, in a photo of {photo}")
     units = options.box_units or "pixels"
     try:
         if bbox is None or bbox in ([], {}, ""):
@@ -179,7 +219,7 @@ def _by_id(
     entries: dict[str, T | Unusable] = {}
     for item in items:
         try:
-            entry_id = fields.text(item["id"], "id")
+            entry_id = fields.text(item["id"], "id").strip()
         except (TypeError, KeyError, IndexError, Unusable):
             continue  # nothing can refer to it
         entry: T | Unusable
@@ -212,7 +252,9 @@ def _same_name(first: Any, second: Any) -> bool:
 
 
 def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:
-    value = fields.text(item.get(key), key)
+    value = fields.text(item.get(key), key).strip()
+    if value not in entries and re.fullmatch(r"\d+\.0+", value):  # a number that a table made a float
+        value = value.partition(".")[0]
     entry = entries.get(value, Unusable(f"unknown {key}: {value}"))
     if isinstance(entry, Unusable):
         raise Unusable(*entry.args)
@@ -226,7 +268,11 @@ def _image(item: dict[str, Any]) -> tuple[str, str, tuple[int, int] | None, str 
 
 
 def _category(item: dict[str, Any]) -> tuple[str, ...]:
-    names, parent = classes(item, "name"), item.get("supercategory")
+    parent = item.get("supercategory")
+    key = next((key for key in _CLASS_NAMES if item.get(key) not in (None, "")), "name")
+    if key == "name" and item.get(key) in (None, "") and parent not in (None, ""):
+        key = "supercategory"  # the only name that there is
+    names = classes(item, key)
     if item.get("classes") is not None or parent in (None, "") or str(parent).strip() == names[0].strip():
         return names
     return (fields.text(parent, "supercategory"), *names)

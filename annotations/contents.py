@@ -5,9 +5,11 @@ Guards bound memory and depth: what a file would need is estimated before it is 
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from common import files
-from common.messages import UserError
+from common.messages import UserError, count, note
 
 _ZIPS = {"[Content_Types].xml": "an Office document", "data.pkl": "a file of PyTorch", ".npy": "an .npz of arrays"}
 Compact = Callable[[dict[str, Any]], None]
+# Texts in double quotes, kept as they are, and what people write into JSON beside them: comments, and a comma before a bracket.
+_BESIDE_JSON = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
+_LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[\]}])', re.DOTALL)
 _BRACKET_BYTES = 80  # what Python needs for the smallest list or object of a JSON text
 _OTHER_KINDS = (
     (b"PAR1", "a Parquet file"),
@@ -40,6 +45,8 @@ _OTHER_KINDS = (
     (b"\x80\x04", "a Python pickle"),
     (b"\x80\x05", "a Python pickle"),
 )
+
+_PACKED = ("a 7z archive", "a RAR archive", "a bzip2 file", "an xz file", "a zstd file")
 
 
 class Lines(list):
@@ -92,9 +99,9 @@ def unpacked(data: bytes, path: Path | str) -> bytes:
         raise UserError(f"{path} is {what}")
     for magic, name in _OTHER_KINDS:
         if data.startswith(magic):
-            raise UserError(
-                f"{path} is {name}, not an annotation file; export the annotations, for example as COCO JSON"
-            )
+            remedy = "export the annotations, for example as COCO JSON"
+            remedy = "unpack it first" if name in _PACKED else remedy
+            raise UserError(f"{path} is {name}, not an annotation file; {remedy}")
     if data[257:262] == b"ustar":
         raise UserError(f"{path} is a tar archive; unpack it and name the annotation file inside")
     return data
@@ -136,6 +143,8 @@ def _unzipped(data: bytes, path: Path | str) -> bytes:
                     f"{path} is a zip of {len(inside)} annotation files ({listed}{', …' * (len(inside) > 5)}); "
                     "unpack it and name its folder with --json_path"
                 )
+            if photos := sum(info.filename.lower().endswith((".jpg", ".jpeg", ".png")) for info in names):
+                note(f"{path} holds {count(photos, 'photo')}, too; photos are not looked for inside a zip: unpack it")
             if inside[0].file_size > memory() // 4:
                 raise UserError(f"{path} unpacks to more than this machine's memory can hold; split it")
             with archive.open(inside[0]) as member:
@@ -154,9 +163,8 @@ def decoded(data: bytes, path: Path | str) -> str:
         text = data.decode(json.detect_encoding(data))
     except UnicodeDecodeError as error:
         if b"\0" in data[:4096]:
-            raise UserError(
-                f"{path} is a binary file of no known kind; export the annotations as JSON, XML or CSV"
-            ) from None
+            what = "a TFRecord file" if b"image/" in data[: 1 << 20] else "a binary file of no known kind"
+            raise UserError(f"{path} is {what}; export the annotations as JSON, XML or CSV") from None
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8, "
@@ -181,13 +189,30 @@ def parse_json(text: str, path: Path | str, compact: Compact | None = None) -> A
                 raise
             return Lines(_lines(text, decoder, error))
     except json.JSONDecodeError as error:
+        if (plain := _plain_json(text)) != text:
+            note(f"{path}: read without its comments and the commas before closing brackets, which JSON does not have")
+            return parse_json(plain, path, compact)
         raise UserError(
-            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}); export it again"
+            f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({_hint(text, error)}); export it again"
         ) from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply for annotations; export it again") from None
     except ValueError as error:  # a number of thousands of digits
         raise UserError(f"{path} is not valid JSON ({error}); export it again") from None
+
+
+def _plain_json(text: str) -> str:
+    """Return the text without comments and without commas before closing brackets; its lines stay where they are."""
+    kept = _BESIDE_JSON.sub(lambda found: found[1] or re.sub(r"[^\n]", " ", found[0]), text)
+    return _LAST_COMMA.sub(lambda found: found[1] or " ", kept)
+
+
+def _hint(text: str, error: json.JSONDecodeError) -> str:
+    """Return what is wrong with a text: what Python prints, an end that is missing, else what the parser says."""
+    if text[error.pos : error.pos + 1] == "'" or text.startswith(("None", "True", "False"), error.pos):
+        return "it is Python's own notation, as print writes it; write it with json.dump"
+    ended = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+    return "it ends early" if ended else error.msg
 
 
 def _lines(text: str, decoder: json.JSONDecoder, extra: json.JSONDecodeError) -> Iterator[Any]:
@@ -223,6 +248,15 @@ def items(content: dict[str, Any]) -> Any:
     return content.pairs if isinstance(content, Repeated) else content.items()
 
 
+def _xml_in_utf8(data: bytes, path: Path | str) -> bytes:
+    """Return XML in UTF-8, whatever the encoding that it declares; raises LookupError for one that is not known."""
+    declaration = re.match(rb"\s*<\?xml[^>]*?\sencoding=[\"']([\w.:-]+)[\"']", data[:500])
+    encoding = declaration[1].decode() if declaration else "utf-8"
+    is_plain = codecs.lookup(encoding).name.startswith(("utf", "ascii"))  # whose first bytes may say more
+    text = decoded(data, path) if is_plain else data.decode(encoding)
+    return re.sub(r"(<\?xml[^>]*?)\sencoding=[\"'][^\"']*[\"']", r"\1", text, count=1).encode()
+
+
 def parse_xml(data: bytes, path: Path | str) -> Element:
     """Return the root element; raises UserError with the line where the file is no XML or declares entities."""
     from xml.sax import SAXException
@@ -254,12 +288,14 @@ def parse_xml(data: bytes, path: Path | str) -> Element:
     if data.count(b"<") * 400 > memory():
         raise UserError(f"{path} would need more than half of this machine's memory; split it")
     try:
-        defusedxml.sax.parseString(data, Builder())
+        defusedxml.sax.parseString(_xml_in_utf8(data, path), Builder())
     except defusedxml.DefusedXmlException:
         raise UserError(f"{path} declares XML entities, which annotations do not need; remove them") from None
     except (SAXException, ValueError, LookupError) as error:
         line = error.getLineNumber() if hasattr(error, "getLineNumber") else None
         message = error.getMessage() if isinstance(error, SAXException) else str(error)
+        if re.search(rb"&(?![#\w]+;)", data):
+            message += "; an & in a text is written &amp;"
         where = f", line {line}" if line else ""
         raise UserError(f"{path}{where}: not valid XML ({message}); export it again") from None
     return root.children[0]

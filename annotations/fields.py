@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from annotations.records import Box
 from common.messages import Unusable
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
-BOX_UNITS = ("pixels", "fraction", "percent")
+PER_SIDE = {
+    "fraction": 1,
+    "percent": 100,
+    "permille": 1000,
+}  # units of a box: the number that is the whole side of its photo
+BOX_UNITS = ("pixels", *PER_SIDE)
 _NO, _YES = {"", "0", "false", "f", "no", "n", "off", "none", "null"}, {"1", "true", "t", "yes", "y", "on"}
 _LABEL_KEYS = (
     "label",
@@ -22,17 +27,19 @@ _LABEL_KEYS = (
     "type",
     "object",
 )  # what an attribute that holds the label is called
-# The names that tools give the four numbers of a box, in small letters and without _, and what they mean.
+# The names that tools give the four numbers of a box, in small letters and without _, and what they mean; corners
+# first: beside them, width and height may be those of the photo.
 _NAMED = (
-    (("x", "y", "width", "height"), "xywh"),
-    (("x", "y", "w", "h"), "xywh"),
-    (("left", "top", "width", "height"), "xywh"),
     (("xmin", "ymin", "xmax", "ymax"), "xyxy"),
     (("x1", "y1", "x2", "y2"), "xyxy"),
     (("left", "top", "right", "bottom"), "xyxy"),
     (("topx", "topy", "bottomx", "bottomy"), "xyxy"),
     (("cx", "cy", "w", "h"), "cxcywh"),
     (("cx", "cy", "width", "height"), "cxcywh"),
+    (("xcenter", "ycenter", "width", "height"), "cxcywh"),
+    (("x", "y", "w", "h"), "xywh"),
+    (("x", "y", "width", "height"), "xywh"),
+    (("left", "top", "width", "height"), "xywh"),
 )
 
 
@@ -144,25 +151,46 @@ def box(values: Sequence[float], box_format: str) -> Box:
 
 
 def any_box(value: Any, box_format: str, key: str = "bbox") -> Box:
-    """Return the box of a list, of a text such as `1, 2, 3, 4`, or of an object whose names say what the numbers mean."""
+    """Return the box of a list, of a text such as `1, 2, 3, 4`, of an object whose names say what the numbers mean, or of
+    its corners."""
     if isinstance(value, str):
         value = _from_text(value, key)
+        if isinstance(value, tuple):
+            return box(numbers(value, 4, key), box_format)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        (value,) = value
+    if isinstance(value, list) and (points := _corners(value)):
+        return enclosing([number(side, key) for side in points], key)
     if isinstance(value, dict):
         given = {name.lower().replace("_", ""): side for name, side in value.items()}
-        for names, meaning in _NAMED:
-            if given.keys() >= {*names}:
-                return box([number(given[name], f"{key}.{name}") for name in names], meaning)
-        raise bad(key, value)
+        names, meaning = names_of_sides(given) or ((), "")
+        if not names:
+            raise bad(key, value)
+        return box([number(given[name], f"{key}.{name}") for name in names], meaning)
     return box(numbers(value, 4, key), box_format)
 
 
+def names_of_sides(given: Collection[str]) -> tuple[tuple[str, ...], str] | None:
+    """Return those of the names, in small letters without _, that are the four numbers of a box, and which of BOX_FORMATS it is."""
+    return next(((names, meaning) for names, meaning in _NAMED if {*names} <= {*given}), None)
+
+
+def _corners(value: list[Any]) -> list[Any]:
+    """Return x, y, x, y, … of a box given by its corners, two or four as pairs, or four in a row; [] for four numbers."""
+    if len(value) in (2, 4) and all(isinstance(point, list) and len(point) == 2 for point in value):
+        return [side for point in value for side in point]
+    return value if len(value) == 8 else []
+
+
 def _from_text(value: str, key: str) -> Any:
+    """Return the JSON of a text, or a tuple of the texts of its numbers."""
     if value.strip()[:1] in ("{", "["):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):
-            raise bad(key, value) from None
-    return [part for part in re.split(r"[\s,;]+", value.strip(" \t\r\n()")) if part]
+            if "{" in value or value.count("[") > 1:
+                raise bad(key, value) from None
+    return tuple(part for part in re.split(r"[\s,;]+", value.strip(" \t\r\n()[]")) if part)
 
 
 def enclosing(points: Sequence[float], key: str = "points") -> Box:

@@ -6,6 +6,7 @@ Each reader knows one format and gives every record as an Object or as a Skipped
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from annotations.contents import Lines, decoded, parse_json, parse_xml, unpacked
 from annotations.options import FORMATS, Options
 from annotations.records import Object, Skipped
 from common.files import is_hidden
-from common.messages import UsageError, UserError, count, note
+from common.messages import UsageError, UserError, count, note, warn
 
 _JSON = {
     "coco": coco,
@@ -63,6 +64,50 @@ class Source:
     format: str
     items: list[Object | Skipped]
     box_format: str = ""
+
+
+# JSON of tools that is not read here: the keys of the whole, or of its first entry, and what it is.
+_OTHER_JSON = (
+    ({"frames"}, "BDD100K or Scalabel JSON"),
+    ({"name", "labels"}, "BDD100K or Scalabel JSON"),
+    ({"size", "objects"}, "Supervisely JSON"),
+    ({"data_row", "projects"}, "Labelbox JSON"),
+    ({"External ID", "Label"}, "Labelbox JSON"),
+    ({"item", "annotations"}, "V7 Darwin JSON"),
+    ({"metadata", "instances"}, "SuperAnnotate JSON"),
+    ({"images", "label_classes"}, "Hasty JSON"),
+    ({"task_id", "response"}, "Scale AI JSON"),
+    ({"itemId", "annotations"}, "Dataloop JSON"),
+    ({"assets"}, "VoTT JSON"),
+    ({"asset", "regions"}, "VoTT JSON"),
+    ({"source-ref"}, "a manifest of SageMaker Ground Truth"),
+    (
+        {"image_id", "category_id", "score"},
+        "a list of detections in COCO's form for results, without photos and names of classes",
+    ),
+    ({"image_id", "objects"}, "Visual Genome JSON"),
+    ({"image_id", "regions"}, "Visual Genome JSON"),
+    ({"ID", "gtboxes"}, "CrowdHuman's odgt"),
+    ({"info", "objects"}, "ISAT JSON"),
+    ({"imgHeight", "objects"}, "Cityscapes JSON"),
+    ({"samples"}, "FiftyOne's own JSON"),
+    ({"classes", "labels"}, "FiftyOne's own JSON"),
+    ({"image", "spans"}, "Prodigy JSON"),
+    ({"file_name", "annotations"}, "a list of dicts as Detectron2 uses them"),
+    ({"filename", "ann"}, "a list of dicts as MMDetection uses them"),
+    ({"data_list"}, "MMDetection's JSON"),
+    ({"categories", "annotations"}, "COCO JSON without its photos"),
+)
+_OTHER_LINES = (
+    (r"[A-Za-z_]+( -?[\d.]+){14,15}", "KITTI"),
+    (r"imagesource:.*|(-?[\d.]+ ){8}\S+ \d", "DOTA"),
+    (r"\d+,-?\d+(,-?[\d.]+){5,8}", "MOT Challenge"),
+    (r".*\.(jpe?g|png|bmp)( -?\d+,-?\d+,-?\d+,-?\d+,\d+)+", "a list of photos and boxes as YOLO for Keras uses it"),
+    (r"\d+--.*\.jpg", "WIDER FACE"),
+    (r"[A-Za-z].*( -?\d+(\.\d+)?){4}", "class and corners, as OIDv4 writes them"),
+    (r".*\bimage\b.*\blabel\b.*\blead_time\b.*", "Label Studio's CSV"),
+    (r"(TRAIN|TEST|VALIDATE|VALIDATION|UNASSIGNED),gs://.*", "AutoML's CSV"),
+)
 
 
 class Unrecognised(UserError):
@@ -99,12 +144,12 @@ def read_file(
     source = str(path)
     data = unpacked(data, path)
     stem = path.relative_to(root).with_suffix("").as_posix() if path.is_relative_to(root) else path.stem
-    if data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"<" and forced in (None, "voc", "cvat"):
+    if data[:4096].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"<" and forced in (None, "voc", "cvat"):
         name, found = _from_xml(data, source, stem, options, forced)
     else:
         text = decoded(data, path)
         start = text[:4096].lstrip()[:1]
-        if start in ("{", "[") and (forced is None or forced in _JSON):
+        if (start in ("{", "[") or text.lstrip()[:2] in ("//", "/*")) and (forced is None or forced in _JSON):
             name, found = _from_json(text, source, stem, options, forced)
         elif forced == "yolo" or (forced is None and yolo.recognise(text)):
             name, found = "yolo", yolo.read(data, path, root, yolo.open_dataset(root), options)
@@ -121,9 +166,14 @@ def _from_xml(
     root = parse_xml(data, source)
     if voc.recognise(root) and forced != "cvat":
         return "voc", voc.read(root, source, options, stem=stem)
+    if cvat.recognise(root) and root.all("annotation") and forced != "cvat":
+        return "voc", voc.read_many(root, source, options, stem=stem)
     if cvat.recognise(root) and forced != "voc":
         return "cvat", cvat.read(root, source, options)
-    raise Unrecognised(f"{source} is XML with the root <{root.tag}>, neither Pascal VOC nor CVAT; see docs/inputs.md")
+    raise Unrecognised(
+        f"{source} is XML with the root <{root.tag}>, neither Pascal VOC nor CVAT"
+        f"{' but dlib' * (root.tag == 'dataset')}; see docs/inputs.md"
+    )
 
 
 def _from_json(
@@ -132,11 +182,20 @@ def _from_json(
     content = parse_json(text, source, coco.compact(options.outlines))
     names: Iterable[str] = [forced] if forced in _JSON else _JSON if forced is None else []
     name = next((name for name in names if _JSON[name].recognise(content)), None)
-    if name is None:
+    if name is None or (name == "coco" and not coco.is_whole(content) and _other_json(content)):
         raise _unrecognised(source, content, forced)
     if name == "labelme":
         return name, labelme.read(content, source, options, stem=stem)
     return name, _JSON[name].read(content, source, options)
+
+
+def _other_json(content: Any) -> str:
+    """Return which tool's JSON this is, "" where that is not known."""
+    first = content[0] if isinstance(content, list) and content else content
+    keys = first.keys() if isinstance(first, dict) else set()
+    if {"images", "annotations"} <= keys:
+        return "COCO JSON inside a list"
+    return next((what for given, what in _OTHER_JSON if given <= keys), "")
 
 
 def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised:
@@ -144,7 +203,13 @@ def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised
         return Unrecognised(
             f"{source} is no {FORMATS[forced]}; leave --annotation_format out to recognise it by content"
         )
-    holds = f"its first line is {fields.shown(str(content).strip().partition(chr(10))[0].strip())}"
+    first_line = str(content).strip().partition("\n")[0].strip() if isinstance(content, str) else ""
+    other = _other_json(content) or next((what for row, what in _OTHER_LINES if re.fullmatch(row, first_line)), "")
+    if other:
+        return Unrecognised(
+            f"{source} looks like {other}, which is not read here; export it as COCO JSON, or convert it to COCO, YOLO or VOC"
+        )
+    holds = f"its first line is {fields.shown(first_line)}"
     if isinstance(content, dict):
         holds = f"its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
     elif isinstance(content, list):
@@ -173,6 +238,7 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
         if not dataset.names:
             note(f"{root}: no data.yaml and no classes.txt with the classes' names; their numbers are the labels")
         found["yolo"] = [(path, list(yolo.read(path.read_bytes(), path, root, dataset, options))) for path in labels]
+        yolo.check_names(dataset, root, [path for path in files if path.name == "classes.txt"])
     for path in files:
         if path in labels or path.suffix.lower() == ".txt" or path.name in ("crop.json", "crops.csv", "skipped.csv"):
             continue
@@ -182,8 +248,9 @@ def _read_folder(root: Path, options: Options, forced: str | None) -> tuple[list
             passed[str(path)] = str(error)
         else:
             found.setdefault(name, []).append((path, items))
-    if not found and len(passed) == 1:
-        raise UserError(*passed.values())
+    named = [reason for reason in passed.values() if " looks like " in reason]
+    if not found and (named or len(passed) == 1):
+        raise UserError((named or list(passed.values()))[0])
     if not found:
         shown = f" ({', '.join(list(passed)[:3])}{', …' * (len(passed) > 3)})" if passed else ""
         raise UserError(
@@ -243,6 +310,23 @@ def summary(sources: Sequence[Source], options: Options) -> list[str]:
     return lines
 
 
+def _tell_repeats(source: Source) -> None:
+    """Warn of objects that say again what another one of their file says: photo, label and box."""
+    seen: set[int] = set()
+    repeated: list[Object] = []
+    for item in source.items:
+        if isinstance(item, Object):
+            key = hash((item.image, item.classes, item.box))
+            if key in seen:
+                repeated.append(item)
+            seen.add(key)
+    if repeated:
+        first = f"object {repeated[0].object_id} of {repeated[0].sample_id}"
+        several = len(repeated) > 1
+        told = f"{'repeat' if several else 'repeats'} photo, label and box of another one ({first}{' …' * several})"
+        warn(f"{source.path}: {count(len(repeated), 'object')} {told}; all are cropped")
+
+
 def reading_options(
     split: str | None, renamed: Sequence[str], box_format: str | None, box_units: str | None, *, outlines: bool
 ) -> Options:
@@ -269,4 +353,13 @@ def read_all(paths: Sequence[Path], options: Options, forced: str | None) -> lis
             note(f"{path}: {count(len(passed), 'file')} {what} passed over ({shown})")
     for line in summary(sources, options):
         note(line)
+    for source in sources:
+        _tell_repeats(source)
+    several = [source.path for source in sources if any(isinstance(item, Object) for item in source.items)]
+    if len(several) > 1 and {item.split for source in sources for item in source.items if isinstance(item, Object)} == {
+        "all"
+    }:
+        note(
+            f"{len(several)} files, and no name says a split: all are of split all (a run for each with --split sets them apart)"
+        )
     return sources

@@ -12,7 +12,7 @@ from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
 from annotations.records import Box, Object, Outline, Skipped
 from annotations.segmentation import polygon
-from common.messages import Unusable
+from common.messages import Unusable, count, note
 
 _SHAPES = ("rectangle", "polygon", "ellipse", "brush", "keypoint")
 
@@ -46,6 +46,7 @@ def _regions(task: dict[str, Any]) -> list[Any]:
 
 def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
     """Yield every region of every annotation that was not cancelled."""
+    repeated = 0
     for number, task in enumerate(content if isinstance(content, list) else [content], 1):
         if not isinstance(task, dict):
             yield Skipped("", "", f"task {number} is not an object", source)
@@ -54,16 +55,26 @@ def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipp
         data = task["data"] if full else task
         regions = _results(task) if full else _regions(task)
         name = _image(data)
-        if name is None:
+        if name is None and not _pages(data) and (not regions or len(_addresses(data)) < 2):
             yield Skipped("", "", f"task {number} names no image", source)
             continue
         if full and not regions and task.get("predictions"):
-            yield Skipped(photos.sample_of(name), "", "only predictions of a model, no annotation", source)
+            yield Skipped(photos.sample_of(name or ""), "", "only predictions of a model, no annotation", source)
+        repeated += full and sum(bool(part.get("result")) for part in _given(task)) > 1
         named = data.get("split")
-        split = options.split_of(name, source, named if isinstance(named, str) and named.strip() else None)
+        tags = {region["to_name"] for region in regions if isinstance(region, dict) and region.get("to_name")}
         for number, region in enumerate(regions, 1):
-            photo = Photo(name, split, _declared(region), source)  # each region gives the photo's size itself
+            if (own := _image_of(region, data, len(tags))) is None:
+                reason = "of several photos of its task, which one is not known"
+                yield Skipped(photos.sample_of(name or ""), str(number), reason, source)
+                continue
+            split = options.split_of(own, source, named if isinstance(named, str) and named.strip() else None)
+            photo = Photo(own, split, _declared(region), source)  # each region gives the photo's size itself
             yield from objects(photo, rows([region]), _shape, options, number)
+    if repeated:
+        note(
+            f"{source}: {count(repeated, 'task')} annotated more than once; all annotations are taken, so objects repeat"
+        )
 
 
 def _declared(region: Any) -> tuple[int, int] | None:
@@ -74,10 +85,7 @@ def _declared(region: Any) -> tuple[int, int] | None:
 def _results(task: dict[str, Any]) -> list[Any]:
     """Return the regions of all annotators, those of one region that were split into shape and label put together."""
     found: list[Any] = []
-    annotations = task["annotations"] if "annotations" in task else task["completions"]
-    for annotation in annotations if isinstance(annotations, list) else []:
-        if not isinstance(annotation, dict) or annotation.get("was_cancelled"):
-            continue
+    for annotation in _given(task):
         by_id: dict[str, dict[str, Any]] = {}
         results = annotation.get("result")
         for result in results if isinstance(results, list) else []:
@@ -91,13 +99,47 @@ def _results(task: dict[str, Any]) -> list[Any]:
     return found
 
 
+def _given(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the annotations of a task that were not cancelled."""
+    annotations = task["annotations"] if "annotations" in task else task["completions"]
+    parts = annotations if isinstance(annotations, list) else []
+    return [part for part in parts if isinstance(part, dict) and not part.get("was_cancelled")]
+
+
+def _pages(data: dict[str, Any]) -> list[str]:
+    """Return the addresses of a task of several photos, the first list of texts in its data."""
+    lists = (value for value in data.values() if isinstance(value, list) and value)
+    return next((value for value in lists if all(isinstance(part, str) and part.strip() for part in value)), [])
+
+
+def _image_of(region: Any, data: dict[str, Any], tags: int) -> str | None:
+    """Return the address of the photo that a region is on; None where its task has several and it does not say which.
+
+    `tags`: how many image tags the task's regions name.
+    """
+    about, name, pages = region if isinstance(region, dict) else {}, _image(data), _pages(data)
+    if pages and (name is None or isinstance(about.get("item_index"), int)):
+        index = about.get("item_index", 0 if len(pages) == 1 else -1)
+        return pages[index] if isinstance(index, int) and 0 <= index < len(pages) else None
+    if len(_addresses(data)) > 1 and (tags > 1 or name is None):  # a tag is mostly called as the field that it shows
+        own = data.get(str(about.get("to_name")))
+        return own if isinstance(own, str) and own.strip() else None
+    return name
+
+
+def _addresses(data: dict[str, Any]) -> list[str]:
+    return [
+        value for value in data.values() if isinstance(value, str) and value.strip() and ("/" in value or "." in value)
+    ]
+
+
 def _image(data: dict[str, Any]) -> str | None:
     """Return the photo's address: `image`, else the only text that has a path or an ending."""
     texts = {key: value for key, value in data.items() if isinstance(value, str) and value.strip()}
     for key in ("image", "img", "photo", "picture", "image_url", "url"):
         if key in texts:
             return texts[key]
-    addresses = [value for value in texts.values() if "/" in value or "." in value]
+    addresses = _addresses(data)
     return addresses[0] if len(addresses) == 1 else None
 
 
@@ -130,11 +172,12 @@ def _shape(region: Any) -> Shape:
         return Shape(classes, fields.ellipse((cx * w / 100, cy * h / 100, rx * w / 100, ry * h / 100), turn))
     if "width" not in region:
         kind = str(region.get("type", "region")).removesuffix("labels")
-        raise Unusable(f"a {kind} has no box" if kind in ("brush", "keypoint") else "no width")
+        raise Unusable("no width" if kind in ("rectangle", "region") else f"a {kind} has no box")
     x, y, width, height = (fields.number(region.get(key), key) for key in ("x", "y", "width", "height"))
     turn = fields.number(region.get("rotation") or 0, "rotation")
-    if not turn:
-        return Shape(classes, fields.box((x, y, width, height), "xywh"), "percent")
+    if not turn:  # a region that was drawn upwards or to the left has negative sides
+        left, top = min(x, x + width), min(y, y + height)
+        return Shape(classes, fields.box((left, top, abs(width), abs(height)), "xywh"), "percent")
     corners = _turned(fields.box((x, y, width, height), "xywh"), turn, _size(region))
     return Shape(classes, fields.enclosing(corners), "pixels", Outline((corners,)))
 

@@ -18,7 +18,7 @@ FORMATS = {
     "cvat": "CVAT for images",
     "via": "VIA",
     "open_images": "Open Images",
-    "tensorflow": "TensorFlow CSV",
+    "tensorflow": "CSV of boxes",
     "createml": "CreateML",
     "datumaro": "Datumaro JSON",
     "imagefolder": "Hugging Face imagefolder",
@@ -67,9 +67,11 @@ class Options:
 
 @functools.lru_cache(10_000)
 def split_in_name(path: str) -> str | None:
-    """Return the split that a file's own name holds: `train` of `instances_train2017.json`."""
-    found = re.search(rf"(?<![a-z])({_SPLIT})(?![a-z])", PurePosixPath(path).stem.lower())
-    return found[1] if found else None
+    """Return the split that a file's own name holds: `train` of `instances_train2017.json`, none of `train_val.json`."""
+    from common.labels import same_split
+
+    found = re.findall(rf"(?<![a-z])({_SPLIT})(?![a-z])", PurePosixPath(path).stem.lower())
+    return found[0] if found and all(same_split(found[0], other) for other in found) else None
 
 
 def split_in_folders(path: str) -> str | None:

@@ -34,7 +34,7 @@ class Outline:
 class Object:
     """One annotated object. `image` is the name to look the file up by, `declared` the (width, height) the file gives it.
 
-    `units` are those of the box: "pixels", or "fraction" or "percent" of the image's width and height.
+    `units` are those of the box: "pixels", or "fraction", "percent" or "permille" of the image's width and height.
     """
 
     image: str

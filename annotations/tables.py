@@ -1,35 +1,69 @@
-"""CSV files of boxes: Open Images, and the one of TensorFlow's object detection that Roboflow exports too."""
+"""CSV files of boxes: Open Images, and the one of TensorFlow's object detection, with the names that others give its columns."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from annotations import fields, via
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects
 from annotations.records import Object, Skipped
-from common.messages import Unusable, UserError
+from common.messages import Unusable, UserError, note
 
 Rows = Iterator[tuple[int, dict[str, str]]]
 _OPEN_IMAGES = {"ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax"}
-_TENSORFLOW = {"filename", "class", "xmin", "ymin", "xmax", "ymax"}
+# What the columns of a table of boxes are called, in small letters without blanks, _ and -; the first that is there is taken.
+_PHOTO = ("filename", "imagename", "imagepath", "imagefilename", "image", "img", "imgpath", "imageid", "file", "path")
+_CLASS = ("classname", "labelname", "categoryname", "class", "label", "category", "name", "object")
+# Tables without a header, by their first row, and the columns that they have.
+_HEADERLESS = (
+    (r"[^,]+\.\w+(,-?\d+(\.\d+)?){4},[^,]+", "filename,xmin,ymin,xmax,ymax,class"),  # of keras-retinanet
+    (
+        r"[^,]+(,-?\d+(\.\d+)?){4},[^,]+\.\w+,\d+,\d+",
+        "class,x,y,w,h,filename,imagewidth,imageheight",
+    ),  # of makesense.ai
+)
 
 
 def form(text: str) -> str | None:
     """Return which of the known tables this is, by its header: open_images, tensorflow, via, or None."""
-    first = io.StringIO(text, newline="")
+    first = io.StringIO(_with_header(text), newline="")
     try:
         header = {name.strip() for name in next(csv.reader(first, delimiter=_delimiter(text)), [])}
     except csv.Error:
         return None
     if header >= _OPEN_IMAGES:
         return "open_images"
-    if header >= _TENSORFLOW:
-        return "tensorflow"
-    return "via" if header >= via.CSV_COLUMNS else None
+    if header >= via.CSV_COLUMNS:
+        return "via"
+    plain = {*map(_plain, header)}
+    return "tensorflow" if plain & {*_PHOTO} and plain & {*_CLASS} and fields.names_of_sides(plain) else None
+
+
+def _tell_columns(text: str, source: str) -> None:
+    """Say which columns are taken, unless they are called as TensorFlow calls them."""
+    header = [_plain(name) for name in next(_table(text, source, []), (0, {}))[1]]
+    photo, label = (
+        (next(name for name in names if name in header) for names in (_PHOTO, _CLASS)) if header else ("", "")
+    )
+    sides = (fields.names_of_sides(header) or ((), ""))[0]
+    if header and (photo, label, sides[0]) != ("filename", "class", "xmin"):
+        note(f"{source}: photos are taken from the column {photo}, labels from {label}, boxes from {', '.join(sides)}")
+
+
+def _with_header(text: str) -> str:
+    """Return the text of a table with the names of its columns, where it is one of the known ones that have none."""
+    first = text.partition("\n")[0].strip()
+    header = next((header for row, header in _HEADERLESS if re.fullmatch(row, first)), "")
+    return f"{header}\n{text}" if header else text
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).lower()
 
 
 def _delimiter(text: str) -> str:
@@ -42,13 +76,17 @@ def read(text: str, source: str, options: Options, *, name: str | None = None) -
     readers = {"open_images": _read_open_images, "tensorflow": _read_tensorflow, "via": via.read_csv}
     if name is None or form(text) != name:
         raise UserError(f"{source} is a CSV file, but its header is not that of Open Images, TensorFlow or VIA")
+    if name == "tensorflow":
+        _tell_columns(text, source)
     broken: list[Skipped] = []
     yield from readers[name](_table(text, source, broken), source, options)
     yield from broken
 
 
 def _table(text: str, source: str, broken: list[Skipped]) -> Rows:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    named = _with_header(text)
+    added = len(named) > len(text)  # a line that is not in the file
+    reader = csv.reader(io.StringIO(named, newline=""), delimiter=_delimiter(text))
     header = [name.strip() for name in next(reader)]
     while True:
         try:
@@ -56,17 +94,21 @@ def _table(text: str, source: str, broken: list[Skipped]) -> Rows:
         except StopIteration:
             return
         except csv.Error as error:
-            broken.append(Skipped("", "", f"bad row: {error}", source, str(reader.line_num)))
+            broken.append(Skipped("", "", f"bad row: {error}", source, str(reader.line_num - added)))
             continue
         if len(row) == len(header):
-            yield reader.line_num, dict(zip(header, row, strict=True))
+            yield reader.line_num - added, dict(zip(header, row, strict=True))
         elif row:
             reason = f"bad row: {len(row)} fields, not {len(header)}"
-            broken.append(Skipped("", "", reason, source, str(reader.line_num)))
+            broken.append(Skipped("", "", reason, source, str(reader.line_num - added)))
 
 
 def _read_open_images(table: Rows, source: str, options: Options) -> Iterator[Object | Skipped]:
     names = _class_names(Path(source).parent)
+    if not names:
+        note(
+            f"{source}: no class-descriptions*.csv with the classes' names beside it; their machine ids are the labels"
+        )
 
     def shape(row: dict[str, str]) -> Shape:
         group = row.get("IsGroupOf", "").strip()
@@ -76,27 +118,41 @@ def _read_open_images(table: Rows, source: str, options: Options) -> Iterator[Ob
         label = fields.text(row["LabelName"], "LabelName")
         return Shape((names.get(label, label),), fields.box(values, "xyxy"), options.box_units or "fraction")
 
-    yield from _by_row(table, "ImageID", source, options, shape)
+    yield from _by_row(table, ("ImageID",), source, options, shape)
 
 
 def _read_tensorflow(table: Rows, source: str, options: Options) -> Iterator[Object | Skipped]:
     def shape(row: dict[str, str]) -> Shape:
-        values = [fields.number(row[key], key) for key in ("xmin", "ymin", "xmax", "ymax")]
-        return Shape((fields.text(row["class"], "class"),), fields.box(values, "xyxy"), options.box_units or "pixels")
+        label = next(name for name in _CLASS if name in row)
+        names, box_format = fields.names_of_sides(row) or ((), "")
+        box = fields.box([fields.number(row[name], name) for name in names], box_format)
+        return Shape((fields.text(row[label], label),), box, options.box_units or "pixels")
 
-    yield from _by_row(table, "filename", source, options, shape)
+    yield from _by_row(
+        ((line, {_plain(name): cell for name, cell in row.items()}) for line, row in table),
+        _PHOTO,
+        source,
+        options,
+        shape,
+    )
 
 
-def _by_row(table: Rows, key: str, source: str, options: Options, shape) -> Iterator[Object | Skipped]:  # type: ignore[no-untyped-def]
+def _by_row(
+    table: Rows, keys: Sequence[str], source: str, options: Options, shape: Callable[[dict[str, str]], Shape]
+) -> Iterator[Object | Skipped]:
     counts: dict[str, int] = {}
     for line, row in table:
+        key = next(key for key in keys if key in row)
         name = row[key]
         if not name.strip():
             yield Skipped("", "", f"no {key}", source, str(line))
             continue
         counts[name] = counts.get(name, 0) + 1
-        declared = fields.size(row.get("width"), row.get("height"))
-        photo = Photo(name, options.split_of(name, source, row.get("Subset") or row.get("split")), declared, source)
+        of_box = "width" in (fields.names_of_sides(row) or ((), ""))[0]
+        of_photo = ("imagewidth", "imageheight") if of_box or "imagewidth" in row else ("width", "height")
+        declared = fields.size(*map(row.get, of_photo))
+        named = row.get("Subset") or row.get("subset") or row.get("split")
+        photo = Photo(name, options.split_of(name, source, named), declared, source)
         yield from objects(photo, [(line, row)], shape, options, counts[name])
 
 

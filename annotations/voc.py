@@ -24,6 +24,12 @@ def recognise(content: Any) -> bool:
     return isinstance(content, Element) and content.tag == "annotation"
 
 
+def read_many(content: Element, source: str, options: Options, *, stem: str) -> Iterator[Object | Skipped]:
+    """Yield every object of a file of several photos, each an `<annotation>` of its own."""
+    for part in content.all("annotation"):
+        yield from read(part, source, options, stem=stem)
+
+
 def read(content: Element, source: str, options: Options, *, stem: str) -> Iterator[Object | Skipped]:
     """Yield every object of the photo; a file that names no photo is about the one of its own name, `stem`."""
     size = content.first("size")
@@ -66,6 +72,8 @@ def listed_splits(folder: Path) -> dict[str, str]:
 
 
 def _shape(item: Element, units: str) -> Shape:
+    if fields.flag(item.value("deleted"), "deleted"):  # of LabelMe on the web
+        raise Unusable("deleted object")
     classes = (fields.text(item.value("name"), "name"),)
     box, turned, outline = item.first("bndbox"), item.first("robndbox"), item.first("polygon")
     corners = None

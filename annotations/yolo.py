@@ -33,6 +33,7 @@ class Dataset:
     key_points: int = 0
     folders: Mapping[str, str] = field(default_factory=dict)
     lists: Mapping[str, str] = field(default_factory=dict)
+    used: set[int] = field(default_factory=set)  # numbers of classes that were read
 
 
 def recognise(text: str) -> bool:
@@ -66,6 +67,25 @@ def open_dataset(root: Path) -> Dataset:
     if not others:
         return Dataset(lists=_lists(root, {}))
     return _from_yaml(others[0]) if others[0].suffix == ".yaml" else _from_list(others[0], root)
+
+
+def check_names(dataset: Dataset, root: Path, lists: Sequence[Path]) -> None:
+    """Raise UserError where classes are numbered otherwise than named, or `lists`, files of names below `root`, contradict.
+
+    Every label would be another's.
+    """
+    names = dataset.names
+    if dataset.used and names and (min(dataset.used), max(dataset.used)) == (1, max(names) + 1) and min(names) == 0:
+        raise UserError(
+            f"{root}: the label files number classes from 1 to {max(dataset.used)}, names count from 0 to {max(names)}; every "
+            "label would be wrong: make each number one less, or put a name for 0 first"
+        )
+    for path in lists:
+        for number, name in _from_list(path, root).names.items():
+            if name and names.get(number, name) != name:
+                raise UserError(
+                    f"{root}: class {number} is {names[number]!r} in one list of names and {name!r} in {path}; remove the wrong one"
+                )
 
 
 def _from_list(path: Path, root: Path) -> Dataset:
@@ -140,9 +160,13 @@ def read(data: bytes, path: Path, root: Path, dataset: Dataset, options: Options
 
 
 def _shape(row: Sequence[str], dataset: Dataset, options: Options) -> Shape:
-    number = fields.number(row[0], "class")
+    named = row[0]
+    if not named[:1].isdigit():
+        named = next((str(number) for number, name in dataset.names.items() if name == named), named)
+    number = fields.number(named, "class")
     if not number.is_integer() or number < 0:
         raise fields.bad("class", row[0])
+    dataset.used.add(int(number))
     if dataset.names and int(number) not in dataset.names:
         raise Unusable(f"unknown class: {int(number)} has no name")
     classes = (dataset.names.get(int(number), str(int(number))),)

@@ -30,6 +30,18 @@ HARMFUL = {
     *("builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "socket"),
     *("ctypes", "pickle", "_pickle", "marshal", "operator", "_operator", "functools", "code", "pty", "webbrowser"),
 }
+# First bytes of files of other tools, where in the file they stand, and what it is.
+_OTHER_KINDS = (
+    (0, b"\x1f\x8b", "a gzip file; unpack it first: gunzip -k {path}"),
+    (257, b"ustar", "a tar archive; unpack it and name the file of weights inside"),
+    (0, b"\x89HDF", "an HDF5 file, as Keras writes"),
+    (0, b"GGUF", "a GGUF file"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (0, b"{", "JSON; give the folder that it lies in as --model, or the .safetensors files as one"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+)
+_OTHER_ENDINGS = {".onnx": "an ONNX model", ".pb": "a TensorFlow model", ".index": "a TensorFlow checkpoint"}
+_CHUNKED = re.compile(r"(^|\.)blocks\.\d+\.(\d+)\.")  # DINOv2 counts blocks by chunk and through all of them
 _REMEDY = f"give them with --weights FILE, or leave --model away for the embedded {DEFAULT}"
 
 
@@ -98,8 +110,10 @@ def _refuse_other_kinds(path: Path) -> None:
         head = file.read(HEAD)
     if what := stand_in(head):
         raise UserError(f"{path} is {what}")
-    if head.startswith(b"\x1f\x8b"):
-        raise UserError(f"{path} is a gzip file; unpack it first: gunzip -k {path}")
+    found = (what for place, magic, what in _OTHER_KINDS if head[place:].startswith(magic) and not is_safetensors(path))
+    if what := next(found, "") or _OTHER_ENDINGS.get(path.suffix.lower(), ""):
+        remedy = "" if ";" in what else ", not weights of PyTorch; convert it to safetensors first"
+        raise UserError(f"{path} is {what.format(path=path)}{remedy}")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -107,6 +121,8 @@ def _refuse_other_kinds(path: Path) -> None:
             raise UserError(f"{path} is a whole program of TorchScript, not only weights; give it with --model instead")
         if not any(name.endswith("data.pkl") for name in names):
             shown = ", ".join(names[:3])
+            if any(name.endswith((".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".pkl")) for name in names):
+                raise UserError(f"{path} is a zip; unpack it and name the file of weights inside ({shown})")
             raise UserError(
                 f"{path} is a zip without a file of PyTorch ({shown}); save model.state_dict(), best as safetensors"
             )
@@ -187,9 +203,17 @@ def give(module: torch.nn.Module, weights: str | Path, spec: str, optional: tupl
     """Load the network that the file `weights` holds, see choose(); UNFILLED leaves the module as it was constructed."""
     if weights == UNFILLED:
         return
-    state, key = read(weights), weights.key if isinstance(weights, WeightsFile) else None
+    state, key = _unchunked(read(weights), module), weights.key if isinstance(weights, WeightsFile) else None
     prefix = choose(module, state, spec, str(weights), optional, key)
     fill(module, state, spec, str(weights), optional, prefix)
+
+
+def _unchunked(state: dict[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights with `blocks.7.` for DINOv2's `blocks.1.7.`, where the module counts its blocks by one number."""
+    if any(map(_CHUNKED.search, module.state_dict())):
+        return state
+    renamed = {_CHUNKED.sub(r"\1blocks.\2.", name): value for name, value in state.items()}
+    return renamed if len(renamed) == len(state) else state
 
 
 def choose(
@@ -285,6 +309,13 @@ def fill(
             raise UserError(
                 f"{where}: {prefix + name} is {tuple(value.shape)}, {spec} needs {tuple(own[name].shape)}; "
                 "choose the model it was made for"
+            )
+        if value.is_quantized or value.is_meta or value.is_sparse:
+            kind = "quantised" if value.is_quantized else "without values" if value.is_meta else "sparse"
+            raise UserError(f"{where}: {prefix + name} is {kind}; save the network's weights as plain floats")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(
+                f"{where}: {prefix + name} is not finite, as after a training that failed; take an earlier checkpoint"
             )
     module.load_state_dict(values, strict=False)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from annotations.fields import PER_SIDE
 
 READINGS = {
     "xywh": "x, y, width, height",
@@ -58,7 +60,19 @@ def likely_cause(boxes: Boxes, frames: np.ndarray, n_wrong: int, box_format: str
     Readings that leave as few wrong but for chance (two standard deviations of a count), or no box outside, are named too.
     """
     units = str(boxes.units[0])
-    readings = [*_by_number(boxes, frames, box_format, units), *(_by_frame(boxes, frames) if units == "pixels" else ())]
+    usual = [*_by_number(boxes, frames, box_format, units), *(_by_frame(boxes, frames) if units == "pixels" else ())]
+    words = _best(usual, frames, n_wrong, units)
+    if words or units != "pixels":
+        return words
+    permille = _by_number(
+        boxes, frames, box_format, units, ("permille",)
+    )  # as models of pictures and language write boxes
+    usual = [reading for reading in permille if 0.9 < (reading.edges[:, 2:] / frames).max() < 1.01]
+    return _best(usual, frames, n_wrong, units) if usual else ""
+
+
+def _best(readings: Sequence[_Reading], frames: np.ndarray, n_wrong: int, units: str) -> str:
+    """Return the reading under which the fewest boxes would be wrong, and those close to it, "" where none is much better."""
 
     def fits(reading: _Reading) -> bool:
         return not leaves(reading.edges, frames).any()
@@ -120,12 +134,19 @@ def _centre_like(boxes: Boxes, frames: np.ndarray, box_format: str) -> str:
     )
 
 
-def _by_number(boxes: Boxes, frames: np.ndarray, box_format: str, units: str) -> Iterator[_Reading]:
+def _by_number(
+    boxes: Boxes,
+    frames: np.ndarray,
+    box_format: str,
+    units: str,
+    others: Sequence[str] = ("pixels", "fraction", "percent"),
+) -> Iterator[_Reading]:
     """Yield what the numbers say in other units and, where the format leaves it open, as other edges."""
     numbers = _numbers(boxes.values, box_format)
     for name in READINGS if box_format else [""]:
         edges = _edges(numbers, name)
-        for unit, scale in (("pixels", np.ones_like(frames)), ("fraction", frames), ("percent", frames / 100)):
+        for unit in others:
+            scale = frames / PER_SIDE[unit] if unit in PER_SIDE else np.ones_like(frames)
             words = [f"read as {READINGS.get(name)}"] * (name != box_format) + [f"in {unit}"] * (unit != units)
             options = [f"--box_format {name}"] * (name != box_format) + [f"--box_units {unit}"] * (unit != units)
             if options:

@@ -16,12 +16,14 @@ from common.messages import UsageError, UserError, count, warn
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SPLIT_NAMES = tuple(name for names in SPLITS.values() for name in names)
+# Letters of Cyrillic and Greek that look like Latin ones, and those.
+_ALIKE = str.maketrans("АВЕКМНОРСТХІЈЅаеорсухіјѕԛԝΑΒΕΖΗΙΚΜΝΟΡΤΥΧοα", "ABEKMHOPCTXIJSaeopcyxijsqwABEZHIKMNOPTYXoa")
 _CHUNK = 1 << 16  # texts looked at at a time
 
 
 def split_of_folder(name: str) -> str:
     """Return the split that a folder's name says: `train` of `train2017`, `test` of `Test_set`; "" for none."""
-    found = re.fullmatch(r"([a-z]+)(?:[_-]?(?:\d+|data|set|images|labels))?", name.lower())
+    found = re.fullmatch(r"([a-z]+)(?:[ _-]?(?:\d+|data|set|dataset|split|images|labels|crops))?", name.lower())
     return found[1] if found and found[1] in (*SPLIT_NAMES, "dev") else ""
 
 
@@ -105,10 +107,15 @@ def warn_strangers(
     others = {_loosely(label): label for label in sorted(known - asked)}
     pairs = [(label, others[_loosely(label)]) for label in sorted(asked - known) if _loosely(label) in others]
     if pairs:
-        shown = ", ".join(f"{label!r} for {other!r}" for label, other in pairs[:3]) + ", …" * (len(pairs) > 3)
+        shown = ", ".join(" for ".join(map(_told, pair)) for pair in pairs[:3]) + ", …" * (len(pairs) > 3)
         warn(
             f"{count(len(pairs), 'label')} of the {names[1]} {'is' if len(pairs) == 1 else 'are'} written otherwise among the "
             f"{names[0]} ({shown}) and counted as others; name both alike if they are the same"
+        )
+    if step := _numbered_otherwise(known, asked):
+        warn(
+            f"the labels of the {names[1]} are those of the {names[0]} {step} (such as {sorted(asked, key=natural)[0]!r} and "
+            f"{sorted(known, key=natural)[0]!r}); check that both number the classes alike"
         )
     if not asked or 2 * len(shared) >= len(asked):
         return
@@ -123,23 +130,45 @@ def warn_strangers(
 
 
 def warn_alike(labels: Iterable[str]) -> None:
-    """Name labels that differ only in how a number or blanks are written; they stay apart."""
+    """Name labels that differ only in how a number or blanks are written, or look alike; they stay apart."""
     written: dict[str, list[str]] = {}
     for label in sorted(sorted({*labels}), key=natural):
         written.setdefault("/".join(map(_plain, label.split("/"))), []).append(label)
     alike = [names for names in written.values() if len(names) > 1]
     if alike:
-        shown = "; ".join(" and ".join(map(repr, names[:3])) for names in alike[:3]) + (" …" if len(alike) > 3 else "")
+        shown = "; ".join(" and ".join(map(_told, names[:3])) for names in alike[:3]) + (" …" if len(alike) > 3 else "")
         warn(f"labels that differ only in how they are written stay {len(alike[0])} labels: {shown}")
 
 
+def _told(label: str) -> str:
+    """Return a label in quotes; where it holds letters that look like others, these as their numbers, too."""
+    alike = _seen(label) != unicodedata.normalize("NFKC", label) and repr(label) != ascii(label)
+    return f"{label!r} ({ascii(label)[1:-1]})" if alike else repr(label)
+
+
+def _numbered_otherwise(known: set[str], asked: set[str]) -> str:
+    """Return "plus 1" or "minus 1" where all labels are numbers in a row that count from another start on both sides."""
+    if len(asked) < 2 or len(asked) != len(known) or not all(re.fullmatch(r"\d{1,9}", name) for name in asked | known):
+        return ""
+    first, other = (sorted(map(int, names)) for names in (asked, known))
+    if any(names[-1] - names[0] != len(names) - 1 for names in (first, other)):
+        return ""
+    return {1: "plus 1", -1: "minus 1"}.get(first[0] - other[0], "")
+
+
 def _loosely(name: str) -> str:
-    return " ".join(re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold()))
+    return " ".join(re.split(r"[\s_-]+", _seen(name).casefold()))
+
+
+def _seen(name: str) -> str:
+    """Return a name as it is seen: without what is invisible, and letters of other alphabets as the Latin ones they look like."""
+    shown = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+    return shown.translate(_ALIKE)
 
 
 def _plain(name: str) -> str:
     """Return what labels have in common that differ only in how they are written."""
-    name = " ".join(unicodedata.normalize("NFKC", name).split())
+    name = " ".join(_seen(name).split())
     return str(float(name)) if re.fullmatch(r"[+-]?\d+(\.\d*)?", name, re.ASCII) else name
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from annotations.fields import PER_SIDE
 from annotations.records import Skipped
 from boxes.readings import Boxes, cannot_be_right, leaves, likely_cause, suspicion
 from common.messages import UserError, count
@@ -74,7 +75,8 @@ def settle(
     resized = in_pixels & (boxes.declared[:, 0] > 0)
     for frame in (boxes.stored, boxes.turned):
         resized &= (boxes.declared != frame).any(axis=1)
-    scales = np.where(in_pixels[:, None], 1.0, frames * np.where(boxes.units == "percent", 0.01, 1.0)[:, None])
+    shares = np.array([1 / PER_SIDE.get(unit, 1) for unit in boxes.units.tolist()])
+    scales = np.where(in_pixels[:, None], 1.0, frames * shares[:, None])
     if choice.rescale:
         scales = np.where(resized[:, None], frames / np.maximum(boxes.declared, 1), scales)
         messages.append(f"{source}: {count(int(resized.sum()), 'box', 'boxes')} scaled to the size of their photos")

@@ -147,10 +147,28 @@ def _locate(item: Object | Skipped, folder: ImageFolder, besides: Mapping[str, s
         except Unusable:
             return Skipped(item.sample_id, item.object_id, str(error), item.source)
         image = Found(image.file, image_folder.OWN_NAME)
+    if other := _named_otherwise(item, image, folder, besides[item.source]):
+        reason = f"image ambiguous: {image.file}, as its annotation file says, and {other}, as that file is called"
+        return Skipped(item.sample_id, item.object_id, reason, item.source)
     named_as_file = item.sample_id != item.image or "://" in item.image  # a URL may end in a query
     if named_as_file and not is_plain(item.sample_id.replace("\\", "/")):
         item = replace(item, sample_id=os.path.splitext(image.file)[0])
     return item, image
+
+
+def _named_otherwise(item: Object, image: Found, folder: ImageFolder, beside: str) -> str:
+    """Return the photo that is called as the annotation file of one photo, where it lies beside the one named in it; "" else.
+
+    Such files are copied, or renamed with their photos, and go on naming another one.
+    """
+    own = item.own_name.rpartition("/")[2]
+    if not own or own == os.path.splitext(os.path.basename(image.file))[0]:
+        return ""
+    try:
+        other = folder.find(item.own_name, beside=beside, split=item.split).file
+    except Unusable:
+        return ""
+    return other if image_folder.same_folder_other_name(image.file, other) else ""
 
 
 def _with_unique_samples(located: Sequence[tuple[Object, Found] | Skipped]) -> Iterator[tuple[Object, Found] | Skipped]:

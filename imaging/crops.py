@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,24 @@ if TYPE_CHECKING:
     import numpy as np
 
 NOT_AN_IMAGE = "not an image"
+UNREAD = "of a kind of image that is not read; save it as PNG"
+_UNREAD = (
+    ".psd",
+    ".svg",
+    ".tga",
+    ".exr",
+    ".hdr",
+    ".dds",
+    ".ico",
+    ".pcx",
+    ".jxl",
+    ".dcm",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+)
 OBJECT_BOX = ("object_left", "object_top", "object_right", "object_bottom")  # columns of crops.csv
 MANIFEST, SKIPPED, RECORD, PLAN, LOCK = RESERVED = ("crops.csv", "skipped.csv", "crop.json", ".planned", ".lock")
 
@@ -238,11 +257,27 @@ def scan_tree(root: Path, splits: Sequence[str] = ()) -> tuple[list[str], list[s
             warn(
                 f"{within} holds {', '.join(sorted(inner)[:5])}, taken as classes; name it with --data_root if they are splits"
             )
+    if not by_split and _are_inner_splits(parts):
+        note(f"{root}: splits are taken from the folders in the class folders")
+        return (
+            paths,
+            [split_of_folder(folders[1]) for folders in parts],
+            [(folders[0], *folders[2:]) for folders in parts],
+        )
     if not by_split:
+        if top and all(re.fullmatch(r"(fold|split|part|cv)[ _-]?\d+", name.lower()) for name in top):
+            listed = " ".join(sorted(top))
+            warn(f"{root}: {listed} taken as classes; --splits {listed} takes them as splits")
         return paths, ["all"] * len(paths), [tuple(folders) for folders in parts]
     names = [folders[0] if folders else "all" for folders in parts]
     found = [split_of_folder(name) if name in named and name not in splits else name for name in names]
     return paths, found, [tuple(folders[1:]) for folders in parts]
+
+
+def _are_inner_splits(parts: Sequence[Sequence[str]]) -> bool:
+    """Return whether each of several class folders holds folders called as splits, at least two different ones, and no other."""
+    inner = {split_of_folder(folders[1]) if len(folders) > 1 else "" for folders in parts}
+    return len({folders[0] for folders in parts if folders}) > 1 and len(inner) > 1 and "" not in inner
 
 
 def image_files(root: Path) -> list[str]:
@@ -252,7 +287,7 @@ def image_files(root: Path) -> list[str]:
     """
     paths: list[str] = []
     left_out: dict[str, list[str]] = {}
-    for path in _walk(root, "", frozenset()):
+    for path in _walk(root, "", frozenset(), {}):
         reason = _no_image(root, path)
         left_out.setdefault(reason, []).append(path) if reason else paths.append(path)
     for reason, names in sorted(left_out.items()):
@@ -276,20 +311,25 @@ def _no_image(root: Path, path: str) -> str:
         return error.strerror or "unreadable"
     if kind == "HEIC" and not reads_heic():
         return NO_HEIC
-    return "" if kind or ending in EXTENSIONS else NOT_AN_IMAGE
+    if kind or ending in EXTENSIONS:
+        return ""
+    return UNREAD if ending in _UNREAD else NOT_AN_IMAGE
 
 
-def _walk(root: Path, below: str, above: frozenset[str]) -> Iterator[str]:
-    """Yield the files in and below a folder, hidden ones apart."""
+def _walk(root: Path, below: str, above: frozenset[str], seen: dict[str, str]) -> Iterator[str]:
+    """Yield the files in and below a folder, hidden ones apart, and links that lead back up; `seen`: folders by their real path."""
     real = os.path.realpath(root / below)
-    if real in above:  # a link that leads back up
+    if real in above:
+        yield below.rstrip("/")
         return
+    if (other := seen.setdefault(real, below)) != below:
+        warn(f"{root}: {below} and {other} are one folder by a link; its images are taken twice")
     with os.scandir(root / below) as entries:
         for entry in entries:
             if files.is_hidden(entry.name):
                 continue
             if files.is_folder(entry):
-                yield from _walk(root, f"{below}{entry.name}/", above | {real})
+                yield from _walk(root, f"{below}{entry.name}/", above | {real}, seen)
             else:
                 yield below + entry.name
 

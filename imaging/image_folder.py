@@ -166,6 +166,11 @@ class ImageFolder:
         return f"; the nearest name is {self._trees()[0][nearest[0]][0]}" if nearest else ""
 
 
+def same_folder_other_name(first: str, second: str) -> bool:
+    """Whether two image files lie in one folder and differ in more than their endings."""
+    return os.path.dirname(first) == os.path.dirname(second) and _stem(first) != _stem(second)
+
+
 def is_plain(image_id: str) -> bool:
     """Return whether an id is a path below a folder as it stands: no address, no absolute path, nothing that leads up."""
     return not (image_id.startswith("/") or ".." in image_id.split("/") or re.match(r"[A-Za-z][\w+.-]*:/", image_id))
@@ -239,8 +244,13 @@ def choose(folder: Path | None, annotations: Sequence[Path]) -> Path:
         folder = folders[0] if len({*folders}) == 1 else Path(os.path.commonpath([path.absolute() for path in folders]))
         if len({*folders}) > 1 and folder == Path(folder.anchor):
             raise UsageError("the annotations share no folder; name that of the images with --image_folder")
-        if folder.name.lower() in ("annotations", "labels"):  # the images lie beside this folder
-            folder = folder.parent
+        for above in (
+            folder,
+            folder.parent,
+        ):  # the images lie beside annotations/ or labels/, or beside labels/ of labels/train/
+            if above.name.lower() in ("annotations", "labels"):
+                folder = above.parent
+                break
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the folder of images with --image_folder")
     return folder

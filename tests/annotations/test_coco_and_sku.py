@@ -443,3 +443,98 @@ def test_an_empty_part_of_a_segmentation_costs_no_outline():
     assert only.box == Box(1, 2, 11, 22, 10, 20)
     assert [list(part) for part in only.outline.polygons] == [[1, 2, 11, 2, 11, 22]]
     assert reason(coco([shape | {"segmentation": [[], []]}])) == "no bbox, empty segmentation"
+
+
+def square(**changes) -> dict:
+    return {"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], **changes}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("}]", "},]").replace("]}", "],\n}"),
+        lambda text: "// written by hand, see http://x//y\n" + text.replace("[", "[ /* first, ] */", 1),
+        lambda text: text.replace('"categories"', '// the "names"\n"categories"'),
+    ],
+)
+def test_comments_and_last_commas_are_read_and_told(change, capsys):
+    """What people write into JSON by hand; a text that holds such signs stays as it is."""
+    names = [{"id": 1, "name": "a, ] // b /* c */"}]
+    (row,) = read(change(json.dumps(coco([square()], categories=names))).encode())
+    assert (row.box, row.classes) == (Box(1, 2, 4, 6, 3, 4), ("a, ] // b /* c */",))
+    assert capsys.readouterr().err.count("read without its comments and the commas") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (repr(coco([square()])), "Python's own notation"),
+        (json.dumps(coco([square(iscrowd=None)])).replace("null", "None"), "Python's own notation"),
+        (json.dumps(coco([square()]))[:-9], "it ends early"),
+        ("{" + "/*" * 50_000, "not valid JSON"),
+    ],
+)
+def test_what_is_no_json_is_told_as_what_it_is(text, hint):
+    with pytest.raises(UserError, match=hint):
+        read(text.encode())
+
+
+def test_annotations_inside_their_photos_and_segments_of_panoptic_ones():
+    photo = {"id": 7, "file_name": "a.jpg"}
+    inside = {"images": [{**photo, "annotations": [{"bbox": [1, 2, 3, 4], "category_id": 1}, 5]}]}
+    rows = read({**inside, "categories": [{"id": 1, "name": "A"}]})
+    assert isinstance(rows[0], Object)
+    assert (rows[0].image, rows[0].crop_id, rows[0].box) == ("a.jpg", "a_row1", Box(1, 2, 4, 6, 3, 4))
+    assert rows[1].reason == "annotation is not an object"
+    parts = [{"id": 30, "category_id": 1, "bbox": [1, 2, 3, 4]}, {"id": 31, "category_id": 1, "iscrowd": 1}]
+    rows = read(coco([{"image_id": 7, "file_name": "a.png", "segments_info": parts}]))
+    assert (rows[0].object_id, rows[0].box) == ("30", Box(1, 2, 4, 6, 3, 4))
+    assert rows[1].reason == "crowd region"
+
+
+def test_captions_and_masks_of_another_size_are_named():
+    assert reason(coco([{"id": 1, "image_id": 7, "caption": "a shelf"}])) == "a caption has no box"
+    mask = {"size": [240, 320], "counts": [240 * 100 + 20, 30, 240 * 320 - 240 * 100 - 50]}
+    told = "segmentation of a mask of 320 x 240, in a photo of 640 x 480"
+    assert reason(coco([square(bbox=None, segmentation=mask)])) == told
+    photo = {"id": 7, "file_name": "a.jpg", "width": 320, "height": 240}
+    (row,) = read(coco([square(bbox=None, segmentation=mask)], [photo]))
+    assert row.box == Box(100, 20, 101, 50, 1, 30)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [{"supercategory": "A"}, {"name": "", "supercategory": "A"}, {"name": None, "label": "A"}, {"class_name": "A"}],
+)
+def test_a_category_is_called_by_the_name_that_it_has(names):
+    (row,) = read(coco([square()], categories=[{"id": 1, **names}]))
+    assert row.classes == ("A",)
+
+
+def test_ids_as_a_table_writes_them():
+    rows = read(coco([square(category_id="1.0", image_id=" 7"), square(id=2, category_id="1.5")]))
+    assert isinstance(rows[0], Object)
+    assert rows[1].reason == "unknown category_id: 1.5"
+
+
+@pytest.mark.parametrize(
+    "bbox",
+    [
+        [[1, 2], [4, 6]],
+        [[1, 2], [4, 2], [4, 6], [1, 6]],
+        [1, 2, 4, 2, 4, 6, 1, 6],
+        [[1, 2, 3, 4]],
+        "[[1, 2], [4, 6]]",
+        "[1 2 3 4]",
+        " [ 1.0  2. 3. 4.]",
+    ],
+)
+def test_a_box_by_its_corners_or_as_it_is_printed(bbox):
+    (row,) = read(coco([square(bbox=bbox)]))
+    assert row.box == Box(1, 2, 4, 6, 3, 4)
+
+
+@pytest.mark.parametrize("bbox", ["1,5 2,5 3,5 4,5", [1, 2, 3, 4, 0], "[1 2 3]", "[[1 2] [4 6]]"])
+def test_numbers_that_are_no_four_are_no_box(bbox):
+    """Decimal commas make eight numbers of four; they are no corners."""
+    assert reason(coco([square(bbox=bbox)])).startswith("bad bbox: ")

@@ -522,9 +522,7 @@ def test_a_folder_of_two_formats_asks_which(subset, tmp_path, capsys):
     tensorflow_csv(subset, tmp_path)
     (tmp_path / "package.json").write_text('{"name": "x"}')
     assert run(subset, tmp_path, tmp_path / "out") == 1
-    assert (
-        "several formats: CreateML (createml, 1 file), TensorFlow CSV (tensorflow, 1 file)" in capsys.readouterr().err
-    )
+    assert "several formats: CreateML (createml, 1 file), CSV of boxes (tensorflow, 1 file)" in capsys.readouterr().err
     assert run(subset, tmp_path, tmp_path / "out", "--annotation_format", "createml") == 0
     assert "2 files not of the format createml passed over" in capsys.readouterr().err
 
@@ -726,7 +724,7 @@ def test_regions_of_a_photo_that_was_turned_in_label_studio_are_skipped(turned, 
 
 
 def test_a_folder_without_annotations_names_what_it_holds(tmp_path):
-    for name, content in (("samples.json", '{"samples": []}'), ("metadata.json", '{"name": "x"}')):
+    for name, content in (("samples.json", '{"samplings": []}'), ("metadata.json", '{"name": "x"}')):
         (tmp_path / name).write_text(content)
     with pytest.raises(
         UserError,
@@ -734,8 +732,224 @@ def test_a_folder_without_annotations_names_what_it_holds(tmp_path):
     ):
         formats.read(tmp_path, Options())
     (tmp_path / "metadata.json").unlink()
-    with pytest.raises(UserError, match=r"samples.json is of no known annotation format .its keys are samples"):
+    with pytest.raises(UserError, match=r"samples.json is of no known annotation format .its keys are samplings"):
         formats.read(tmp_path, Options())
     (tmp_path / "a.yaml").write_text("images: []")
     with pytest.raises(UserError, match=r"a.yaml is YAML, as YOLO's settings are, but no label file"):
         formats.read(tmp_path / "a.yaml", Options())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "tool"),
+    [
+        ("a.json", [{"name": "a.jpg", "labels": [{"category": "x", "box2d": {"x1": 1}}]}], "BDD100K or Scalabel JSON"),
+        ("a.json", {"size": {"width": 9, "height": 9}, "objects": []}, "Supervisely JSON"),
+        ("a.ndjson", {"data_row": {"id": "x"}, "projects": {}}, "Labelbox JSON"),
+        ("a.json", {"version": "2.0", "item": {"name": "a.jpg"}, "annotations": [{"name": "x"}]}, "V7 Darwin JSON"),
+        ("a.json", {"metadata": {"name": "a.jpg"}, "instances": []}, "SuperAnnotate JSON"),
+        ("a.json", {"images": [{"image_name": "a.jpg", "labels": []}], "label_classes": []}, "Hasty JSON"),
+        ("a.json", [{"image_id": 1, "objects": [{"x": 1, "names": ["a"]}]}], "Visual Genome JSON"),
+        ("a.json", [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "a list of detections"),
+        ("a.json", [{"file_name": "a.jpg", "annotations": [{"bbox_mode": 0}]}], "Detectron2"),
+        ("a.json", [{"images": [], "annotations": [], "categories": []}], "COCO JSON inside a list"),
+        ("a.txt", "Pedestrian 0.00 0 -0.20 712.40 143.00 810.73 307.92 1.89 0.48 1.20 1.84 1.47 8.41 0.01", "KITTI"),
+        ("a.txt", "imagesource:GoogleEarth\ngsd:0.1\n1 2 3 2 3 4 1 4 plane 0", "DOTA"),
+        ("a.txt", "1,2,100,50,80,60,1,1,0.9", "MOT Challenge"),
+        ("a.txt", "shop/a.jpg 100,50,180,110,0 1,2,3,4,1", "YOLO for Keras"),
+        ("a.txt", "Apple 12.5 33 55 66.25", "OIDv4"),
+        ("a.csv", "TRAIN,gs://b/a.jpg,x,0.1,0.1,,,0.2,0.2,,", "AutoML"),
+    ],
+)
+def test_a_format_of_another_tool_is_named(tmp_path, name, content, tool):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=rf"{name} looks like .*{tool}.*export it as COCO JSON"):
+        formats.read(path, Options())
+    (tmp_path / "other.json").write_text("{}")
+    if path.suffix not in (".txt", ".ndjson"):
+        with pytest.raises(UserError, match=tool):
+            formats.read(tmp_path, Options())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("image,xmin,ymin,xmax,ymax,label\na.jpg,1,2,4,6,x\n", "from the column image, labels from label"),
+        ("Image_ID;class_name;class_id;X_Min;Y_Min;X_Max;Y_Max\na.jpg;x;1;1;2;4;6\n", "labels from classname"),
+        ("path\tcategory\tleft\ttop\tright\tbottom\twidth\theight\na.jpg\tx\t1\t2\t4\t6\t640\t480\n", "left, top, right, bottom"),
+        ("filename,x,y,w,h,width,height,class\na.jpg,1,2,3,4,640,480,x\n", "boxes from x, y, w, h"),
+        ("filename,x,y,width,height,image_width,image_height,class\na.jpg,1,2,3,4,640,480,x\n", "boxes from x, y, width, height"),
+        ("filename,x_center,y_center,width,height,class\na.jpg,2.5,4,3,4,x\n", "xcenter"),
+        ("filename,class,xmin,ymin,xmax,ymax\na.jpg,x,1,2,4,6\n", ""),
+        ("a.jpg,1,2,4,6,x\n", ""),
+        ("x,1,2,3,4,a.jpg,640,480\n", "boxes from x, y, w, h"),
+    ],
+)  # fmt: skip
+def test_tables_of_boxes_with_other_columns(text, told, capsys):
+    """Width and height are the box's only where its place is called x and y, or left and top, and no corner is there."""
+    (row,) = read_text(text, "boxes.csv")
+    assert isinstance(row, Object)
+    assert (row.image, row.classes, boxes([row])) == ("a.jpg", ("x",), [(1, 2, 4, 6)])
+    assert row.declared == ((640, 480) if "640" in text else None)
+    err = capsys.readouterr().err
+    assert told in err if told else err == ""
+
+
+def test_rows_of_a_table_without_header_count_from_its_first_line():
+    rows = read_text("a.jpg,1,2,4,6,x\nb.jpg,1,2,4,x\nb.jpg,1,2,four,6,x\n", "boxes.csv")
+    assert [(row.line, row.reason) for row in rows if isinstance(row, Skipped)] == [
+        ("3", 'bad xmax: "four"'),
+        ("2", "bad row: 5 fields, not 6"),
+    ]
+
+
+def tasks(data: dict, *regions: dict, more: list | None = None) -> list:
+    size = {"type": "rectanglelabels", "original_width": 200, "original_height": 100}
+    place = {"x": 10, "y": 20, "width": 5, "height": 8, "rectanglelabels": ["king"]}
+    found = [{**size, "value": {**place, **region.pop("value", {})}, **region} for region in regions]
+    return [{"data": data, "annotations": [{"result": found}, *(more or [])]}]
+
+
+def read_label_studio(content: list) -> list:
+    return read_text(json.dumps(content), "tasks.json")
+
+
+def test_regions_of_label_studio_belong_to_the_photo_that_they_are_on():
+    pages = tasks({"pages": ["p/1.jpg", "p/2.jpg"]}, {"item_index": 1}, {"item_index": 0}, {}, {"item_index": 2})
+    rows = read_label_studio(pages)
+    assert [row.image for row in rows[:2]] == ["p/2.jpg", "p/1.jpg"]
+    assert [row.reason for row in rows[2:]] == ["of several photos of its task, which one is not known"] * 2
+    fields = {"front": "f.jpg", "back": "b.jpg"}
+    rows = read_label_studio(tasks(fields, {"to_name": "back"}, {"to_name": "front"}, {"to_name": "img"}))
+    assert [getattr(row, "image", None) for row in rows] == ["b.jpg", "f.jpg", None]
+    rows = read_label_studio(tasks({"image": "a.jpg"}, {"to_name": "img"}, {"to_name": "other"}))
+    assert [row.image for row in rows] == ["a.jpg", "a.jpg"]
+
+
+def test_regions_drawn_upwards_and_of_videos():
+    rows = read_label_studio(
+        tasks(
+            {"image": "a.jpg"},
+            {"value": {"y": 28, "height": -8}},
+            {"value": {"x": 15, "width": -5}},
+            {"type": "videorectangle", "value": {"width": 0, "height": 1}},
+        )
+    )
+    assert boxes(rows[:2]) == [(10, 20, 15, 28)] * 2
+    video = [{"data": {"video": "v.mp4"}, "annotations": [{"result": [
+        {"type": "videorectangle", "value": {"sequence": [{"frame": 1}], "labels": ["king"]}}]}]}]  # fmt: skip
+    assert [row.reason for row in read_label_studio(video)] == ["a videorectangle has no box"]
+
+
+def test_tasks_that_several_people_annotated_are_told(capsys):
+    again = {"result": tasks({}, {})[0]["annotations"][0]["result"]}
+    read_label_studio(tasks({"image": "a.jpg"}, {}, more=[{**again, "was_cancelled": True}]))
+    assert capsys.readouterr().err == ""
+    assert len(read_label_studio(tasks({"image": "a.jpg"}, {}, more=[again]))) == 2
+    assert "1 task annotated more than once; all annotations are taken" in capsys.readouterr().err
+
+
+def voc(filename: str, box=(1, 2, 4, 6), **more: str) -> str:
+    edges = "".join(f"<{key}>{value}</{key}>" for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    others = "".join(f"<{key}>{value}</{key}>" for key, value in more.items())
+    named = f"<filename>{filename}</filename>" if filename else ""
+    return f"<annotation>{named}<object><name>König</name>{others}<bndbox>{edges}</bndbox></object></annotation>"
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "latin-1", "windows-1252", "utf-16", "utf-8"])
+def test_xml_in_the_encoding_that_it_declares(encoding):
+    name = "红" if encoding == "gbk" else "König"
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + voc("a.jpg").replace("König", name)
+    (row,) = formats.parse(text.encode(encoding), "a.xml")
+    assert (row.classes, boxes([row])) == ((name,), [(1, 2, 4, 6)])
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (voc("a.jpg").encode("latin-1"), "byte 0xf6 is not UTF-8"),
+        (voc("a.jpg").replace("König", "salt & vinegar").encode(), "written &amp;"),
+        (b'<?xml version="1.0" encoding="no-such"?><annotation/>', "unknown encoding"),
+        (b"<dataset><images/></dataset>", "dlib"),
+    ],
+)
+def test_xml_that_cannot_be_read_says_why(data, told):
+    with pytest.raises(UserError, match=told):
+        formats.parse(data, "a.xml")
+
+
+def test_several_photos_in_one_voc_file_and_deleted_objects():
+    rows = formats.parse(f"<annotations>{voc('a.jpg')}{voc('b.jpg', deleted='1')}</annotations>".encode(), "all.xml")
+    assert (rows[0].image, boxes(rows[:1])) == ("a.jpg", [(1, 2, 4, 6)])
+    assert (rows[1].sample_id, rows[1].reason) == ("b", "deleted object")
+
+
+@pytest.mark.parametrize("name", ["voc", "labelme"])
+def test_a_file_that_names_another_photo_than_its_own_is_no_guess(tmp_path, name):
+    """a.* is sound; b.* is a copy that still names a's photo, beside which its own lies; c.* was renamed with its photo."""
+    (tmp_path / "data").mkdir()
+    for stem, named in (("a", "a.png"), ("b", "a.png"), ("c", "before.png")):
+        cv2.imwrite(str(tmp_path / "data" / f"{stem}.png"), np.full((20, 30, 3), ord(stem), np.uint8))
+        shape = {"label": "x", "shape_type": "rectangle", "points": [[1, 2], [4, 6]]}
+        text = voc(named) if name == "voc" else json.dumps({"imagePath": named, "shapes": [shape]})
+        (tmp_path / "data" / f"{stem}{'.xml' if name == 'voc' else '.json'}").write_text(text)
+    options = ["--output_root", tmp_path / "out", "--image_format", "png", "--post_padding_method", "none"]
+    assert crop.main(list(map(str, ["--json_path", tmp_path / "data", *options]))) == 0
+    greys = {path.name: int(cv2.imread(str(path))[0, 0, 0]) for path in (tmp_path / "out").rglob("*.png")}
+    assert greys == {"a_1.png": ord("a"), "before_1.png": ord("c")}
+    with open(tmp_path / "out" / "skipped.csv", newline="") as file:
+        (skip,) = csv.DictReader(file)
+    assert skip["reason"] == "image ambiguous: a.png, as its annotation file says, and b.png, as that file is called"
+
+
+def yolo_folder(root: Path, rows: str, names: str = "names: [a, b, c]\n") -> Path:
+    (root / "labels" / "train").mkdir(parents=True)
+    (root / "labels" / "train" / "p.txt").write_text(rows)
+    if names:
+        (root / "data.yaml").write_text(names)
+    return root
+
+
+def test_yolo_classes_by_their_names(tmp_path):
+    ((source,), _) = formats.read(yolo_folder(tmp_path, "b .5 .5 .2 .2\n2 .5 .5 .2 .2\nz .5 .5 .2 .2\n"), Options())
+    assert [getattr(row, "classes", None) for row in source.items] == [("b",), ("c",), None]
+
+
+def test_yolo_classes_numbered_from_one_are_an_error(tmp_path):
+    rows = "".join(f"{number} .5 .5 .2 .2\n" for number in (1, 2, 3))
+    with pytest.raises(UserError, match="number classes from 1 to 3, names count from 0 to 2"):
+        formats.read(yolo_folder(tmp_path, rows), Options())
+    for sound in ("0 .5 .5 .2 .2\n3 .5 .5 .2 .2\n", "1 .5 .5 .2 .2\n2 .5 .5 .2 .2\n"):
+        (tmp_path / "labels" / "train" / "p.txt").write_text(sound)
+        assert formats.read(tmp_path, Options())
+
+
+def test_lists_of_classes_that_contradict_are_an_error(tmp_path):
+    folder = yolo_folder(tmp_path, "0 .5 .5 .2 .2\n", "")
+    (folder / "classes.txt").write_text("a\nb\n")
+    (folder / "labels" / "train" / "classes.txt").write_text("a\nb\nc\n")
+    assert formats.read(folder, Options())[0][0].items[0].classes == ("a",)
+    (folder / "labels" / "train" / "classes.txt").write_text("b\na\n")
+    with pytest.raises(UserError, match=r"class 0 is 'a' in one list of names and 'b' in .*classes.txt"):
+        formats.read(folder, Options())
+
+
+def test_objects_given_twice_and_files_without_splits_are_told(tmp_path, capsys):
+    item = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "x"}]}
+    paths = [tmp_path / f"fold_{number}.json" for number in (0, 1)]
+    paths[0].write_text(json.dumps({**content, "annotations": [item, {**item, "bbox": [1, 2, 3, 5]}]}))
+    paths[1].write_text(json.dumps({**content, "annotations": [item, item]}))
+    formats.read_all(paths, Options(), None)
+    told = capsys.readouterr().err
+    assert "fold_1.json: 1 object repeats photo, label and box of another one (object row2 of a)" in told
+    assert "fold_0.json:" not in told
+    assert "2 files, and no name says a split: all are of split all" in told
+
+
+def test_a_zip_with_photos_says_that_they_are_not_looked_for(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("annotations.xml", "<annotations><image name='a.jpg'/></annotations>")
+        archive.writestr("images/a.jpg", b"x")
+    formats.read(tmp_path / "export.zip", Options())
+    assert "holds 1 photo, too; photos are not looked for inside a zip: unpack it" in capsys.readouterr().err

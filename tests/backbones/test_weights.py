@@ -210,3 +210,65 @@ def test_a_program_is_no_file_of_weights(tmp_path):
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "x.pth"))
     with pytest.raises(UserError, match=r"whole program of TorchScript, .* give it with --model"):
         weights.read(tmp_path / "x.pth")
+
+
+def test_blocks_counted_by_chunks_are_those_of_the_model(tmp_path):
+    """DINOv2 writes `blocks.1.3.` for the fourth block, in the second chunk; a model that counts so itself keeps its names."""
+
+    def model() -> nn.Module:
+        return nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "norm": nn.LayerNorm(2)})
+
+    true = model().state_dict()
+    chunked = {
+        name.replace("blocks.0.", "blocks.0.0.").replace("blocks.1.", "blocks.1.1."): v for name, v in true.items()
+    }
+    assert "blocks.1.1.weight" in chunked
+    torch.save({"teacher": {f"backbone.{name}": value for name, value in chunked.items()}}, tmp_path / "w.pth")
+    module = model()
+    weights.give(module, tmp_path / "w.pth", "net")
+    assert all(value.equal(module.state_dict()[name]) for name, value in true.items())
+    staged = nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleList([nn.Linear(2, 2)])])})
+    torch.save(staged.state_dict(), tmp_path / "s.pth")
+    weights.give(staged, tmp_path / "s.pth", "net")
+    torch.save({"blocks.0.weight": torch.zeros(2, 2)}, tmp_path / "s.pth")
+    with pytest.raises(UserError, match="lacks 2 of the 2 weights"):
+        weights.give(staged, tmp_path / "s.pth", "net")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "is quantised; save"),
+        (lambda value: value.to("meta"), "is without values; save"),
+        (lambda value: value * float("nan"), "is not finite, as after a training that failed"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named(tmp_path, change, told):
+    torch.save({**named("", 1), "stem.weight": change(network(1).state_dict()["stem.weight"])}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=f"stem.weight {told}"):
+        weights.give(network(), tmp_path / "w.pth", "net")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "told"),
+    [
+        ("w.h5", b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes, not weights of PyTorch"),
+        ("w.gguf", b"GGUF\3\0\0\0", "a GGUF file"),
+        ("w.onnx", b"\x08\x07\x12\x07pytorch", "an ONNX model"),
+        ("model.safetensors.index.json", b'{"weight_map": {}}', "JSON; give the folder"),
+        ("w.tar", b"\0" * 257 + b"ustar\x0000", "a tar archive; unpack it"),
+    ],
+)
+def test_files_of_other_tools_are_named(tmp_path, name, data, told):
+    (tmp_path / name).write_bytes(data + b"\0" * 300)
+    with pytest.raises(UserError, match=told):
+        weights.read(tmp_path / name)
+
+
+def test_weights_inside_a_zip_are_to_be_unpacked(tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+        archive.writestr("best.pth", b"x")
+    with pytest.raises(UserError, match=r"is a zip; unpack it and name the file of weights inside .best.pth."):
+        weights.read(tmp_path / "w.zip")

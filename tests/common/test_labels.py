@@ -122,3 +122,34 @@ def test_classes_of_both_writings_on_both_sides_are_two_classes(capsys):
 )
 def test_split_of_a_folder(name, split):
     assert labels.split_of_folder(name) == split
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Ace", "\u0410\u0441\u0435"), ("brie", "br\u200bie"), ("ale", "\ufeffale"), ("Pot", "\u03a1ot")]
+)
+def test_labels_that_look_alike_are_named_on_both_sides_and_within_one(one, other, capsys):
+    """Cyrillic and Greek letters in the place of Latin ones, and signs that nobody sees."""
+    labels.warn_strangers([one, "x"], [other, "x"])
+    told = capsys.readouterr().err
+    assert "1 label of the queries is written otherwise among the references" in told
+    assert ascii(other)[1:-1] in told
+    labels.warn_alike([one, other])
+    assert "stay 2 labels" in capsys.readouterr().err
+    labels.warn_alike(["\u0434\u043e\u043c", "dom"])  # alike in sound only
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("references", "queries", "told"),
+    [
+        ("0123", "1234", "plus 1"),
+        ("1234", "0123", "minus 1"),
+        ("0123", "0123", ""),
+        ("0123", "012", ""),
+        ("ab", "bc", ""),
+        ("0245", "1356", ""),
+    ],
+)
+def test_labels_that_count_from_another_start_are_told(references, queries, told, capsys):
+    labels.warn_strangers(references, queries)
+    assert (f"are those of the references {told} (such as" in capsys.readouterr().err) == bool(told)

@@ -99,7 +99,7 @@ def test_boxes_in_percent_are_suspected_where_they_fit_as_pixels(photos, capsys)
     for boxes in (TRUE, [(5, 5, 20, 20)] * 4 + [(5, 5, 101, 20)], [(5, 5, 20, 20)]):
         write(photos, boxes)
         assert run(photos, "--overwrite") == 0
-        assert "percent" not in capsys.readouterr().err
+        assert "as percent would" not in capsys.readouterr().err
 
 
 def test_fewer_than_a_quarter_is_a_warning(photos, capsys):
@@ -187,8 +187,8 @@ def test_polygons_say_what_the_numbers_of_their_boxes_mean(photos, written, cuto
     (photos / "boxes.json").write_text(json.dumps(content))
     assert run(photos, "--cutout", cutout) == 1
     error = capsys.readouterr().err
-    assert "100% of the first 9 boxes are not around their own segmentations or key points" in error
-    assert f"100% are: --box_format {written} reads them so, --box_format xywh as now" in error
+    assert "100% of the first 9 boxes do not fit their own segmentations, key points or areas" in error
+    assert f"100% do: --box_format {written} reads them so, --box_format xywh as now" in error
     assert run(photos, "--cutout", cutout, "--box_format", written) == 0
     assert cut(photos) == inner * 3
     write(photos, inner)
@@ -221,7 +221,7 @@ def test_masks_and_key_points_say_what_the_numbers_mean(photos, written, evidenc
         (photos / "boxes.json").write_text(json.dumps(content))
         assert run(photos) == (form is mean[written])
         if form is mean[written]:
-            assert f"100% are: --box_format {written} reads them so" in capsys.readouterr().err
+            assert f"100% do: --box_format {written} reads them so" in capsys.readouterr().err
     assert cut(photos) == inner * 3
 
 
@@ -272,3 +272,40 @@ def test_a_reading_that_is_better_by_chance_is_not_named_alone(tmp_path, capsys)
     write(tmp_path, [(60, 70, 75, 85), (70, 60, 95, 80), (50, 70, 70, 90), (65, 65, 66, 85)], (150, 110))
     assert run(tmp_path) == 1
     assert "--box_format xyxy --box_units percent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("area", "form", "told"),
+    [
+        (lambda x, y, w, h: w * h, lambda x, y, w, h: (x, y, x + w, y + h), True),
+        (lambda x, y, w, h: w * h, lambda *box: box, False),
+        (lambda x, y, w, h: w * h / 3, lambda x, y, w, h: (x, y, x + w, y + h), False),  # of a mask: says nothing
+    ],
+)
+def test_areas_say_that_numbers_are_corners(photos, area, form, told, capsys):
+    """Boxes in the first corner, all of which fit as x, y, width, height."""
+    inner = [(30, 20, 40, 30), (50, 40, 30, 20), (40, 30, 50, 40)]
+    write(photos, [form(*box) for box in inner])
+    content = json.loads((photos / "boxes.json").read_text())
+    for number, item in enumerate(content["annotations"]):
+        item["area"] = area(*inner[number % 3])
+    (photos / "boxes.json").write_text(json.dumps(content))
+    assert run(photos) == told
+    assert ("read as x1, y1, x2, y2, 100% do: --box_format xyxy" in capsys.readouterr().err) == told
+    if told:
+        assert run(photos, "--box_format", "xyxy") == 0
+        assert set(cut(photos)) == set(inner)
+
+
+def test_thousandths_of_the_sides(photos, capsys):
+    """As models of pictures and language write boxes: 0 to 1000 in photos of any size."""
+    boxes = [
+        (round(x * 1000 / WIDTH), round(y * 1000 / HEIGHT), round(w * 1000 / WIDTH), round(h * 1000 / HEIGHT))
+        for x, y, w, h in TRUE
+    ]
+    write(photos, boxes)
+    assert run(photos) == 1
+    assert "in permille, 0 would: --box_units permille reads them so" in capsys.readouterr().err
+    assert run(photos, "--box_units", "permille") == 0
+    for found, true in zip(cut(photos), TRUE * 3, strict=True):
+        assert np.abs(np.subtract(found, true)).max() <= 1

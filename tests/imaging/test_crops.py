@@ -260,3 +260,43 @@ def test_a_folder_around_the_splits_is_told(tmp_path, capsys):
 def test_folders_of_systems_are_no_classes(tmp_path):
     thumbnails = ("A/@eaDir/x.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/A/x.jpg", "A/.ipynb_checkpoints/x.jpg")
     assert crops.read(tree(tmp_path, "A/x.jpg", *thumbnails)).paths == ["A/x.jpg"]
+
+
+def test_splits_inside_the_class_folders(tmp_path, capsys):
+    tree(tmp_path, "ace/train/a.jpg", "ace/Test_set/b.jpg", "king/train/hearts/c.jpg")
+    manifest = crops.read(tmp_path)
+    assert manifest.splits == ["test", "train", "train"]
+    assert manifest.labels.tolist() == [["ace", ""], ["ace", ""], ["king", "hearts"]]
+    assert "splits are taken from the folders in the class folders" in capsys.readouterr().err
+    tree(tmp_path, "king/other/d.jpg")
+    assert set(crops.read(tmp_path).splits) == {"all"}
+
+
+def test_folds_are_told_as_classes(tmp_path, capsys):
+    tree(tmp_path, "fold_0/ace/a.jpg", "fold_1/ace/b.jpg")
+    assert set(crops.read(tmp_path).splits) == {"all"}
+    assert "fold_0 fold_1 taken as classes; --splits fold_0 fold_1 takes them as splits" in capsys.readouterr().err
+    assert crops.read(tmp_path, splits=["fold_0", "fold_1"]).splits == ["fold_0", "fold_1"]
+    assert "taken as classes" not in capsys.readouterr().err
+
+
+def test_links_to_class_folders_are_read_and_told_where_one_is_there_twice(tmp_path, capsys):
+    tree(tmp_path / "elsewhere", "king/a.jpg")
+    tree(tmp_path / "data", "train/ace/b.jpg", "test/ace/c.jpg")
+    (tmp_path / "data" / "train" / "king").symlink_to(tmp_path / "elsewhere" / "king")
+    (tmp_path / "data" / "train" / "back").symlink_to(tmp_path / "data")
+    assert labels(crops.read(tmp_path / "data")) == ["ace", "ace", "king"]
+    told = capsys.readouterr().err
+    assert "1 file left out, no regular file: train/back" in told
+    assert "by a link" not in told
+    (tmp_path / "data" / "test" / "king").symlink_to(tmp_path / "data" / "train" / "king")
+    assert len(crops.read(tmp_path / "data")) == 4
+    assert "are one folder by a link; its images are taken twice" in capsys.readouterr().err
+
+
+def test_images_of_a_kind_that_is_not_read_are_a_warning(tmp_path, capsys):
+    tree(tmp_path, "ace/a.jpg")
+    (tmp_path / "ace" / "b.PSD").write_bytes(b"8BPS")
+    crops.read(tmp_path)
+    assert "warning: " in (told := capsys.readouterr().err)
+    assert "1 file left out, of a kind of image that is not read; save it as PNG: ace/b.PSD" in told
