@@ -87,8 +87,11 @@ def _inner(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str,
 def _preprocessing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what differs in a model's preprocessing, in words."""
     changed = {name: values for name, *values in _inner(before, now)}
-    sizes = [f"{each.get('width')} x {each.get('height')}" for each in (before, now)]
-    parts = [f"input size {sizes[0]} -> {sizes[1]} pixels"] if {"height", "width"} & {*changed} else []
+    sizes = [
+        f"{each['width']} x {each['height']} pixels" if {"width", "height"} <= {*each} else "not given"
+        for each in (before, now)
+    ]
+    parts = [f"input size {' -> '.join(sizes)}"] if {"height", "width"} & {*changed} else []
     parts += ["other means or deviations of the pixels"] if {"mean", "std"} & {*changed} else []
     others = {name: values for name, values in changed.items() if name not in ("height", "width", "mean", "std")}
     return parts + [_change(name.replace("_", " "), *values) for name, values in others.items()]

@@ -164,7 +164,9 @@ def content(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder by its name, with what changes from run to run left out."""
     changing = re.compile(rb"\d{8}-\d{6}-\d{6}-[0-9a-f]{8}|\d{4}(-\d\d){2} \d\d(:\d\d){2} UTC| --results_mode replace")
     found = {
-        str(path.relative_to(folder)): changing.sub(b"", path.read_bytes())
+        str(path.relative_to(folder)): changing.sub(
+            b"", re.sub(rb" \\\n +", b" ", path.read_bytes())
+        )  # one line a command
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "models.csv"  # how fast a run was
     }
