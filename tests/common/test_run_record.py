@@ -25,7 +25,7 @@ OLD = {
         ({"fingerprint": "2", "model_options": {"layer": "x"}}, '--layer not given -> "x"'),
         (
             {"fingerprint": "2", "preprocess": {**PIXELS, "height": 260, "width": 240, "mean": [0.4], "std": [0.2]}},
-            "input size 224 x 224 -> 240 x 260 pixels, other means or deviations of the pixels",
+            "input size 224 x 224 pixels -> 240 x 260 pixels, other means or deviations of the pixels",
         ),
         ({"preprocess": {**PIXELS, "interpolation": "bilinear"}}, 'interpolation "bicubic" -> "bilinear"'),
         ({"seed": 1, "crop": {"border": "reflect"}}, 'crop.border "clip" -> "reflect", --seed 0 -> 1'),
