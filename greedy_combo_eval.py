@@ -37,10 +37,10 @@ def exhaustive(
     references, queries = list(evaluator.coded.references), list(evaluator.coded.queries)
     if pairing == "matched" and (only := sorted(set(references) ^ set(queries))):
         messages.warn(f"left out of matched combinations, as only one side has the ID: {', '.join(only)}")
-    if size is None and not count_combinations(references, queries, 2, 2, pairing):
-        messages.note("combinations need at least two sets on both sides; only single pairs are scored")
-        size = 1, 1
     low, high = size or (2, 2)
+    if not any(count_combinations(references, queries, *sizes, pairing) for sizes in ((low, high), (2, 2))):
+        messages.note("combinations need at least two sets on both sides; only single pairs are scored")
+        low, high = 1, 1
     asked = asked_combinations(references, queries, low, high, pairing, at_most, recipes)
     valid = [combination for combination in asked if evaluator.valid(combination)]
     if len(valid) < len(asked):

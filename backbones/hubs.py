@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from backbones import weights as weights_of
@@ -18,6 +19,16 @@ from common.messages import UsageError, UserError
 
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL's numbers
 LOCAL = "local-dir:"  # before a folder, as timm names it
+_LOAD_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    ImportError,
+    TypeError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding", "distillation_token")
 
 
@@ -36,7 +47,7 @@ def timm_model(name: str, weights: str | Path | None, pooling: str | None, *, he
     try:
         options: dict[str, Any] = {} if head else {"num_classes": 0}
         module: Any = timm.create_model(name, pretrained=weights is None and not embedded, **options)
-    except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except _LOAD_ERRORS as error:
         raise weights_of.unreachable(name if folder else f"timm/{name}", error, local=folder) from None
     config = timm.data.resolve_model_data_config(module)
     _, height, width = config["input_size"]
@@ -189,7 +200,7 @@ def _from_hugging_face(
         else:
             model = maker.from_config(config, trust_remote_code=False)
         return model, config, preprocess_of(name, config)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError) as error:
+    except _LOAD_ERRORS as error:
         raise weights_of.unreachable(spec, error, local=local) from None
 
 

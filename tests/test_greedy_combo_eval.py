@@ -234,9 +234,11 @@ def test_what_is_printed_is_a_table_and_the_verdict_around_it(folder, here, caps
     assert lines[-2:] == lines[:2]
 
 
-def test_one_set_is_scored_and_told_what_combinations_need(folder, here, capsys):
+@pytest.mark.parametrize("size", [[], ["--combination_size", "2"], ["--combination_size", "2-3"]])
+def test_one_set_is_scored_and_told_what_combinations_need(folder, here, capsys, size):
+    """Whatever the size: the older scripts' users type --combination_size 2 before they have a second set."""
     one = ["--train_npz", f"{folder}/d_0_train.npz", "--test_npz", f"{folder}/d_0_test.npz"]
-    assert greedy_combo_eval.main(one) == 0
+    assert greedy_combo_eval.main(one + size) == 0
     out, err = capsys.readouterr()
     assert "combinations need at least two sets on both sides; only single pairs are scored" in err
     assert out.startswith("Which padding? Only 0/0 was given: accuracy ")

@@ -89,6 +89,7 @@ def test_the_older_scripts_commands_run_as_they_stand(root, place):
         "python crop.py --json_path annotations.json --image_folder images/ --output_root cropped_images/",
         "python extract_embedding.py --folders cropped_images/ --company_name datasetX",
         "python evaluate_combo.py --train_npz embeddings/*_train.npz --test_npz embeddings/*_test.npz --company_name datasetX",
+        "python greedy_combo_eval.py --train_npz embeddings/*_train.npz --test_npz embeddings/*_test.npz --combination_size 2",
         "cp embeddings/datasetX_0_train.npz embeddings/b_5_train.npz; cp embeddings/datasetX_0_test.npz embeddings/b_5_test.npz",
         "cd embeddings && python ../greedy_combo_eval.py --train_npz 5=b_5_train.npz *X*.npz --test_npz 5=b_5_test.npz *X*.npz "
         "--combination_size 2 --company_name datasetX",

@@ -106,6 +106,23 @@ def test_a_model_without_a_head_is_no_classifier(tmp_path, photo, capsys):
     assert "lacks 2 weights, such as classifier." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["transformers", "timm"])
+def test_a_folder_whose_weights_were_cut_off(tmp_path, photo, capsys, kind):
+    """As a copy that was interrupted leaves it: one sentence, for both libraries."""
+    if kind == "timm":
+        state = timm.create_model("resnet10t", num_classes=3).state_dict()
+        safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet10t", "num_classes": 3}))
+    else:
+        vit(tmp_path, "ViTForImageClassification")
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[:1000])
+    assert classify.main(["--image", str(photo), "--model", str(tmp_path)]) == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path} cannot be loaded: " in told
+    assert len(told.splitlines()) == 1
+
+
 @pytest.mark.parametrize("described", [False, True])
 def test_timm_folder(photo, tmp_path, capsys, described):
     """A folder as timm writes it, with the names of its classes in config.json, or only their number."""
