@@ -15,7 +15,7 @@ from torch import nn
 from backbones import weights as weights_of
 from backbones.backbone import Backbone
 from backbones.preprocess import INTERPOLATIONS, Preprocess
-from common.messages import UsageError, UserError
+from common.messages import UsageError, UserError, note
 
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL's numbers
 LOCAL = "local-dir:"  # before a folder, as timm names it
@@ -280,6 +280,10 @@ def preprocess_of(name: str, config: Any) -> Preprocess:
         "interpolation": _RESAMPLE[resample] if isinstance(resample, int) else INTERPOLATIONS[2],
         "short_edge": short_edge,
     }
+    if not values:
+        note(
+            f"{name} has no preprocessor_config.json: {described['height']} x {described['width']} px, mean and std 0.5"
+        )
     if values.get("do_normalize") is False:
         described |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     return Preprocess.from_dict(described, f"hf/{name}")

@@ -140,7 +140,7 @@ def models(rows: Sequence[ModelRow], width: int | None = None) -> str:
             row.model,
             row.id,
             row.dim,
-            _number(row.weights / 1e6, ".1f"),
+            _number(row.weights / 1e6, ".2g" if row.weights < 1e5 else ".1f"),
             _number(row.images_per_second, ".1f"),
             f"{row.accuracy:.4f}",
             f"{row.low:.4f} to {row.high:.4f}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import sys
 import textwrap
 
@@ -455,6 +456,14 @@ def test_hugging_face_convolutions_are_pooled_by_the_mean(tmp_path):
         features = module(pixel_values=(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)
     expected = features.last_hidden_state.mean((2, 3)).numpy()
     np.testing.assert_allclose(embedder(pixels), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_hugging_face_folder_without_preprocessing_says_what_is_assumed(vit_folder, tmp_path, capsys):
+    folder = tmp_path / "bare"
+    shutil.copytree(vit_folder[0], folder, ignore=shutil.ignore_patterns("preprocessor_config.json"))
+    backbone = models.build(f"hf/{folder}")
+    assert (backbone.preprocess.height, backbone.preprocess.mean) == (64, (0.5, 0.5, 0.5))
+    assert "has no preprocessor_config.json: 64 x 64 px, mean and std 0.5" in capsys.readouterr().err
 
 
 def test_hugging_face_folder_that_lacks_weights(vit_folder, tmp_path):
