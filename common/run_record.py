@@ -60,7 +60,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[s
     """
     changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key)) if keys is None else list(keys)
     for cause, effects in _FOLLOWS.items():
-        if cause in changed:
+        if cause in changed and (old.get(cause) or new.get(cause)):  # {} and None are alike
             changed = [key for key in changed if key not in effects]
     parts = []
     for key in changed:

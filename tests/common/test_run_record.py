@@ -34,3 +34,9 @@ OLD = {
 def test_what_differs_is_named_without_what_follows_from_it(new, said):
     assert differences(OLD, {**OLD, **new}) == said
     assert differences(OLD, OLD) == ""
+
+
+def test_options_that_an_older_version_did_not_note_explain_nothing():
+    old = {key: value for key, value in OLD.items() if key != "model_options"}
+    new = {**old, "model_options": {}, "fingerprint": "2"}
+    assert differences(old, new) == "fingerprint: another model by its weights or preprocessing"
