@@ -190,7 +190,7 @@ def test_boxes_of_corners_are_known_by_key_points_and_by_outlines():
     assert box_evidence.other_meaning([([8, 18, 24, 44], held)] * 4) == ""  # x, y, width, height around the points
     told = box_evidence.other_meaning([([20, 40, 26, 44], held)] * 4)
     assert told.startswith("100% of the first 4 boxes do not fit their own")
-    assert "read as centre x, centre y, width, height, 100% are: --box_format cxcywh reads them so" in told
+    assert "read as centre x, centre y, width, height, 100% do: --box_format cxcywh reads them so" in told
     assert "--box_format cxcywh" in box_evidence.other_meaning([([60, 45, 100, 50], drawn)])
     assert "--box_format yxyx" in box_evidence.other_meaning([([20, 10, 70, 110], drawn)])
     # two pixels and a fiftieth of the side are rounding: of 100 x 50, four across and three down
