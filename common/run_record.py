@@ -23,7 +23,7 @@ _HASHES = {
 }
 # By key of a record: what a user knows it by, where that is not the option of the same name.
 _NAMES = {"normalized": "--normalize", "dataset_name": "--company_name", "compiled": "--compile"}
-_NAMES |= {name: name for name in ("padding", "split", "preprocessing_version")}
+_NAMES |= {name: name for name in ("padding", "split", "preprocess", "preprocessing_version")}
 # By key of a record: what differs because it does.
 _OF_PIXELS = ("fingerprint", "base_fingerprint")
 _OF_OPTIONS = (*_OF_PIXELS, "preprocess", "image_size", "pooling")
@@ -69,8 +69,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[s
             parts.append(f"{key}: {_HASHES[key]}")
         elif key == "model_options":
             parts += [_change(f"--{name}", *values) for name, *values in _inner(before or {}, now or {})]
-        elif key == "preprocess":
-            parts += _preprocessing(before or {}, now or {})
+        elif key == "preprocess" and before and now:
+            parts += _preprocessing(before, now)
         elif isinstance(before, dict) and isinstance(now, dict):
             parts += [_change(f"{key}.{name}", *values) for name, *values in _inner(before, now)]
         else:

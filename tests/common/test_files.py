@@ -140,12 +140,13 @@ def test_what_differs_between_two_records_is_told_by_option_and_value():
     new = {**old, "seed": 1, "normalized": False, "input": "2", "preprocess": {"height": 3, "width": 2}}
     assert run_record.differences(old, old) == ""
     told = (
-        "input: images or labels were added, removed or changed, --normalize true -> false, preprocess.height 1 -> 3, "
+        "input: images or labels were added, removed or changed, --normalize true -> false, "
+        "input size 2 x 1 -> 2 x 3 pixels, "
     )
     assert run_record.differences(old, new) == told + "--seed 0 -> 1"
     assert run_record.differences(old, new, ["seed"]) == "--seed 0 -> 1"
-    assert run_record.differences({}, {"seed": "x" * 61}) == f'--seed null -> "{"x" * 28}…{"x" * 29}"'
-    assert run_record.differences({}, {"seed": "x" * 58}) == f'--seed null -> "{"x" * 58}"'
+    assert run_record.differences({}, {"seed": "x" * 61}) == f'--seed not given -> "{"x" * 28}…{"x" * 29}"'
+    assert run_record.differences({}, {"seed": "x" * 58}) == f'--seed not given -> "{"x" * 58}"'
 
 
 @pytest.mark.parametrize(("safe", "cell"), [(False, "=1+1"), (True, "'=1+1")])
@@ -163,4 +164,4 @@ def test_a_table_is_its_rows_without_their_numbers(tmp_path, safe, cell):
 
 def test_a_field_of_fields_that_one_record_lacks_is_told_whole():
     told = run_record.differences({"preprocess": {"height": 1}}, {})
-    assert told == 'preprocess {"height": 1} -> null'
+    assert told == 'preprocess {"height": 1} -> not given'
