@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         n, dim = sum(map(len, sets)), sets[0].dim
         if (args.neighbors or 0) >= n:
             rows = messages.count(n, "row")
-            raise messages.UserError(f"--neighbors {args.neighbors}: there are {rows} in all; ask for fewer")
+            raise messages.UserError(f"--neighbors {args.neighbors}: the files have {rows} in all; ask for fewer")
         more = joined(sets, {"predictions": args.predictions, "flips": args.flips}, args.strict)
         more |= mapped(sets, args.neighbors, args.projection, args.dimensions, args.seed)
         path = Path(str(args.out).replace("{model}", model))

@@ -180,7 +180,7 @@ def _shape(item: dict[str, Any], options: Options, declared: tuple[int, int] | N
         shape = _read_shape(shape)
     if isinstance(shape, Outline) and shape.size[0] and declared and shape.size[::-1] != declared:
         of, photo = (f"{width} x {height}" for width, height in (shape.size[::-1], declared))
-        shape = Unusable(f"segmentation of a mask of {of}, in a photo of {photo}")
+        shape = Unusable(f"segmentation of a mask of {of}, in a photo declared as {photo}")
     units = options.box_units or "pixels"
     try:
         if bbox is None or bbox in ([], {}, ""):

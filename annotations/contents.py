@@ -23,8 +23,10 @@ from common.messages import UserError, count, note
 _ZIPS = {"[Content_Types].xml": "an Office document", "data.pkl": "a file of PyTorch", ".npy": "an .npz of arrays"}
 Compact = Callable[[dict[str, Any]], None]
 # Texts in double quotes, kept as they are, and what people write into JSON beside them: comments, and a comma before a bracket.
-_BESIDE_JSON = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
-_LAST_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[\]}])', re.DOTALL)
+# A text goes on to the end where its closing quote is missing, so that an address in a cut file is no comment.
+_QUOTED = r'("[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z))'
+_BESIDE_JSON = re.compile(_QUOTED + r"|//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_LAST_COMMA = re.compile(_QUOTED + r"|,(?=\s*[\]}])", re.DOTALL)
 _BRACKET_BYTES = 80  # what Python needs for the smallest list or object of a JSON text
 _OTHER_KINDS = (
     (b"PAR1", "a Parquet file"),
@@ -173,14 +175,18 @@ def decoded(data: bytes, path: Path | str) -> str:
     return text.removeprefix("\ufeff")
 
 
-def parse_json(text: str, path: Path | str, compact: Compact | None = None) -> Any:
-    """Return the content of JSON, or of JSON lines as a list; `compact` may shrink each object as soon as it is parsed."""
+def parse_json(text: str, path: Path | str, compact: Callable[[], Compact] | None = None) -> Any:
+    """Return the content of JSON, or of JSON lines as a list.
+
+    `compact` makes what may shrink each object as soon as it is parsed; a text that is parsed again begins with a new one.
+    """
     needed = len(text) + _BRACKET_BYTES * (text.count("[") + text.count("{"))
     if needed > memory():
         raise UserError(
             f"{path} would need about {needed >> 30} GiB of memory, more than half of this machine's; split it"
         )
-    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _object(pairs, compact))
+    shrink = compact() if compact else None
+    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _object(pairs, shrink))
     try:
         try:
             return decoder.decode(text)
@@ -190,8 +196,9 @@ def parse_json(text: str, path: Path | str, compact: Compact | None = None) -> A
             return Lines(_lines(text, decoder, error))
     except json.JSONDecodeError as error:
         if (plain := _plain_json(text)) != text:
+            content = parse_json(plain, path, compact)
             note(f"{path}: read without its comments and the commas before closing brackets, which JSON does not have")
-            return parse_json(plain, path, compact)
+            return content
         raise UserError(
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({_hint(text, error)}); export it again"
         ) from None

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,8 @@ def read_file(
         name, found = _from_xml(data, source, stem, options, forced)
     else:
         text = decoded(data, path)
-        start = text[:4096].lstrip()[:1]
-        if (start in ("{", "[") or text.lstrip()[:2] in ("//", "/*")) and (forced is None or forced in _JSON):
+        start = text[:4096].lstrip()[:2]
+        if (start[:1] in ("{", "[") or start in ("//", "/*")) and (forced is None or forced in _JSON):
             name, found = _from_json(text, source, stem, options, forced)
         elif forced == "yolo" or (forced is None and yolo.recognise(text)):
             name, found = "yolo", yolo.read(data, path, root, yolo.open_dataset(root), options)
@@ -179,7 +180,7 @@ def _from_xml(
 def _from_json(
     text: str, source: str, stem: str, options: Options, forced: str | None
 ) -> tuple[str, Iterator[Object | Skipped]]:
-    content = parse_json(text, source, coco.compact(options.outlines))
+    content = parse_json(text, source, partial(coco.compact, options.outlines))
     names: Iterable[str] = [forced] if forced in _JSON else _JSON if forced is None else []
     name = next((name for name in names if _JSON[name].recognise(content)), None)
     if name is None or (name == "coco" and not coco.is_whole(content) and _other_json(content)):

@@ -107,9 +107,9 @@ def _given(task: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _pages(data: dict[str, Any]) -> list[str]:
-    """Return the addresses of a task of several photos, the first list of texts in its data."""
+    """Return the addresses of a task of several photos, the first list of nothing else in its data."""
     lists = (value for value in data.values() if isinstance(value, list) and value)
-    return next((value for value in lists if all(isinstance(part, str) and part.strip() for part in value)), [])
+    return next((value for value in lists if all(map(_is_address, value))), [])
 
 
 def _image_of(region: Any, data: dict[str, Any], tags: int) -> str | None:
@@ -128,9 +128,11 @@ def _image_of(region: Any, data: dict[str, Any], tags: int) -> str | None:
 
 
 def _addresses(data: dict[str, Any]) -> list[str]:
-    return [
-        value for value in data.values() if isinstance(value, str) and value.strip() and ("/" in value or "." in value)
-    ]
+    return [value for value in data.values() if _is_address(value)]
+
+
+def _is_address(value: Any) -> bool:
+    return isinstance(value, str) and ("/" in value or "." in value)
 
 
 def _image(data: dict[str, Any]) -> str | None:

@@ -45,7 +45,10 @@ def form(text: str) -> str | None:
 
 
 def _tell_columns(text: str, source: str) -> None:
-    """Say which columns are taken, unless they are called as TensorFlow calls them."""
+    """Say which columns are taken, unless a header calls them as TensorFlow does."""
+    if columns := _missing_header(text):
+        note(f"{source} has no header; its columns are taken as {columns.replace(',', ', ')}")
+        return
     header = [_plain(name) for name in next(_table(text, source, []), (0, {}))[1]]
     photo, label = (
         (next(name for name in names if name in header) for names in (_PHOTO, _CLASS)) if header else ("", "")
@@ -55,10 +58,14 @@ def _tell_columns(text: str, source: str) -> None:
         note(f"{source}: photos are taken from the column {photo}, labels from {label}, boxes from {', '.join(sides)}")
 
 
+def _missing_header(text: str) -> str:
+    """Return the names of a table's columns, where it is one of the known ones that have none; else ""."""
+    first = re.match(r"(?:[^,\n]+,{5}\s*\n)*([^\n]*)", text)  # after rows of photos without an object
+    return next((header for row, header in _HEADERLESS if first and re.fullmatch(row, first[1].strip())), "")
+
+
 def _with_header(text: str) -> str:
-    """Return the text of a table with the names of its columns, where it is one of the known ones that have none."""
-    first = text.partition("\n")[0].strip()
-    header = next((header for row, header in _HEADERLESS if re.fullmatch(row, first)), "")
+    header = _missing_header(text)
     return f"{header}\n{text}" if header else text
 
 
@@ -107,7 +114,7 @@ def _read_open_images(table: Rows, source: str, options: Options) -> Iterator[Ob
     names = _class_names(Path(source).parent)
     if not names:
         note(
-            f"{source}: no class-descriptions*.csv with the classes' names beside it; their machine ids are the labels"
+            f"{source}: no class-descriptions*.csv with the classes' names beside it; the texts of LabelName are the labels"
         )
 
     def shape(row: dict[str, str]) -> Shape:
@@ -125,6 +132,8 @@ def _read_tensorflow(table: Rows, source: str, options: Options) -> Iterator[Obj
     def shape(row: dict[str, str]) -> Shape:
         label = next(name for name in _CLASS if name in row)
         names, box_format = fields.names_of_sides(row) or ((), "")
+        if not any(row[name].strip() for name in names):
+            raise Unusable("no box")
         box = fields.box([fields.number(row[name], name) for name in names], box_format)
         return Shape((fields.text(row[label], label),), box, options.box_units or "pixels")
 

@@ -72,17 +72,20 @@ def open_dataset(root: Path) -> Dataset:
 def check_names(dataset: Dataset, root: Path, lists: Sequence[Path]) -> None:
     """Raise UserError where classes are numbered otherwise than named, or `lists`, files of names below `root`, contradict.
 
-    Every label would be another's.
+    Every label would be another's. A class 0 for the background is never used; names that are only written otherwise are the same.
     """
+    from common.labels import loosely
+
     names = dataset.names
-    if dataset.used and names and (min(dataset.used), max(dataset.used)) == (1, max(names) + 1) and min(names) == 0:
+    has_first = loosely(names.get(0, "background")).strip() not in ("background", "bg")
+    if dataset.used and has_first and (min(dataset.used), max(dataset.used)) == (1, max(names) + 1):
         raise UserError(
             f"{root}: the label files number classes from 1 to {max(dataset.used)}, names count from 0 to {max(names)}; every "
             "label would be wrong: make each number one less, or put a name for 0 first"
         )
     for path in lists:
         for number, name in _from_list(path, root).names.items():
-            if name and names.get(number, name) != name:
+            if name and loosely(names.get(number, name)) != loosely(name):
                 raise UserError(
                     f"{root}: class {number} is {names[number]!r} in one list of names and {name!r} in {path}; remove the wrong one"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
@@ -304,6 +305,7 @@ def fill(
             f"{where} lacks {len(missing)} of the {len(own)} weights of {spec}, such as {missing[0]}; "
             f"it has {', '.join(list(state)[:3])} …: choose the model it was made for"
         )
+    learnt = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, value in values.items():
         if value.shape != own[name].shape:
             raise UserError(
@@ -313,7 +315,9 @@ def fill(
         if value.is_quantized or value.is_meta or value.is_sparse:
             kind = "quantised" if value.is_quantized else "without values" if value.is_meta else "sparse"
             raise UserError(f"{where}: {prefix + name} is {kind}; save the network's weights as plain floats")
-        if value.is_floating_point() and not value.isfinite().all():
+        numbers = value.float() if value.is_floating_point() and value.element_size() == 1 else value  # float8
+        sound = numbers.isfinite() if name in learnt else numbers.isfinite() | (numbers == -math.inf)  # as masks have
+        if not sound.all():
             raise UserError(
                 f"{where}: {prefix + name} is not finite, as after a training that failed; take an earlier checkpoint"
             )

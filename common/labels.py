@@ -104,8 +104,8 @@ def warn_strangers(
     """
     known, asked = {*references} - {""}, {*queries} - {""}
     shared = asked & known
-    others = {_loosely(label): label for label in sorted(known - asked)}
-    pairs = [(label, others[_loosely(label)]) for label in sorted(asked - known) if _loosely(label) in others]
+    others = {loosely(label): label for label in sorted(known - asked)}
+    pairs = [(label, others[loosely(label)]) for label in sorted(asked - known) if loosely(label) in others]
     if pairs:
         shown = ", ".join(" for ".join(map(_told, pair)) for pair in pairs[:3]) + ", …" * (len(pairs) > 3)
         warn(
@@ -156,7 +156,8 @@ def _numbered_otherwise(known: set[str], asked: set[str]) -> str:
     return {1: "plus 1", -1: "minus 1"}.get(first[0] - other[0], "")
 
 
-def _loosely(name: str) -> str:
+def loosely(name: str) -> str:
+    """Return a name without what people write in different ways: capitals, and a blank, hyphen or underscore."""
     return " ".join(re.split(r"[\s_-]+", _seen(name).casefold()))
 
 

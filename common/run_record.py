@@ -23,7 +23,7 @@ _HASHES = {
 }
 # By key of a record: what a user knows it by, where that is not the option of the same name.
 _NAMES = {"normalized": "--normalize", "dataset_name": "--company_name", "compiled": "--compile"}
-_NAMES |= {name: name for name in ("padding", "split", "preprocessing_version")}
+_NAMES |= {name: name for name in ("padding", "split", "preprocess", "preprocessing_version")}
 # By key of a record: what differs because it does.
 _OF_PIXELS = ("fingerprint", "base_fingerprint")
 _OF_OPTIONS = (*_OF_PIXELS, "preprocess", "image_size", "pooling")
@@ -60,7 +60,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[s
     """
     changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key)) if keys is None else list(keys)
     for cause, effects in _FOLLOWS.items():
-        if cause in changed:
+        if cause in changed and (old.get(cause) or new.get(cause)):  # {} and None are alike
             changed = [key for key in changed if key not in effects]
     parts = []
     for key in changed:
@@ -69,8 +69,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[s
             parts.append(f"{key}: {_HASHES[key]}")
         elif key == "model_options":
             parts += [_change(f"--{name}", *values) for name, *values in _inner(before or {}, now or {})]
-        elif key == "preprocess":
-            parts += _preprocessing(before or {}, now or {})
+        elif key == "preprocess" and before and now:
+            parts += _preprocessing(before, now)
         elif isinstance(before, dict) and isinstance(now, dict):
             parts += [_change(f"{key}.{name}", *values) for name, *values in _inner(before, now)]
         else:
@@ -87,11 +87,8 @@ def _inner(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str,
 def _preprocessing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what differs in a model's preprocessing, in words."""
     changed = {name: values for name, *values in _inner(before, now)}
-    sizes = [
-        f"{each['width']} x {each['height']} pixels" if {"width", "height"} <= {*each} else "not given"
-        for each in (before, now)
-    ]
-    parts = [f"input size {' -> '.join(sizes)}"] if {"height", "width"} & {*changed} else []
+    sizes = [f"{each.get('width')} x {each.get('height')}" for each in (before, now)]
+    parts = [f"input size {sizes[0]} -> {sizes[1]} pixels"] if {"height", "width"} & {*changed} else []
     parts += ["other means or deviations of the pixels"] if {"mean", "std"} & {*changed} else []
     others = {name: values for name, values in changed.items() if name not in ("height", "width", "mean", "std")}
     return parts + [_change(name.replace("_", " "), *values) for name, values in others.items()]

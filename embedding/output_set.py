@@ -196,23 +196,30 @@ def models_of(folder: Path, datasets: Collection[str]) -> dict[Path, str]:
     return made
 
 
-def other_name_of(folder: Path, names: Mapping[str, str], padding: str, crop_ids: Collection[str]) -> str | None:
+def other_name_of(folder: Path, names: Mapping[str, str], manifest: Manifest) -> str | None:
     """Return the data set that a set of the folder has most of these crops under, at another padding; None where there is none.
 
-    names: dataset_name and split of the set that is to be made.
+    names: dataset_name and split of the set that is to be made. Crops are the same that have the same ID and label: photos of
+    different data sets are often numbered alike.
     """
-    known = {*crop_ids}
+    known = {*_crops(manifest)}
     for path in sorted(folder.glob("*.npz")):
         with contextlib.suppress(UserError, OSError):
             meta = OutputSet._meta(path)
             dataset = str(meta.get("dataset_name") or "")
             if dataset in ("", names["dataset_name"]) or meta.get("split") != names["split"]:
                 continue
-            if str(meta.get("padding") or "") != padding:
-                ids = embeddings.load(path).crop_ids.tolist()
-                if 2 * sum(crop_id in known for crop_id in ids) > len(ids):
+            if str(meta.get("padding") or "") != (manifest.padding or ""):
+                crops = _crops(embeddings.load(path))
+                if 2 * sum(crop in known for crop in crops) > len(crops):
                     return dataset
     return None
+
+
+def _crops(rows: Manifest | embeddings.EmbeddingSet) -> list[tuple[str, str]]:
+    """Return (crop_id, label) of each row."""
+    labels = ("/".join(filter(None, levels)) for levels in rows.labels.tolist())
+    return list(zip(rows.crop_ids, labels, strict=True))
 
 
 def digest(manifest: Manifest) -> str:

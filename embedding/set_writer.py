@@ -133,11 +133,11 @@ def _tell_apart(parts: Sequence[Part]) -> None:
 def tell_other_names(folder: Path, parts: Sequence[Part]) -> None:
     """Warn where the folder has these crops at another padding as another data set, as a loop over paddings makes them."""
     for part in parts:
-        padding, own = part.manifest.padding or "", part.names["dataset_name"]
-        if other := output_set.other_name_of(folder, part.names, padding, part.manifest.crop_ids):
+        if other := output_set.other_name_of(folder, part.names, part.manifest):
             messages.warn(
                 f"{folder} has these crops at another padding as data set {other}, and crops of different data sets are not "
-                f"compared; to have them compared, embed all paddings with the same --company_name NAME (here it is {own})"
+                f"compared; to have them compared, embed all paddings with the same --company_name NAME "
+                f"(here it is {part.names['dataset_name']})"
             )
             return
 

@@ -316,20 +316,24 @@ def _no_image(root: Path, path: str) -> str:
     return UNREAD if ending in _UNREAD else NOT_AN_IMAGE
 
 
-def _walk(root: Path, below: str, above: frozenset[str], seen: dict[str, str]) -> Iterator[str]:
-    """Yield the files in and below a folder, hidden ones apart, and links that lead back up; `seen`: folders by their real path."""
+def _walk(root: Path, below: str, above: frozenset[str], seen: dict[str, str], again: bool = False) -> Iterator[str]:
+    """Yield the files in and below a folder, hidden ones apart, and links that lead back up.
+
+    seen: folders by their real path. again: the folder is in one that was told to be there twice.
+    """
     real = os.path.realpath(root / below)
     if real in above:
         yield below.rstrip("/")
         return
-    if (other := seen.setdefault(real, below)) != below:
+    other = seen.setdefault(real, below)
+    if other != below and not again:
         warn(f"{root}: {below} and {other} are one folder by a link; its images are taken twice")
     with os.scandir(root / below) as entries:
         for entry in entries:
             if files.is_hidden(entry.name):
                 continue
             if files.is_folder(entry):
-                yield from _walk(root, f"{below}{entry.name}/", above | {real}, seen)
+                yield from _walk(root, f"{below}{entry.name}/", above | {real}, seen, other != below)
             else:
                 yield below + entry.name
 

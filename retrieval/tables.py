@@ -72,7 +72,9 @@ def evaluation_as_text(
     """
     lines = [f"{head}, {count(len(items), 'query', 'queries')}, none among its own results"]
     if unknown := int((n_relevant == 0).sum()):
-        lines.append(f"{unknown:,} queries have a label that no other row has; they count as wrong")
+        lines.append(
+            f"{count(unknown, 'query has', 'queries have')} a label that no other row has, which counts as wrong"
+        )
     lines += ["", measures_table(measured, items)]
     if gains := gains_table(measured, items):
         lines += ["", "Gain over no re-ranking, paired by query, interval by photo", "", gains]

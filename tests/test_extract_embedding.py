@@ -559,6 +559,11 @@ def test_several_data_roots_make_the_sets_that_each_alone_makes(work, capsys):
         err = capsys.readouterr().err
         told = f"loop has these crops at another padding as data set {other}, and crops of different data sets are not "
         assert err.count(told) == err.count("at another padding") == (other is not None)
+    numbered = (work / "pad_10" / "crops.csv").read_text().replace(",10\n", "/of another data set,10\n")
+    shutil.copytree(work / "pad_10", work / "shop")
+    (work / "shop" / "crops.csv").write_text(numbered)  # photos that are numbered alike, of other objects
+    assert run("--data_root", "shop", "--splits", "test", "--output_root", "loop") == 0
+    assert "at another padding" not in capsys.readouterr().err
     for padding in ("0", "10"):
         argv = ("--company_name", "d", "--output_root", "alone")
         assert run("--data_root", f"pad_{padding}", *argv) == 0

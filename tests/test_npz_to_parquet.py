@@ -320,7 +320,7 @@ def test_one_set_twice_is_said(tmp_path, capsys):
     [
         (["--out", "a.xlsx"], 2, "end the name in .parquet or .csv"),
         (["--out", "a.csv", "--neighbors", "2"], 2, "a .csv file holds no --neighbors"),
-        (["--out", "a.parquet", "--neighbors", "12"], 1, "there are 12 rows in all"),
+        (["--out", "a.parquet", "--neighbors", "12"], 1, "the files have 12 rows in all"),
         (["--out", "a.parquet", "--neighbors", "0"], 2, "0 is not 1 or more"),
         (["--out", "a.parquet", "--predictions", "none.csv"], 1, "none.csv"),
         (["--out", "a.parquet", "--projection", "mds"], 2, "invalid choice"),

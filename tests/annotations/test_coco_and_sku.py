@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -495,7 +496,7 @@ def test_annotations_inside_their_photos_and_segments_of_panoptic_ones():
 def test_captions_and_masks_of_another_size_are_named():
     assert reason(coco([{"id": 1, "image_id": 7, "caption": "a shelf"}])) == "a caption has no box"
     mask = {"size": [240, 320], "counts": [240 * 100 + 20, 30, 240 * 320 - 240 * 100 - 50]}
-    told = "segmentation of a mask of 320 x 240, in a photo of 640 x 480"
+    told = "segmentation of a mask of 320 x 240, in a photo declared as 640 x 480"
     assert reason(coco([square(bbox=None, segmentation=mask)])) == told
     photo = {"id": 7, "file_name": "a.jpg", "width": 320, "height": 240}
     (row,) = read(coco([square(bbox=None, segmentation=mask)], [photo]))
@@ -538,3 +539,33 @@ def test_a_box_by_its_corners_or_as_it_is_printed(bbox):
 def test_numbers_that_are_no_four_are_no_box(bbox):
     """Decimal commas make eight numbers of four; they are no corners."""
     assert reason(coco([square(bbox=bbox)])).startswith("bad bbox: ")
+
+
+def test_a_file_cut_inside_a_long_text_is_told_in_little_memory(capsys):
+    """An address in the text is no comment, and a photo that LabelMe writes into its file may have millions of letters."""
+    photo = {"id": 7, "file_name": "a.jpg", "imageData": "http://x/" + "A" * 1_000_000}
+    text = json.dumps(coco([square()], [photo]))
+    text = text[: text.rindex("A" * 9)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="it ends early"):
+            read(text.encode())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * len(text)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match="it ends early"):  # a comment, and cut: nothing is said to have been read
+        read(b"// mine\n" + json.dumps(coco([square()]))[:-9].encode())
+    assert capsys.readouterr().err == ""
+
+
+def test_boxes_of_a_file_with_a_last_comma_are_held_against_their_outlines():
+    """The file is parsed twice, and more boxes are in it than are looked at: none of them leaves its photo."""
+    corners = [[x, 10, x + 25, 40] for x in range(1, 9)]
+    items = [
+        square(bbox=[x, y, right, bottom], segmentation=[[x, y, right, y, right, bottom, x, bottom]])
+        for x, y, right, bottom in corners * 70
+    ]
+    with pytest.raises(UserError, match=r"100% of the first 500 boxes do not fit .* --box_format xyxy reads them so"):
+        read((json.dumps(coco(items))[:-1] + ",}").encode())

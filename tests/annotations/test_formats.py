@@ -781,8 +781,8 @@ def test_a_format_of_another_tool_is_named(tmp_path, name, content, tool):
         ("filename,x,y,width,height,image_width,image_height,class\na.jpg,1,2,3,4,640,480,x\n", "boxes from x, y, width, height"),
         ("filename,x_center,y_center,width,height,class\na.jpg,2.5,4,3,4,x\n", "xcenter"),
         ("filename,class,xmin,ymin,xmax,ymax\na.jpg,x,1,2,4,6\n", ""),
-        ("a.jpg,1,2,4,6,x\n", ""),
-        ("x,1,2,3,4,a.jpg,640,480\n", "boxes from x, y, w, h"),
+        ("a.jpg,1,2,4,6,x\n", "no header; its columns are taken as filename, xmin, ymin, xmax, ymax, class"),
+        ("x,1,2,3,4,a.jpg,640,480\n", "no header; its columns are taken as class, x, y, w, h, filename"),
     ],
 )  # fmt: skip
 def test_tables_of_boxes_with_other_columns(text, told, capsys):
@@ -801,6 +801,13 @@ def test_rows_of_a_table_without_header_count_from_its_first_line():
         ("3", 'bad xmax: "four"'),
         ("2", "bad row: 5 fields, not 6"),
     ]
+
+
+def test_a_table_without_header_may_begin_with_photos_without_objects(capsys):
+    rows = read_text("a.jpg,,,,,\nb.jpg,,,,,\nb.jpg,1,2,4,6,x\n", "boxes.csv")
+    assert [(row.line, row.reason) for row in rows[:2]] == [("1", "no box"), ("2", "no box")]
+    assert boxes(rows[2:]) == [(1, 2, 4, 6)]
+    assert "has no header; its columns are taken as filename, xmin, ymin, xmax, ymax, class" in capsys.readouterr().err
 
 
 def tasks(data: dict, *regions: dict, more: list | None = None) -> list:
@@ -824,6 +831,8 @@ def test_regions_of_label_studio_belong_to_the_photo_that_they_are_on():
     assert [getattr(row, "image", None) for row in rows] == ["b.jpg", "f.jpg", None]
     rows = read_label_studio(tasks({"image": "a.jpg"}, {"to_name": "img"}, {"to_name": "other"}))
     assert [row.image for row in rows] == ["a.jpg", "a.jpg"]
+    tagged = {"image": "a.jpg", "tags": ["fresh", "new"]}  # a list of texts that are no addresses
+    assert [row.image for row in read_label_studio(tasks(tagged, {"item_index": 0}))] == ["a.jpg"]
 
 
 def test_regions_drawn_upwards_and_of_videos():
@@ -922,12 +931,19 @@ def test_yolo_classes_numbered_from_one_are_an_error(tmp_path):
     for sound in ("0 .5 .5 .2 .2\n3 .5 .5 .2 .2\n", "1 .5 .5 .2 .2\n2 .5 .5 .2 .2\n"):
         (tmp_path / "labels" / "train" / "p.txt").write_text(sound)
         assert formats.read(tmp_path, Options())
+    (tmp_path / "labels" / "train" / "p.txt").write_text(rows)
+    (tmp_path / "data.yaml").write_text("names: [__background__, a, b]\n")  # never used: 3 is a mistake of its own
+    ((source,), _) = formats.read(tmp_path, Options())
+    assert [getattr(row, "classes", row) for row in source.items[:2]] == [("a",), ("b",)]
+    assert source.items[2].reason == "unknown class: 3 has no name"
 
 
 def test_lists_of_classes_that_contradict_are_an_error(tmp_path):
     folder = yolo_folder(tmp_path, "0 .5 .5 .2 .2\n", "")
     (folder / "classes.txt").write_text("a\nb\n")
     (folder / "labels" / "train" / "classes.txt").write_text("a\nb\nc\n")
+    assert formats.read(folder, Options())[0][0].items[0].classes == ("a",)
+    (folder / "labels" / "train" / "classes.txt").write_text("A\nb\n")
     assert formats.read(folder, Options())[0][0].items[0].classes == ("a",)
     (folder / "labels" / "train" / "classes.txt").write_text("b\na\n")
     with pytest.raises(UserError, match=r"class 0 is 'a' in one list of names and 'b' in .*classes.txt"):

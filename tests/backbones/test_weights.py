@@ -272,3 +272,30 @@ def test_weights_inside_a_zip_are_to_be_unpacked(tmp_path):
         archive.writestr("best.pth", b"x")
     with pytest.raises(UserError, match=r"is a zip; unpack it and name the file of weights inside .best.pth."):
         weights.read(tmp_path / "w.zip")
+
+
+def test_infinite_masks_and_small_floats_are_weights(tmp_path):
+    """An attention mask is minus infinity where nothing may look; infinite weights, and float8 that is no number, are refused."""
+
+    def masked() -> nn.Module:
+        module = nn.Sequential(nn.Linear(2, 2))
+        module.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        return module
+
+    true = masked().state_dict()
+    torch.save(
+        {name: value if name == "mask" else value.to(torch.float8_e4m3fn) for name, value in true.items()},
+        tmp_path / "w.pth",
+    )
+    module = masked()
+    weights.give(module, tmp_path / "w.pth", "net")
+    assert module.mask.tolist() == [[0, -torch.inf], [0, 0]]
+    assert module[0].weight.allclose(true["0.weight"], atol=0.05)
+    for name, value in (("0.bias", -torch.inf), ("mask", torch.inf), ("mask", torch.nan)):
+        torch.save({**true, name: torch.full_like(true[name], value)}, tmp_path / "w.pth")
+        with pytest.raises(UserError, match=f"{name} is not finite"):
+            weights.give(masked(), tmp_path / "w.pth", "net")
+    bad = torch.full((2, 2), torch.nan).to(torch.float8_e4m3fn)
+    torch.save({**true, "0.weight": bad}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"0\.weight is not finite"):
+        weights.give(masked(), tmp_path / "w.pth", "net")

@@ -139,9 +139,11 @@ def test_what_differs_between_two_records_is_told_by_option_and_value():
     old = {"seed": 0, "model": "a", "normalized": True, "input": "1", "preprocess": {"height": 1, "width": 2}}
     new = {**old, "seed": 1, "normalized": False, "input": "2", "preprocess": {"height": 3, "width": 2}}
     assert run_record.differences(old, old) == ""
-    told = "input: images or labels were added, removed or changed, --normalize true -> false, "
-    size = "input size 2 x 1 pixels -> 2 x 3 pixels, "
-    assert run_record.differences(old, new) == told + size + "--seed 0 -> 1"
+    told = (
+        "input: images or labels were added, removed or changed, --normalize true -> false, "
+        "input size 2 x 1 -> 2 x 3 pixels, "
+    )
+    assert run_record.differences(old, new) == told + "--seed 0 -> 1"
     assert run_record.differences(old, new, ["seed"]) == "--seed 0 -> 1"
     assert run_record.differences({}, {"seed": "x" * 61}) == f'--seed not given -> "{"x" * 28}…{"x" * 29}"'
     assert run_record.differences({}, {"seed": "x" * 58}) == f'--seed not given -> "{"x" * 58}"'
@@ -161,5 +163,5 @@ def test_a_table_is_its_rows_without_their_numbers(tmp_path, safe, cell):
 
 
 def test_a_field_of_fields_that_one_record_lacks_is_told_whole():
-    told = run_record.differences({"preprocess": {"height": 1, "width": 2, "interpolation": "area"}}, {})
-    assert told == 'input size 2 x 1 pixels -> not given, interpolation "area" -> not given'
+    told = run_record.differences({"preprocess": {"height": 1}}, {})
+    assert told == 'preprocess {"height": 1} -> not given'

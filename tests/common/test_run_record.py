@@ -25,7 +25,7 @@ OLD = {
         ({"fingerprint": "2", "model_options": {"layer": "x"}}, '--layer not given -> "x"'),
         (
             {"fingerprint": "2", "preprocess": {**PIXELS, "height": 260, "width": 240, "mean": [0.4], "std": [0.2]}},
-            "input size 224 x 224 pixels -> 240 x 260 pixels, other means or deviations of the pixels",
+            "input size 224 x 224 -> 240 x 260 pixels, other means or deviations of the pixels",
         ),
         ({"preprocess": {**PIXELS, "interpolation": "bilinear"}}, 'interpolation "bicubic" -> "bilinear"'),
         ({"seed": 1, "crop": {"border": "reflect"}}, 'crop.border "clip" -> "reflect", --seed 0 -> 1'),
@@ -34,3 +34,9 @@ OLD = {
 def test_what_differs_is_named_without_what_follows_from_it(new, said):
     assert differences(OLD, {**OLD, **new}) == said
     assert differences(OLD, OLD) == ""
+
+
+def test_options_that_an_older_version_did_not_note_explain_nothing():
+    old = {key: value for key, value in OLD.items() if key != "model_options"}
+    new = {**old, "model_options": {}, "fingerprint": "2"}
+    assert differences(old, new) == "fingerprint: another model by its weights or preprocessing"

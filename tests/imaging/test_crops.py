@@ -292,6 +292,12 @@ def test_links_to_class_folders_are_read_and_told_where_one_is_there_twice(tmp_p
     (tmp_path / "data" / "test" / "king").symlink_to(tmp_path / "data" / "train" / "king")
     assert len(crops.read(tmp_path / "data")) == 4
     assert "are one folder by a link; its images are taken twice" in capsys.readouterr().err
+    (tmp_path / "data" / "val").symlink_to(tmp_path / "data" / "train")  # told once, not for every class in it
+    capsys.readouterr()
+    assert len(crops.read(tmp_path / "data")) == 6
+    told = [line for line in capsys.readouterr().err.splitlines() if "are one folder by a link" in line]
+    assert len(told) == 2
+    assert any("val/ and train/" in line or "train/ and val/" in line for line in told)
 
 
 def test_images_of_a_kind_that_is_not_read_are_a_warning(tmp_path, capsys):
