@@ -130,7 +130,7 @@ class CodedSets:
 
     @property
     def dataset(self) -> str:
-        """The data set that the queries name, or the first of several; '' where they do not."""
+        """The data set that the queries name; of several the first, and how many more; '' where they name none."""
         names = list(dict.fromkeys(query.dataset for query in self.queries.values()))
         return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 

@@ -95,15 +95,15 @@ def test_every_combination_equals_a_search_of_its_merged_sets(folder, here, fusi
     assert ((frame["low"] <= frame["score"]) & (frame["score"] <= frame["high"])).all()
 
 
-def test_each_greedy_step_is_the_best_addition_and_the_last_has_none(folder, here, capsys):
+def test_each_greedy_step_is_the_best_addition_and_the_last_gains_nothing(folder, here, capsys):
     capsys.readouterr()
     search(folder, "--search", "greedy")
-    steps = re.findall(r"^step \d+: (\S+)/(\S+) (\d\.\d{4})", capsys.readouterr().out, re.M)
+    steps = re.findall(r"^step \d+: (\S+)/(\S+) (\d\.\d{4}).*?(; not enough.*)?$", capsys.readouterr().out, re.M)
     every = search(folder, "--combination_size", "1-4")["accuracy_at_1"].round(9)
     pairs = [every[r, q] for r in IDS for q in IDS]
     at = tuple(steps[0][:2])
     assert every[at] == max(pairs)
-    for *now, value in [*steps[1:], (None, None, None)]:
+    for *now, value, end in steps[1:]:
         sides = [side.split("+") for side in at]
         additions = {
             tuple("+".join(sorted([*own, more], key=IDS.index) if side is own else side) for side in sides): None
@@ -112,13 +112,12 @@ def test_each_greedy_step_is_the_best_addition_and_the_last_has_none(folder, her
             if more not in own
         }
         best = max(every[pair] for pair in additions)
-        if value is None:
-            assert best <= every[at]
-        else:
-            assert tuple(now) in additions
-            assert every[tuple(now)] == best > every[at]
-            assert float(value) == pytest.approx(best, abs=1e-4)
-            at = tuple(now)
+        assert tuple(now) in additions
+        assert every[tuple(now)] == best
+        assert float(value) == pytest.approx(best, abs=1e-4)
+        assert (best <= every[at]) == bool(end)
+        at = tuple(now)
+    assert steps[-1][-1]  # the search ended because nothing gained
 
 
 def test_what_validation_photographs_choose_is_scored_once_on_the_test_photographs(folder, here):
