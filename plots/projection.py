@@ -124,7 +124,7 @@ def _umap(
         return start
     k = min(N_NEIGHBORS, n - 1)
     if neighbors is None or neighbors[0].shape[1] < k - 1:
-        neighbors = nearest([np.concatenate([rows for _, rows in _unit_rows(vectors)])], k - 1)
+        neighbors = nearest([vectors], k - 1)
     epochs = 500 if n <= 10_000 else 200  # as umap-learn, like the curve and the width of the start
     indices, distances = (values[:, : k - 1] for values in neighbors)
     graph = _graph(indices, distances, epochs)

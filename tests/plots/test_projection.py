@@ -160,6 +160,12 @@ def test_the_graph_is_that_of_umap_learn():
     np.testing.assert_allclose(graph, graph.T, atol=1e-6)
 
 
+def test_umap_reads_rows_from_several_arrays_as_from_one():
+    vectors, _ = clusters(60)
+    expected = projection.project(vectors, "umap", 2)
+    np.testing.assert_array_equal(projection.project(Blocks([vectors[:25], vectors[25:]]), "umap", 2), expected)
+
+
 def test_the_map_does_not_depend_on_the_number_of_threads(monkeypatch):
     vectors, _ = clusters(300)
     monkeypatch.setattr(layout, "FEW", 0)
