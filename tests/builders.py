@@ -1,10 +1,13 @@
-"""Builders that several tests share: embedding sets, views of the same crops, older pickled files, accuracy by brute force."""
+"""Builders that several tests share: embedding sets, views of the same crops, older pickled files, accuracy by brute force,
+scripts that wait to be ended."""
 
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -113,3 +116,26 @@ def brute(refs, queries, mode: str) -> float:
     merge = (lambda parts: np.mean(parts, axis=0)) if mode == "mean" else (lambda parts: np.concatenate(parts, axis=1))
     found = nearest_by_faiss(merge(parts_q), merge(parts_r), 1)[:, 0]
     return float((labels(refs[0])[np.array(rows_r[0])[found]] == actual).mean())
+
+
+def paced(folder: Path, pause: float = 0.0, most: int = 1 << 30) -> dict[str, str]:
+    """The environment of a script that waits `pause` seconds before each picture it writes, and for its end after `most` of them.
+
+    A test that ends a script in the middle finds it there, however busy the machine is.
+    """
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        f"""
+import os, threading, time
+replace, lock, pictures = os.replace, threading.Lock(), []
+def wait(source, target, **more):
+    if os.path.splitext(target)[1] in (".jpg", ".png"):
+        with lock:
+            pictures.append(target)
+            held = len(pictures) > {most}
+        time.sleep(3600 if held else {pause})
+    replace(source, target, **more)
+os.replace = wait
+"""
+    )
+    return {**os.environ, "PYTHONPATH": str(folder)}

@@ -18,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from builders import paced
 from PIL import Image
 
 import crop
@@ -562,9 +563,11 @@ def test_killed_at_any_moment_and_run_again(large_shelf, root, n_kills):
     uninterrupted = content(large_shelf / "crops")
     (large_shelf / "crops").rename(large_shelf / "done")
     rng, there = random.Random(1), {}
-    for _ in range(n_kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wanted = len(there) + rng.randrange(1, 1000 // (2 * n_kills))
+    for kill in range(n_kills):
+        new = rng.randrange(1, 1000 // (2 * n_kills))
+        held = paced(large_shelf / f"pace{kill}", most=new + 2)
+        process = subprocess.Popen(command, env=held, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wanted = len(there) + new
         while process.poll() is None and len(crops_there(large_shelf)) < wanted:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -586,9 +589,12 @@ def crops_there(folder: Path) -> dict[Path, int]:
 def test_killed_then_overwritten_leaves_nothing_of_the_old_run(large_shelf, root):
     command = [sys.executable, str(root / "crop.py"), *arguments(large_shelf)]
     process = subprocess.Popen(
-        [*command, "--image_format", "png"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "--image_format", "png"],
+        env=paced(large_shelf / "pace", most=20),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    while len(list(large_shelf.glob("crops/*/*/*/*.png"))) < 20:
+    while process.poll() is None and len(list(large_shelf.glob("crops/*/*/*/*.png"))) < 20:
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -600,8 +606,9 @@ def test_killed_then_overwritten_leaves_nothing_of_the_old_run(large_shelf, root
 
 def test_control_c_stops_within_two_seconds_with_a_summary(large_shelf, root):
     command = [sys.executable, str(root / "crop.py"), *arguments(large_shelf)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while len(crops_there(large_shelf)) < 50:
+    slow = paced(large_shelf / "pace", pause=0.03)
+    process = subprocess.Popen(command, env=slow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(crops_there(large_shelf)) < 50:
         time.sleep(0.01)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
