@@ -24,6 +24,7 @@ class Photo:
     declared: tuple[int, int] | None
     source: str
     own_name: str = ""  # of the annotation file, where it is about this photo only
+    embedded: bool = False  # whether the annotation file holds the photo itself
 
     @property
     def sample_id(self) -> str:
@@ -70,6 +71,7 @@ def objects(
             shape.units,
             outline,
             photo.own_name,
+            photo.embedded,
         )
 
 

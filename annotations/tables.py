@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from annotations import fields, via
+from annotations import fields, imagefolder, via
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects
 from annotations.records import Object, Skipped
@@ -30,7 +30,7 @@ _HEADERLESS = (
 
 
 def form(text: str) -> str | None:
-    """Return which of the known tables this is, by its header: open_images, tensorflow, via, or None."""
+    """Return which of the known tables this is, by its header: open_images, tensorflow, via, imagefolder, or None."""
     first = io.StringIO(_with_header(text), newline="")
     try:
         header = {name.strip() for name in next(csv.reader(first, delimiter=_delimiter(text)), [])}
@@ -40,6 +40,8 @@ def form(text: str) -> str | None:
         return "open_images"
     if header >= via.CSV_COLUMNS:
         return "via"
+    if header >= imagefolder.COLUMNS:
+        return "imagefolder"
     plain = {*map(_plain, header)}
     return "tensorflow" if plain & {*_PHOTO} and plain & {*_CLASS} and fields.names_of_sides(plain) else None
 
@@ -80,9 +82,16 @@ def _delimiter(text: str) -> str:
 def read(text: str, source: str, options: Options, *, name: str | None = None) -> Iterator[Object | Skipped]:
     """Yield every row as an object or with the reason why not, and its line."""
     name = name or form(text)
-    readers = {"open_images": _read_open_images, "tensorflow": _read_tensorflow, "via": via.read_csv}
+    readers: dict[str, Callable[[Rows, str, Options], Iterator[Object | Skipped]]] = {
+        "open_images": _read_open_images,
+        "tensorflow": _read_tensorflow,
+        "via": via.read_csv,
+        "imagefolder": imagefolder.read_lines,
+    }
     if name is None or form(text) != name:
-        raise UserError(f"{source} is a CSV file, but its header is not that of Open Images, TensorFlow or VIA")
+        raise UserError(
+            f"{source} is a CSV file, but its header is not that of Open Images, TensorFlow, VIA or Hugging Face"
+        )
     if name == "tensorflow":
         _tell_columns(text, source)
     broken: list[Skipped] = []

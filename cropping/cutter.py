@@ -20,7 +20,7 @@ from common.messages import Unusable, UsageError, UserError
 from cropping import crops_folder
 from imaging import crops, image_folder, images
 from imaging.colors import COLORS
-from imaging.image_folder import RULES, Found, ImageFolder, is_plain
+from imaging.image_folder import EMBEDDED, OWN_NAME, RULES, Found, ImageFolder, is_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,10 +143,11 @@ def _locate(item: Object | Skipped, folder: ImageFolder, besides: Mapping[str, s
         image = folder.find(item.image, beside=besides[item.source], split=item.split)
     except Unusable as error:
         try:
-            image = folder.find(item.own_name, beside=besides[item.source], split=item.split)
+            image = Found(folder.find(item.own_name, beside=besides[item.source], split=item.split).file, OWN_NAME)
         except Unusable:
-            return Skipped(item.sample_id, item.object_id, str(error), item.source)
-        image = Found(image.file, image_folder.OWN_NAME)
+            if not item.embedded:
+                return Skipped(item.sample_id, item.object_id, str(error), item.source)
+            image = Found(os.path.relpath(item.source, folder.folder), EMBEDDED)
     if other := _named_otherwise(item, image, folder, besides[item.source]):
         reason = f"image ambiguous: {image.file}, as its annotation file says, and {other}, as that file is called"
         return Skipped(item.sample_id, item.object_id, reason, item.source)

@@ -26,8 +26,9 @@ RULES = (
     "by their names in another case",
     "by their names without the prefix of an upload to Label Studio",
     "by the names of their annotation files",
+    "inside their annotation files",
 )
-_EXACT, _BESIDE, _END, _NAME, _STEM, _CASE, _UPLOAD, OWN_NAME = RULES
+_EXACT, _BESIDE, _END, _NAME, _STEM, _CASE, _UPLOAD, OWN_NAME, EMBEDDED = RULES
 MISSING = "image missing: no "  # how such a reason begins; then comes the name that was looked for
 _SEARCHES = 200  # missing images whose nearest name is looked for; each takes milliseconds
 

@@ -1,0 +1,99 @@
+"""Labels of whole images from a list beside them: `metadata.csv` or `metadata.jsonl`, as Hugging Face's imagefolder has it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from common import files
+from common.labels import cleaned, text_of
+from common.messages import count, note, warn
+
+NAMES = ("metadata.csv", "metadata.jsonl")
+_LABELS = ("label", "labels", "class", "class_name", "category", "target", "species")
+_TEXT = "text"  # of captions, or of labels
+
+
+def add(root: Path, paths: Sequence[str], classes: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the class names of the images in `paths` below `root`: of the lists there, where folders tell no classes apart.
+
+    A list that cannot be read, or has no labels, is told and left out.
+    """
+    if len({*classes}) > 1:
+        for folder in sorted({"", *(path.partition("/")[0] for path in paths if "/" in path)}):
+            for path in (root / folder / name for name in NAMES if (root / folder / name).is_file()):
+                note(f"{path} is left out: the folders of the images are their labels")
+        return classes
+    labels: dict[str, str] = {}
+    for folder in sorted({above for path in paths for above in _above(path)}):
+        for name in NAMES:
+            if (root / folder / name).is_file():
+                labels |= _labels(root / folder / name, folder)
+    if not any(_composed(path) in labels for path in paths):
+        return classes
+    if lacking := sum(_composed(path) not in labels for path in paths):
+        warn(f"{root}: {count(lacking, 'image')} of {len(paths):,} without a label in {' or '.join(NAMES)}")
+    return [(labels[path],) if labels.get(path) else () for path in map(_composed, paths)]
+
+
+def _above(path: str) -> list[str]:
+    """Return the folders above a file, "" for the root itself."""
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
+
+
+def _composed(path: str) -> str:
+    return unicodedata.normalize("NFC", path)  # macOS stores names decomposed
+
+
+def _labels(path: Path, folder: str) -> dict[str, str]:
+    """Return the label of each image that a list names, by its path below the root."""
+    try:
+        rows = _rows(path)
+        key = _column(path, rows)
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        warn(f"{path} cannot be read ({error}); its labels are left out")
+        return {}
+    if not key:
+        return {}
+    found: dict[str, str] = {}
+    for row in rows:
+        name = row.get("file_name")
+        if isinstance(name, str) and isinstance(row.get(key), (str, int, float, type(None))):
+            below = posixpath.normpath(posixpath.join(folder, name.strip().replace("\\", "/")))
+            found[_composed(files.text_of_name(below))] = cleaned(text_of(row[key]))
+    note(f"{path}: labels are taken from its column {key!r}, {count(len({*found.values()} - {''}), 'label')}")
+    return found
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a list as dicts; raises ValueError and csv.Error where it is none."""
+    data = path.read_bytes()
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    if path.suffix == ".csv":
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=None), delimiter=delimiter))
+    else:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [row for row in rows if isinstance(row, dict) and "file_name" in row]
+
+
+def _column(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """Return the column of labels, "" where there is none; a text of its own for nearly every image is a caption."""
+    first = rows[0] if rows else {}
+    if key := next((name for name in _LABELS if name in first), ""):
+        return key
+    if _TEXT in first and len(rows) > 1 and 2 * len({str(row.get(_TEXT)) for row in rows}) <= len(rows):
+        return _TEXT
+    if "objects" in first:
+        note(f"{path} lists objects with their boxes; crop.py cuts them, here whole images are taken")
+    else:
+        shown = ", ".join(map(str, list(first)[:8])) or "nothing"
+        warn(f"{path} has no column of labels ({shown}); call one label, else the images are without labels")
+    return ""
