@@ -46,6 +46,7 @@ _OTHER_JSON = (
         {"image_id", "category_id", "score"},
         "a list of detections in COCO's form for results, without photos and names of classes",
     ),
+    ({"image_id", "category_id"}, "a list of COCO annotations, without photos and names of classes"),
     ({"image_id", "objects"}, "Visual Genome JSON"),
     ({"image_id", "regions"}, "Visual Genome JSON"),
     ({"ID", "gtboxes"}, "CrowdHuman's odgt"),
@@ -71,6 +72,8 @@ _OTHER_LINES = (
     (r"\d+--.*\.jpg", "WIDER FACE"),
     (r"[A-Za-z].*( -?\d+(\.\d+)?){4}", "class and corners, as OIDv4 writes them"),
     (r".*\bimage\b.*\blabel\b.*\blead_time\b.*", "Label Studio's CSV"),
+    (r"(?i).*\b(EncodedPixels|rle|rle_mask)\b.*", "a table of run lengths of masks, as Kaggle's"),
+    (r"filename(, [^,]+)+", "Roboflow's table of the classes of whole photos"),
     (r"(TRAIN|TEST|VALIDATE|VALIDATION|UNASSIGNED),gs://.*", "AutoML's CSV"),
 )
 
@@ -292,6 +295,11 @@ def unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised:
             f"{source} looks like a list of photos without boxes (it has {', '.join(names[:8])}); crops need boxes. "
             f"Whole photos go to extract_embedding.py --data_root {Path(source).parent}, which takes their labels from "
             "metadata.csv there, with the columns file_name and label"
+        )
+    columns = {re.sub(r"[\s_-]", "", name).lower() for name in re.split(r"[,;\t]", first_line)}
+    if columns & _PHOTOS and (fields.names_of_sides(columns) or columns & {"bbox", "boundingbox"}):
+        return Unrecognised(
+            f"{source} has photos and boxes but no column of labels ({fields.shown(first_line)}); add one called class"
         )
     holds = f"its first line is {fields.shown(first_line)}"
     if isinstance(content, dict):

@@ -40,7 +40,11 @@ _NAMED = (
     (("x", "y", "w", "h"), "xywh"),
     (("x", "y", "width", "height"), "xywh"),
     (("left", "top", "width", "height"), "xywh"),
+    (("xmin", "ymin", "width", "height"), "xywh"),
+    (("xmin", "ymin", "w", "h"), "xywh"),
 )
+
+SIDES = {name for names, _ in _NAMED for name in names}
 
 
 def shown(value: object) -> str:

@@ -51,6 +51,7 @@ _BARE_BOXES = {
     "yolo": "cxcywh",
     "createml": "cxcywh",
     "imagefolder": "xywh",
+    "bbox_csv": "xywh",
 }
 ONE_IMAGE = ("yolo", "voc", "labelme")  # formats with a file for each photo
 _ENDINGS = (".json", ".jsonl", ".ndjson", ".xml", ".csv", ".txt", ".gz", ".bz2", ".xz", ".zip")
@@ -105,7 +106,9 @@ def read_file(
             name, found = _from_json(text, source, stem, options, forced)
         elif forced == "yolo" or (forced is None and yolo.recognise(text)):
             name, found = "yolo", yolo.read(data, path, root, yolo.open_dataset(root), options)
-        elif forced in (None, "via", "open_images", "tensorflow", "imagefolder") and (table := tables.form(text)):
+        elif forced in (None, "via", "open_images", "tensorflow", "bbox_csv", "imagefolder") and (
+            table := tables.form(text)
+        ):
             name, found = table, tables.read(text, source, options, name=forced)
         else:
             raise unrecognised(source, text, forced)

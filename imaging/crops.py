@@ -93,6 +93,8 @@ def read(
     """
     root = Path(data_root)
     if not root.is_dir():
+        if root.is_file():
+            raise UserError(f"{root} is a file, not a folder; unpack it, or name the folder of images with --data_root")
         raise UserError(f"{root}: no such folder; name a crops folder or a folder of images with --data_root")
     if (root / MANIFEST).is_file():
         manifest = _read_manifest(root)

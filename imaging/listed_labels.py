@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import posixpath
 import unicodedata
@@ -11,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import files
+from common import files, table_files
 from common.labels import cleaned, text_of
 from common.messages import count, note, warn
 
-NAMES = ("metadata.csv", "metadata.jsonl")
+_ONE_HOT = "_classes.csv"  # of Roboflow: a column for each class, of 0 and 1
+NAMES = ("metadata.csv", "metadata.jsonl", _ONE_HOT)
 _LABELS = ("label", "labels", "class", "class_name", "category", "target", "species")
 _TEXT = "text"  # of captions, or of labels
 
@@ -37,8 +37,8 @@ def add(root: Path, paths: Sequence[str], classes: list[tuple[str, ...]]) -> lis
                 labels |= _labels(root / folder / name, folder)
     if not any(_composed(path) in labels for path in paths):
         return classes
-    if lacking := sum(_composed(path) not in labels for path in paths):
-        warn(f"{root}: {count(lacking, 'image')} of {len(paths):,} without a label in {' or '.join(NAMES)}")
+    if lacking := sum(not labels.get(_composed(path)) for path in paths):
+        warn(f"{root}: {count(lacking, 'image')} of {len(paths):,} without a label in its lists ({', '.join(NAMES)})")
     return [(labels[path],) if labels.get(path) else () for path in map(_composed, paths)]
 
 
@@ -56,7 +56,7 @@ def _labels(path: Path, folder: str) -> dict[str, str]:
     """Return the label of each image that a list names, by its path below the root."""
     try:
         rows = _rows(path)
-        key = _column(path, rows)
+        key = _LABELS[0] if path.name == _ONE_HOT else _column(path, rows)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         warn(f"{path} cannot be read ({error}); its labels are left out")
         return {}
@@ -68,20 +68,29 @@ def _labels(path: Path, folder: str) -> dict[str, str]:
         if isinstance(name, str) and isinstance(row.get(key), (str, int, float, type(None))):
             below = posixpath.normpath(posixpath.join(folder, name.strip().replace("\\", "/")))
             found[_composed(files.text_of_name(below))] = cleaned(text_of(row[key]))
-    note(f"{path}: labels are taken from its column {key!r}, {count(len({*found.values()} - {''}), 'label')}")
+    where = "the class that has the only 1 in its row" if path.name == _ONE_HOT else f"its column {key!r}"
+    note(f"{path}: labels are taken from {where}, {count(len({*found.values()} - {''}), 'label')}")
     return found
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a list as dicts; raises ValueError and csv.Error where it is none."""
-    data = path.read_bytes()
-    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    text = table_files.decoded(path.read_bytes())
     if path.suffix == ".csv":
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline=None), delimiter=delimiter))
+        header, *lines = table_files.split(text)[1] or [[]]
+        rows: list[Any] = [dict(zip(header, line, strict=False)) for line in lines]
     else:
         rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if path.name == _ONE_HOT:
+        return list(map(_with_label, rows))
     return [row for row in rows if isinstance(row, dict) and "file_name" in row]
+
+
+def _with_label(row: dict[str, Any]) -> dict[str, Any]:
+    """Return file and label of a row of one column for each class; no label where there is not exactly one 1."""
+    chosen = [name.strip() for name, value in row.items() if str(value).strip() == "1"]
+    name = next((value for key, value in row.items() if str(key).strip() == "filename"), None)
+    return {"file_name": name, "label": chosen[0] if len(chosen) == 1 else ""}
 
 
 def _column(path: Path, rows: Sequence[dict[str, Any]]) -> str:

@@ -46,7 +46,7 @@ def test_a_list_above_a_single_folder_of_images(tmp_path, capsys):
     photos(tmp_path, "images/a.png", "images/cafe\u0301.png", "images/c.png")
     (tmp_path / "metadata.csv").write_text("file_name,label\nimages\\a.png,x\nimages/caf\u00e9.png,y\n")
     assert labels(tmp_path) == {"images/a.png": ["x"], "images/c.png": [""], "images/cafe\u0301.png": ["y"]}
-    assert "1 image of 3 without a label in metadata.csv or metadata.jsonl" in capsys.readouterr().err
+    assert "1 image of 3 without a label in its lists" in capsys.readouterr().err
 
 
 def test_class_folders_stay_the_labels(tmp_path, capsys):
@@ -73,3 +73,10 @@ def test_a_list_that_is_none_is_told(tmp_path, capsys):
     (tmp_path / "metadata.jsonl").write_text("{bad")
     assert labels(tmp_path) == {"a.png": []}
     assert "metadata.jsonl cannot be read" in capsys.readouterr().err
+
+
+def test_roboflows_table_of_classes(tmp_path, capsys):
+    photos(tmp_path, "train/a.png", "train/b.png", "train/c.png")
+    (tmp_path / "train" / "_classes.csv").write_text("filename, ale, brie\na.png, 0, 1\nb.png, 1, 0\nc.png, 1, 1\n")
+    assert labels(tmp_path) == {"train/a.png": ["brie"], "train/b.png": ["ale"], "train/c.png": [""]}
+    assert "1 image of 3 without a label" in capsys.readouterr().err
