@@ -283,7 +283,7 @@ def unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised:
         return Unrecognised(
             f"{source} is no {FORMATS[forced]}; leave --annotation_format out to recognise it by content"
         )
-    first_line = str(content).strip().partition("\n")[0].strip() if isinstance(content, str) else ""
+    first_line = content[:10_000].strip().partition("\n")[0].strip() if isinstance(content, str) else ""
     other = other_tool(content) or next((what for row, what in _OTHER_LINES if re.fullmatch(row, first_line)), "")
     if other:
         return Unrecognised(

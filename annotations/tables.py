@@ -71,7 +71,7 @@ def _tell_columns(text: str, source: str) -> None:
 def _missing_header(text: str) -> str:
     """Return the names of a table's columns, where it is one of the known ones that have none; else ""."""
     first = re.match(r"(?:[^,\n]+,{5}\s*\n)*([^\n]*)", text)  # after rows of photos without an object
-    return next((header for row, header in _HEADERLESS if first and re.fullmatch(row, first[1].strip())), "")
+    return next((header for row, header in _HEADERLESS if first and re.fullmatch(row, first[1][:10_000].strip())), "")
 
 
 def _with_header(text: str) -> str:

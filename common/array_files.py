@@ -409,7 +409,8 @@ def numbers_of(arrays: Columns, apart: Sequence[str]) -> tuple[np.ndarray, list[
 
 def _counts_rows(values: np.ndarray) -> bool:
     """Return whether a column only counts the rows, as an index that was written with them."""
-    return len(values) > 2 and bool((np.diff(values.astype(np.float64)) == 1).all())
+    with np.errstate(invalid="ignore"):  # of infinite values
+        return len(values) > 2 and bool((np.diff(values.astype(np.float64)) == 1).all())
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -38,15 +38,17 @@ def decoded(data: bytes) -> str:
 def split(text: str) -> tuple[str, list[list[str]]]:
     """Return the separator and the rows of a table with any line ends, without empty rows; raises csv.Error.
 
-    The separator is the one that Excel's `sep=` names, else the most frequent of comma, semicolon and tab in the first line, else
-    blanks. A last column without a name and without content is left out.
+    The separator is the one that Excel's `sep=` names, else the most frequent of comma, semicolon and tab in the first line; blanks
+    where the first line is numbers with blanks between them, or a word and numbers. A last column without a name and without
+    content is left out.
     """
     found = SEPARATOR.match(text)
     text = text[found.end() :] if found else text
     lines = text.lstrip().splitlines()
     first = lines[0] if lines else ""
     separator = found[1] if found else max(",;\t", key=first.count)
-    if not found and not any(sign in first for sign in ',;\t"') and len(first.split()) > 1:
+    parts = first.split()
+    if not found and len(parts) > 2 and all(map(_NUMBER.fullmatch, parts[1:])):  # no text with blanks
         return " ", [line.split() for line in lines if line.strip()]
     rows = list(csv.reader(io.StringIO(text, newline=None), delimiter=separator))
     rows = [row for row in rows if any(cell.strip() for cell in row)]

@@ -138,6 +138,11 @@ def test_a_photo_inside_a_labelme_file_is_cut_where_there_is_no_other(tmp_path, 
     cut = cv2.imread(str(tmp_path / "out" / "all" / "rice" / "gone_1.png"))
     assert cut.shape == (30, 20, 3)
     assert (cut == (10, 200, 30)).all()
+    content["imagePath"] = "..\\elsewhere\\gone.png"
+    (tmp_path / "labels" / "gone.json").write_text(json.dumps(content))
+    assert crop.main([*command, *style, "--output_root", str(tmp_path / "up")]) == 0
+    assert (cv2.imread(str(tmp_path / "up" / "all" / "rice" / "labels__gone_1.png")) == (10, 200, 30)).all()
+    content["imagePath"] = "gone.png"
     content["imageData"] = "no image"
     (tmp_path / "labels" / "gone.json").write_text(json.dumps(content))
     assert crop.main([*command, *style, "--output_root", str(tmp_path / "out2")]) == 1

@@ -624,6 +624,12 @@ def test_labels_in_npz_and_parquet(tmp_path, kind):
     assert load(tmp_path / "x.npy", labels=[str(file)]).label().tolist() == NAMES.tolist()
 
 
+def test_labels_of_several_words_are_one_column(tmp_path):
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / "y.csv").write_text("\n".join(f"soft drink {name}" for name in NAMES))
+    assert load(tmp_path / "x.npy", labels=[str(tmp_path / "y.csv")]).label()[0] == "soft drink c0"
+
+
 def run_line(error) -> None:
     line = str(error.value).partition('python -c "')[2].rpartition('"')[0]
     subprocess.run([sys.executable, "-c", line], check=True)

@@ -68,6 +68,31 @@ def test_texts_are_labels_where_they_repeat_and_captions_where_they_do_not(tmp_p
     assert "has no column of labels (file_name, text); call one label" in capsys.readouterr().err
 
 
+def test_images_in_no_class_folder_take_the_labels_of_a_list(tmp_path):
+    photos(tmp_path, "train/x/a.png", "train/y/b.png", "test/c.png")
+    (tmp_path / "test" / "metadata.csv").write_text("filename,label\nc.png,y\n")
+    assert labels(tmp_path) == {"test/c.png": ["y"], "train/x/a.png": ["x"], "train/y/b.png": ["y"]}
+
+
+def test_bare_names_are_the_only_files_called_so(tmp_path, capsys):
+    photos(tmp_path, "images/a.png", "images/b.png", "images/c.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,x\nb.png,y\n")
+    assert labels(tmp_path) == {"images/a.png": ["x"], "images/b.png": ["y"], "images/c.png": [""]}
+    (tmp_path / "metadata.csv").write_text("file_name,label\nother.png,x\n")
+    assert labels(tmp_path) == {f"images/{name}.png": ["images"] for name in "abc"}
+    assert "3 images of 3 without a label" in capsys.readouterr().err
+
+
+def test_two_labels_of_one_image_are_none(tmp_path, capsys):
+    photos(tmp_path, "a.png", "b.png", "c.png")
+    lines = [("a.png", "x"), ("a.png", "y"), ("b.png", ["z"]), ("c.png", ["x", "y"])]
+    (tmp_path / "metadata.jsonl").write_text(
+        "\n".join(json.dumps({"file_name": name, "label": label}) for name, label in lines)
+    )
+    assert labels(tmp_path) == {"a.png": [""], "b.png": ["z"], "c.png": [""]}
+    assert "2 rows without one label for one image" in capsys.readouterr().err
+
+
 def test_a_list_that_is_none_is_told(tmp_path, capsys):
     photos(tmp_path, "a.png")
     (tmp_path / "metadata.jsonl").write_text("{bad")
