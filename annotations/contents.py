@@ -1,4 +1,4 @@
-"""Annotation files to content: unpacked, decoded and parsed, and nothing in them believed yet.
+"""Annotation files to content: decoded and parsed, and nothing in them believed yet; what is of no known format is named.
 
 Guards bound memory and depth: what a file would need is estimated before it is parsed. XML entities are never expanded.
 """
@@ -6,21 +6,18 @@ Guards bound memory and depth: what a file would need is estimated before it is 
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import files
-from common.messages import UserError, count, note
+from annotations import fields
+from annotations.options import FORMATS
+from common.messages import UserError, note
 
-_ZIPS = {"[Content_Types].xml": "an Office document", "data.pkl": "a file of PyTorch", ".npy": "an .npz of arrays"}
 Compact = Callable[[dict[str, Any]], None]
 # Texts in double quotes, kept as they are, and what people write into JSON beside them: comments, and a comma before a bracket.
 # A text goes on to the end where its closing quote is missing, so that an address in a cut file is no comment.
@@ -28,31 +25,65 @@ _QUOTED = r'("[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z))'
 _BESIDE_JSON = re.compile(_QUOTED + r"|//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _LAST_COMMA = re.compile(_QUOTED + r"|,(?=\s*[\]}])", re.DOTALL)
 _BRACKET_BYTES = 80  # what Python needs for the smallest list or object of a JSON text
-_OTHER_KINDS = (
-    (b"PAR1", "a Parquet file"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"SQLite format 3", "an SQLite database"),
-    (b"%PDF", "a PDF"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x89PNG", "a PNG image"),
-    (b"7z\xbc\xaf", "a 7z archive"),
-    (b"Rar!", "a RAR archive"),
-    (b"BZh", "a bzip2 file"),
-    (b"MATLAB 5.0", "a MATLAB file"),
-    (b"\xfd7zXZ", "an xz file"),
-    (b"\x28\xb5\x2f\xfd", "a zstd file"),
-    (b"\x80\x02", "a Python pickle"),
-    (b"\x80\x03", "a Python pickle"),
-    (b"\x80\x04", "a Python pickle"),
-    (b"\x80\x05", "a Python pickle"),
-)
 
-_PACKED = ("a 7z archive", "a RAR archive", "a bzip2 file", "an xz file", "a zstd file")
+
+# JSON of tools that is not read here: the keys of the whole, or of its first entry, and what it is.
+_OTHER_JSON = (
+    ({"frames"}, "BDD100K or Scalabel JSON"),
+    ({"name", "labels"}, "BDD100K or Scalabel JSON"),
+    ({"size", "objects"}, "Supervisely JSON"),
+    ({"data_row", "projects"}, "Labelbox JSON"),
+    ({"External ID", "Label"}, "Labelbox JSON"),
+    ({"item", "annotations"}, "V7 Darwin JSON"),
+    ({"metadata", "instances"}, "SuperAnnotate JSON"),
+    ({"images", "label_classes"}, "Hasty JSON"),
+    ({"task_id", "response"}, "Scale AI JSON"),
+    ({"itemId", "annotations"}, "Dataloop JSON"),
+    ({"assets"}, "VoTT JSON"),
+    ({"asset", "regions"}, "VoTT JSON"),
+    ({"source-ref"}, "a manifest of SageMaker Ground Truth"),
+    (
+        {"image_id", "category_id", "score"},
+        "a list of detections in COCO's form for results, without photos and names of classes",
+    ),
+    ({"image_id", "category_id"}, "a list of COCO annotations, without photos and names of classes"),
+    ({"image_id", "objects"}, "Visual Genome JSON"),
+    ({"image_id", "regions"}, "Visual Genome JSON"),
+    ({"ID", "gtboxes"}, "CrowdHuman's odgt"),
+    ({"info", "objects"}, "ISAT JSON"),
+    ({"imgHeight", "objects"}, "Cityscapes JSON"),
+    ({"samples"}, "FiftyOne's own JSON"),
+    ({"classes", "labels"}, "FiftyOne's own JSON"),
+    ({"image", "spans"}, "Prodigy JSON"),
+    ({"file_name", "annotations"}, "a list of dicts as Detectron2 uses them"),
+    ({"filename", "ann"}, "a list of dicts as MMDetection uses them"),
+    ({"data_list"}, "MMDetection's JSON"),
+    ({"categories", "annotations"}, "COCO JSON without its photos"),
+)
+# What names a photo, its label, and a part of a box, in small letters without blanks, _ and -.
+_PHOTOS = {"filename", "image", "imageid", "imagename", "imagepath", "path", "filepath", "img", "id"}
+_LABELS = {"label", "labels", "class", "classname", "category", "target", "species", "text", "caption"}
+_SIDE = re.compile(r"[xywh]\d?|.*(min|max|left|top|right|bottom)\d?|.*(box|point|polygon|segment|coord).*")
+_OTHER_LINES = (
+    (r"[A-Za-z_]+( -?[\d.]+){14,15}", "KITTI"),
+    (r"imagesource:.*|(-?[\d.]+ ){8}\S+ \d", "DOTA"),
+    (r"\d+,-?\d+(,-?[\d.]+){5,8}", "MOT Challenge"),
+    (r".*\.(jpe?g|png|bmp)( -?\d+,-?\d+,-?\d+,-?\d+,\d+)+", "a list of photos and boxes as YOLO for Keras uses it"),
+    (r"\d+--.*\.jpg", "WIDER FACE"),
+    (r"[A-Za-z].*( -?\d+(\.\d+)?){4}", "class and corners, as OIDv4 writes them"),
+    (r".*\bimage\b.*\blabel\b.*\blead_time\b.*", "Label Studio's CSV"),
+    (r"(?i).*\b(EncodedPixels|rle|rle_mask)\b.*", "a table of run lengths of masks, as Kaggle's"),
+    (r"filename(, [^,]+)+", "Roboflow's table of the classes of whole photos"),
+    (r"(TRAIN|TEST|VALIDATE|VALIDATION|UNASSIGNED),gs://.*", "AutoML's CSV"),
+)
 
 
 class Lines(list):
     """The values of JSON lines."""
+
+
+class Unrecognised(UserError):
+    """A file of no known format."""
 
 
 class Repeated(dict):
@@ -86,75 +117,6 @@ class Element:
 def memory() -> int:
     """Return how many bytes a file may need when read: half of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def unpacked(data: bytes, path: Path | str) -> bytes:
-    """Return the content of a gzip file, or of the one annotation file in a zip, else `data` itself.
-
-    Raises UserError naming what the file is where it is no text.
-    """
-    if data[:2] == b"\x1f\x8b":
-        data = _gunzipped(data, path)
-    elif data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        data = _unzipped(data, path)
-    if what := files.stand_in(data[: files.HEAD]):
-        raise UserError(f"{path} is {what}")
-    for magic, name in _OTHER_KINDS:
-        if data.startswith(magic):
-            remedy = "export the annotations, for example as COCO JSON"
-            remedy = "unpack it first" if name in _PACKED else remedy
-            raise UserError(f"{path} is {name}, not an annotation file; {remedy}")
-    if data[257:262] == b"ustar":
-        raise UserError(f"{path} is a tar archive; unpack it and name the annotation file inside")
-    return data
-
-
-def _gunzipped(data: bytes, path: Path | str) -> bytes:
-    parts, left = [], memory() // 4
-    try:
-        while data[:2] == b"\x1f\x8b":  # a gzip file may have several members
-            unpacker = zlib.decompressobj(31)
-            parts.append(unpacker.decompress(data, left))
-            left -= len(parts[-1])
-            if unpacker.unconsumed_tail:
-                raise UserError(f"{path} unpacks to more than this machine's memory can hold; split it")
-            if not unpacker.eof:
-                raise UserError(f"{path} is a damaged gzip file (it ends early); export it again")
-            data = unpacker.unused_data
-    except zlib.error as error:
-        raise UserError(f"{path} is a damaged gzip file ({error}); export it again") from None
-    return b"".join(parts)
-
-
-def _unzipped(data: bytes, path: Path | str) -> bytes:
-    endings = (".json", ".jsonl", ".ndjson", ".xml", ".csv")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = [info for info in archive.infolist() if not info.is_dir() and "__MACOSX/" not in info.filename]
-            inside = [info for info in names if info.filename.lower().endswith(endings)]
-            if kind := next((kind for end, kind in _ZIPS.items() if any(i.filename.endswith(end) for i in names)), ""):
-                raise UserError(f"{path} is {kind}, not an annotation file; export the annotations as JSON, XML or CSV")
-            if not inside:
-                shown = ", ".join(info.filename for info in names[:3])
-                raise UserError(
-                    f"{path} is a zip without a JSON, XML or CSV file ({shown}); unpack it and name its folder"
-                )
-            if len(inside) != 1:
-                listed = ", ".join(info.filename for info in inside[:5])
-                raise UserError(
-                    f"{path} is a zip of {len(inside)} annotation files ({listed}{', …' * (len(inside) > 5)}); "
-                    "unpack it and name its folder with --json_path"
-                )
-            if photos := sum(info.filename.lower().endswith((".jpg", ".jpeg", ".png")) for info in names):
-                note(f"{path} holds {count(photos, 'photo')}, too; photos are not looked for inside a zip: unpack it")
-            if inside[0].file_size > memory() // 4:
-                raise UserError(f"{path} unpacks to more than this machine's memory can hold; split it")
-            with archive.open(inside[0]) as member:
-                return member.read(inside[0].file_size + 1)
-    except UserError:
-        raise
-    except Exception as error:  # zipfile raises many kinds on damaged or encrypted files
-        raise UserError(f"{path} is a zip that cannot be read ({error}); unpack it and name the file inside") from None
 
 
 def decoded(data: bytes, path: Path | str) -> str:
@@ -306,3 +268,55 @@ def parse_xml(data: bytes, path: Path | str) -> Element:
         where = f", line {line}" if line else ""
         raise UserError(f"{path}{where}: not valid XML ({message}); export it again") from None
     return root.children[0]
+
+
+def other_tool(content: Any) -> str:
+    """Return which tool's JSON this is, "" where that is not known."""
+    first = content[0] if isinstance(content, list) and content else content
+    keys = first.keys() if isinstance(first, dict) else set()
+    return next((what for given, what in _OTHER_JSON if given <= keys), "")
+
+
+def unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised:
+    """Return the error for a file of no known format; `content` is its JSON, or its text."""
+    if forced:
+        return Unrecognised(
+            f"{source} is no {FORMATS[forced]}; leave --annotation_format out to recognise it by content"
+        )
+    first_line = content[:10_000].strip().partition("\n")[0].strip() if isinstance(content, str) else ""
+    other = other_tool(content) or next((what for row, what in _OTHER_LINES if re.fullmatch(row, first_line)), "")
+    if other:
+        return Unrecognised(
+            f"{source} looks like {other}, which is not read here; export it as COCO JSON, or convert it to COCO, YOLO or VOC"
+        )
+    first = content[0] if isinstance(content, list) and content else content
+    if names := _labels_only(first, first_line):
+        return Unrecognised(
+            f"{source} looks like a list of photos without boxes (it has {', '.join(names[:8])}); crops need boxes. "
+            f"Whole photos go to extract_embedding.py --data_root {Path(source).parent}, which takes their labels from "
+            "metadata.csv there, with the columns file_name and label"
+        )
+    columns = {re.sub(r"[\s_-]", "", name).lower() for name in re.split(r"[,;\t]", first_line)}
+    if columns & _PHOTOS and (fields.names_of_sides(columns) or columns & {"bbox", "boundingbox"}):
+        return Unrecognised(
+            f"{source} has photos and boxes but no column of labels ({fields.shown(first_line)}); add one called class"
+        )
+    holds = f"its first line is {fields.shown(first_line)}"
+    if isinstance(content, dict):
+        holds = f"its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
+    elif isinstance(content, list):
+        holds = f"JSON lines, {len(content):,} of them" if isinstance(content, Lines) else f"a list of {len(content):,}"
+        holds += f" with the keys {', '.join(map(str, list(first)[:6]))}" if isinstance(first, dict) else ""
+    return Unrecognised(
+        f"{source} is of no known annotation format ({holds}): neither SKU JSON, COCO JSON nor one of "
+        "docs/inputs.md; export it as COCO JSON"
+    )
+
+
+def _labels_only(first: Any, first_line: str) -> list[str]:
+    """Return the names of what is said of each photo, where that is its file and a label or a text; [] where there is more."""
+    names = list(map(str, first)) if isinstance(first, dict) else re.split(r"[,;\t]", first_line)
+    names = [name.strip().strip('"') for name in names]
+    plain = {re.sub(r"[\s_-]", "", name).lower() for name in names}
+    is_flat = not isinstance(first, dict) or not any(isinstance(value, (list, dict)) for value in first.values())
+    return names if is_flat and plain & _PHOTOS and plain & _LABELS and not any(map(_SIDE.fullmatch, plain)) else []

@@ -53,7 +53,7 @@ def _shape(shape: Element, units: str) -> Shape:
         corners = array("d", fields.rotated(*centre, box.width, box.height, angle))
         return Shape(classes, fields.enclosing(corners), units, Outline((corners,)))
     if shape.tag in ("polygon", "polyline"):
-        pairs = [point.split(",") for point in about.get("points", "").split(";")]
+        pairs = [point.split(",") for point in about.get("points", "").strip().strip(";").split(";")]
         if shape.tag == "polyline":
             points = array("d", [number for pair in pairs for number in fields.numbers(pair, 2, "points")])
             return Shape(classes, fields.enclosing(points), units)

@@ -40,7 +40,11 @@ _NAMED = (
     (("x", "y", "w", "h"), "xywh"),
     (("x", "y", "width", "height"), "xywh"),
     (("left", "top", "width", "height"), "xywh"),
+    (("xmin", "ymin", "width", "height"), "xywh"),
+    (("xmin", "ymin", "w", "h"), "xywh"),
 )
+
+SIDES = {name for names, _ in _NAMED for name in names}
 
 
 def shown(value: object) -> str:
@@ -156,7 +160,7 @@ def any_box(value: Any, box_format: str, key: str = "bbox") -> Box:
     if isinstance(value, str):
         value = _from_text(value, key)
         if isinstance(value, tuple):
-            return box(numbers(value, 4, key), box_format)
+            return box(_four(value, key), box_format)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         (value,) = value
     if isinstance(value, list) and (points := _corners(value)):
@@ -167,7 +171,13 @@ def any_box(value: Any, box_format: str, key: str = "bbox") -> Box:
         if not names:
             raise bad(key, value)
         return box([number(given[name], f"{key}.{name}") for name in names], meaning)
-    return box(numbers(value, 4, key), box_format)
+    return box(_four(value, key), box_format)
+
+
+def _four(value: Any, key: str) -> list[float]:
+    if isinstance(value, (list, tuple)) and len(value) in (5, 6):
+        raise Unusable(f"{key} of {len(value)} numbers, not 4 (take the angle, score or class out): {shown(value)}")
+    return numbers(value, 4, key)
 
 
 def names_of_sides(given: Collection[str]) -> tuple[tuple[str, ...], str] | None:

@@ -6,7 +6,6 @@ Each reader knows one format and gives every record as an Object or as a Skipped
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ from annotations import (
     createml,
     cvat,
     datumaro,
-    fields,
     imagefolder,
     label_studio,
     labelme,
@@ -29,8 +27,9 @@ from annotations import (
     voc,
     yolo,
 )
-from annotations.contents import Lines, decoded, parse_json, parse_xml, unpacked
+from annotations.contents import Unrecognised, decoded, other_tool, parse_json, parse_xml, unrecognised
 from annotations.options import FORMATS, Options
+from annotations.packing import unpacked, unwrapped, without_quotes
 from annotations.records import Object, Skipped
 from common.files import is_hidden
 from common.messages import UsageError, UserError, count, note, warn
@@ -52,9 +51,10 @@ _BARE_BOXES = {
     "yolo": "cxcywh",
     "createml": "cxcywh",
     "imagefolder": "xywh",
+    "bbox_csv": "xywh",
 }
 ONE_IMAGE = ("yolo", "voc", "labelme")  # formats with a file for each photo
-_ENDINGS = (".json", ".jsonl", ".ndjson", ".xml", ".csv", ".txt", ".gz", ".zip")
+_ENDINGS = (".json", ".jsonl", ".ndjson", ".xml", ".csv", ".txt", ".gz", ".bz2", ".xz", ".zip")
 
 
 @dataclass(frozen=True)
@@ -65,54 +65,6 @@ class Source:
     format: str
     items: list[Object | Skipped]
     box_format: str = ""
-
-
-# JSON of tools that is not read here: the keys of the whole, or of its first entry, and what it is.
-_OTHER_JSON = (
-    ({"frames"}, "BDD100K or Scalabel JSON"),
-    ({"name", "labels"}, "BDD100K or Scalabel JSON"),
-    ({"size", "objects"}, "Supervisely JSON"),
-    ({"data_row", "projects"}, "Labelbox JSON"),
-    ({"External ID", "Label"}, "Labelbox JSON"),
-    ({"item", "annotations"}, "V7 Darwin JSON"),
-    ({"metadata", "instances"}, "SuperAnnotate JSON"),
-    ({"images", "label_classes"}, "Hasty JSON"),
-    ({"task_id", "response"}, "Scale AI JSON"),
-    ({"itemId", "annotations"}, "Dataloop JSON"),
-    ({"assets"}, "VoTT JSON"),
-    ({"asset", "regions"}, "VoTT JSON"),
-    ({"source-ref"}, "a manifest of SageMaker Ground Truth"),
-    (
-        {"image_id", "category_id", "score"},
-        "a list of detections in COCO's form for results, without photos and names of classes",
-    ),
-    ({"image_id", "objects"}, "Visual Genome JSON"),
-    ({"image_id", "regions"}, "Visual Genome JSON"),
-    ({"ID", "gtboxes"}, "CrowdHuman's odgt"),
-    ({"info", "objects"}, "ISAT JSON"),
-    ({"imgHeight", "objects"}, "Cityscapes JSON"),
-    ({"samples"}, "FiftyOne's own JSON"),
-    ({"classes", "labels"}, "FiftyOne's own JSON"),
-    ({"image", "spans"}, "Prodigy JSON"),
-    ({"file_name", "annotations"}, "a list of dicts as Detectron2 uses them"),
-    ({"filename", "ann"}, "a list of dicts as MMDetection uses them"),
-    ({"data_list"}, "MMDetection's JSON"),
-    ({"categories", "annotations"}, "COCO JSON without its photos"),
-)
-_OTHER_LINES = (
-    (r"[A-Za-z_]+( -?[\d.]+){14,15}", "KITTI"),
-    (r"imagesource:.*|(-?[\d.]+ ){8}\S+ \d", "DOTA"),
-    (r"\d+,-?\d+(,-?[\d.]+){5,8}", "MOT Challenge"),
-    (r".*\.(jpe?g|png|bmp)( -?\d+,-?\d+,-?\d+,-?\d+,\d+)+", "a list of photos and boxes as YOLO for Keras uses it"),
-    (r"\d+--.*\.jpg", "WIDER FACE"),
-    (r"[A-Za-z].*( -?\d+(\.\d+)?){4}", "class and corners, as OIDv4 writes them"),
-    (r".*\bimage\b.*\blabel\b.*\blead_time\b.*", "Label Studio's CSV"),
-    (r"(TRAIN|TEST|VALIDATE|VALIDATION|UNASSIGNED),gs://.*", "AutoML's CSV"),
-)
-
-
-class Unrecognised(UserError):
-    """A file of no known format."""
 
 
 def read(path: Path, options: Options, *, forced: str | None = None) -> tuple[list[Source], list[str]]:
@@ -148,16 +100,18 @@ def read_file(
     if data[:4096].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] == b"<" and forced in (None, "voc", "cvat"):
         name, found = _from_xml(data, source, stem, options, forced)
     else:
-        text = decoded(data, path)
+        text = without_quotes(decoded(data, path))
         start = text[:4096].lstrip()[:2]
         if (start[:1] in ("{", "[") or start in ("//", "/*")) and (forced is None or forced in _JSON):
             name, found = _from_json(text, source, stem, options, forced)
         elif forced == "yolo" or (forced is None and yolo.recognise(text)):
             name, found = "yolo", yolo.read(data, path, root, yolo.open_dataset(root), options)
-        elif forced in (None, "via", "open_images", "tensorflow") and (table := tables.form(text)):
+        elif forced in (None, "via", "open_images", "tensorflow", "bbox_csv", "imagefolder") and (
+            table := tables.form(text)
+        ):
             name, found = table, tables.read(text, source, options, name=forced)
         else:
-            raise _unrecognised(source, text, forced)
+            raise unrecognised(source, text, forced)
     return name, _without_repeats(found)
 
 
@@ -181,46 +135,15 @@ def _from_json(
     text: str, source: str, stem: str, options: Options, forced: str | None
 ) -> tuple[str, Iterator[Object | Skipped]]:
     content = parse_json(text, source, partial(coco.compact, options.outlines))
+    if forced in (None, "coco"):
+        content = unwrapped(content, source)
     names: Iterable[str] = [forced] if forced in _JSON else _JSON if forced is None else []
     name = next((name for name in names if _JSON[name].recognise(content)), None)
-    if name is None or (name == "coco" and not coco.is_whole(content) and _other_json(content)):
-        raise _unrecognised(source, content, forced)
+    if name is None or (name == "coco" and not coco.is_whole(content) and other_tool(content)):
+        raise unrecognised(source, content, forced)
     if name == "labelme":
         return name, labelme.read(content, source, options, stem=stem)
     return name, _JSON[name].read(content, source, options)
-
-
-def _other_json(content: Any) -> str:
-    """Return which tool's JSON this is, "" where that is not known."""
-    first = content[0] if isinstance(content, list) and content else content
-    keys = first.keys() if isinstance(first, dict) else set()
-    if {"images", "annotations"} <= keys:
-        return "COCO JSON inside a list"
-    return next((what for given, what in _OTHER_JSON if given <= keys), "")
-
-
-def _unrecognised(source: str, content: Any, forced: str | None) -> Unrecognised:
-    if forced:
-        return Unrecognised(
-            f"{source} is no {FORMATS[forced]}; leave --annotation_format out to recognise it by content"
-        )
-    first_line = str(content).strip().partition("\n")[0].strip() if isinstance(content, str) else ""
-    other = _other_json(content) or next((what for row, what in _OTHER_LINES if re.fullmatch(row, first_line)), "")
-    if other:
-        return Unrecognised(
-            f"{source} looks like {other}, which is not read here; export it as COCO JSON, or convert it to COCO, YOLO or VOC"
-        )
-    holds = f"its first line is {fields.shown(first_line)}"
-    if isinstance(content, dict):
-        holds = f"its keys are {', '.join(map(str, list(content)[:6])) or 'none'}"
-    elif isinstance(content, list):
-        first = content[0] if content else None
-        holds = f"JSON lines, {len(content):,} of them" if isinstance(content, Lines) else f"a list of {len(content):,}"
-        holds += f" with the keys {', '.join(map(str, list(first)[:6]))}" if isinstance(first, dict) else ""
-    return Unrecognised(
-        f"{source} is of no known annotation format ({holds}): neither SKU JSON, COCO JSON nor one of "
-        "docs/inputs.md; export it as COCO JSON"
-    )
 
 
 def _source(path: str, name: str, items: list[Object | Skipped], options: Options) -> Source:

@@ -1,8 +1,9 @@
-"""Hugging Face's imagefolder: `metadata.jsonl`, a line for each photo with `file_name`, and its boxes as columns of `objects`."""
+"""Hugging Face's imagefolder: `metadata.jsonl` or `metadata.csv`, a line for each photo, its boxes as columns of `objects`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from annotations import fields
@@ -11,18 +12,24 @@ from annotations.photos import Photo, Shape, objects
 from annotations.records import Object, Skipped
 from common.messages import Unusable
 
+COLUMNS = {"file_name", "objects"}
 _BOXES = ("bbox", "bboxes", "box", "boxes")
 _LABELS = ("categories", "category", "labels", "label", "classes", "class", "names", "name", "category_id")
 _IDS = ("id", "ids", "bbox_id")
 
 
 def recognise(content: Any) -> bool:
-    return any(isinstance(line, dict) and "file_name" in line and "objects" in line for line in _lines(content)[:20])
+    return any(isinstance(line, dict) and line.keys() >= COLUMNS for line in _lines(content)[:20])
 
 
 def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
-    """Yield every object of every photo; a photo without `objects`, as one that only has a label, is skipped."""
-    for number, line in enumerate(_lines(content), 1):
+    """Yield every object of every photo of JSON lines."""
+    yield from read_lines(enumerate(_lines(content), 1), source, options)
+
+
+def read_lines(lines: Iterable[tuple[int, Any]], source: str, options: Options) -> Iterator[Object | Skipped]:
+    """Yield every object of every photo; one without `objects`, as one that only has a label, is skipped."""
+    for number, line in lines:
         try:
             name = fields.text(line.get("file_name") if isinstance(line, dict) else None, "file_name")
             size = fields.size(line.get("width"), line.get("height"))
@@ -45,7 +52,15 @@ def _lines(content: Any) -> list[Any]:
 
 
 def _records(value: Any) -> list[dict[str, Any]]:
-    """Return a record for each box, of a list of records or of columns; columns of unlike length tell not whose label is whose."""
+    """Return a record for each box, of a list of records or of columns; columns of unlike length tell not whose label is whose.
+
+    In a table they are the JSON of either.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise Unusable(f"objects are no JSON: {fields.shown(value)}") from None
     if isinstance(value, list) and all(isinstance(record, dict) for record in value):
         return value
     if not isinstance(value, dict):

@@ -28,7 +28,9 @@ def read(content: dict[str, Any], source: str, options: Options, *, stem: str) -
     if isinstance(named, str) and named.strip():
         name = posixpath.normpath(posixpath.join(posixpath.dirname(stem), named.replace("\\", "/")))
     declared = fields.size(content.get("imageWidth"), content.get("imageHeight"))
-    photo = Photo(name, options.split_of(stem, source, one_image=True), declared, source, stem if name != stem else "")
+    split, own_name = options.split_of(stem, source, one_image=True), stem if name != stem else ""
+    held = content.get("imageData")
+    photo = Photo(name, split, declared, source, own_name, isinstance(held, str) and held != "")
     yield from objects(
         photo, rows(content["shapes"]), lambda item: _shape(item, options.box_units or "pixels"), options
     )

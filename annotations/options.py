@@ -19,6 +19,7 @@ FORMATS = {
     "via": "VIA",
     "open_images": "Open Images",
     "tensorflow": "CSV of boxes",
+    "bbox_csv": "CSV with a column of boxes",
     "createml": "CreateML",
     "datumaro": "Datumaro JSON",
     "imagefolder": "Hugging Face imagefolder",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,6 +25,7 @@ class Photo:
     declared: tuple[int, int] | None
     source: str
     own_name: str = ""  # of the annotation file, where it is about this photo only
+    embedded: bool = False  # whether the annotation file holds the photo itself
 
     @property
     def sample_id(self) -> str:
@@ -42,7 +44,10 @@ class Shape:
 
 
 def sample_of(name: str) -> str:
-    """Return the sample id of an image's name: the name without the ending of an image."""
+    """Return the sample id of an image's name: the name without the ending of an image, of a photo as text its kind."""
+    if name.startswith("data:"):
+        return name.partition(",")[0][:80]
+    name = re.sub(r"^(\./|\.\\)+(?=.)", "", name)  # a crop's name must not begin with a dot
     stem, ending = os.path.splitext(name.strip())
     return stem if ending.lower() in EXTENSIONS else name
 
@@ -70,6 +75,7 @@ def objects(
             shape.units,
             outline,
             photo.own_name,
+            photo.embedded,
         )
 
 

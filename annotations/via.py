@@ -1,4 +1,8 @@
-"""VGG Image Annotator 1 and 2: JSON (a project or its annotations) and CSV; what VIA 3 writes is left to via3.py."""
+"""VGG Image Annotator: JSON (a project or its annotations) and CSV of versions 1 and 2, and projects of version 3.
+
+Version 3 gives `file`, `view`, `attribute` and `metadata`, each by ids. There a region is `xy: [shape, numbers …]` with shapes by
+number, as VIA's source names them, and its label is the value of an attribute.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from annotations import fields, via3
+from annotations import fields
 from annotations.coco import check_plain
+from annotations.contents import items
 from annotations.options import Options
 from annotations.photos import Photo, Shape, objects, rows
 from annotations.records import Object, Outline, Skipped
@@ -16,13 +21,30 @@ from annotations.segmentation import polygon
 from common.messages import Unusable
 
 CSV_COLUMNS = {"filename", "region_shape_attributes", "region_attributes"}
+_SHAPES = dict(
+    enumerate(
+        [
+            "point",
+            "rectangle",
+            "circle",
+            "ellipse",
+            "line",
+            "polyline",
+            "polygon",
+            "extreme_rectangle",
+            "extreme_circle",
+        ],
+        1,
+    )
+)
+_IMAGE = "2"  # the type of a file; others are videos and sounds
 
 
 def recognise(content: Any) -> bool:
     if not isinstance(content, dict):
         return False
     return (
-        via3.recognise(content)
+        _is_third(content)
         or isinstance(content.get("_via_img_metadata"), dict)
         or any(isinstance(photo, dict) and "filename" in photo and "regions" in photo for photo in content.values())
     )
@@ -30,8 +52,8 @@ def recognise(content: Any) -> bool:
 
 def read(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
     """Yield every region of every photo."""
-    if via3.recognise(content):
-        yield from via3.read(content, source, options)
+    if _is_third(content):
+        yield from _read_third(content, source, options)
         return
     photos = content["_via_img_metadata"] if isinstance(content.get("_via_img_metadata"), dict) else content
     for key, item in photos.items():
@@ -100,3 +122,84 @@ def _region(record: Any, options: Options) -> Shape:
         turn = fields.number(place.get("theta") or 0, "theta") * 180 / 3.141592653589793  # VIA 2 writes radians
         return Shape(classes, fields.ellipse(numbers("cx", "cy", "rx", "ry"), turn), units)
     raise Unusable(f"a {fields.shown(kind)} has no box")
+
+
+def _is_third(content: Any) -> bool:
+    parts = ("file", "view", "metadata")
+    return isinstance(content, dict) and all(isinstance(content.get(part), dict) for part in parts)
+
+
+def _read_third(content: Any, source: str, options: Options) -> Iterator[Object | Skipped]:
+    """Yield every region of every photo; what is said of a whole photo, or of a stretch of time, has no box."""
+    attributes = _object(content.get("attribute"))
+    counts: dict[str, int] = {}
+    for key, record in items(content["metadata"]):
+        try:
+            check_plain(record)
+            if not record.get("xy"):
+                raise Unusable("no region")
+            name = _third_photo(content, record)
+        except Unusable as error:
+            yield Skipped("", str(key), str(error), source)
+            continue
+        counts[name] = counts.get(name, 0) + 1
+        photo = Photo(name, options.split_of(name, source), None, source)
+        shapes = rows([record])
+        yield from objects(
+            photo, shapes, lambda region: _third_shape(region, attributes, options), options, counts[name]
+        )
+
+
+def _third_photo(content: Any, record: dict[str, Any]) -> str:
+    view_id = fields.text(record.get("vid"), "vid")
+    view = content["view"].get(view_id)
+    file_ids = view.get("fid_list") if isinstance(view, dict) else None
+    if not isinstance(file_ids, list) or len(file_ids) != 1:
+        raise Unusable(f"view {view_id} is not one file")
+    file_id = fields.text(file_ids[0], "fid")
+    file = content["file"].get(file_id)
+    check_plain(file)
+    if fields.text(file.get("type", _IMAGE), "type") != _IMAGE:
+        raise Unusable(f"file {file_id} is no image")
+    if isinstance(file.get("fname"), str) and file["fname"].strip():
+        return str(file["fname"])
+    return fields.text(file.get("src"), "fname")
+
+
+def _third_shape(record: dict[str, Any], attributes: dict[str, Any], options: Options) -> Shape:
+    classes = (_third_label(record.get("av"), attributes),)
+    if not isinstance(record["xy"], list):
+        raise fields.bad("xy", record["xy"])
+    number, *values = (fields.number(value, "xy") for value in record["xy"])
+    kind = _SHAPES.get(int(number) if number.is_integer() else 0, f"shape {fields.shown(number)}")
+    units, n = options.box_units or "pixels", len(values)
+    if kind == "rectangle" and n == 4:
+        return Shape(classes, fields.box(values, options.box_format or "xywh"), units)
+    if kind == "circle" and n == 3:
+        return Shape(classes, fields.ellipse((*values, values[2])), units)
+    if kind == "ellipse" and n == 4:
+        return Shape(classes, fields.ellipse(values), units)
+    if kind in ("polyline", "extreme_rectangle"):
+        return Shape(classes, fields.enclosing(array("d", values), "xy"), units)
+    if kind == "polygon":
+        points = polygon(values, "xy")
+        return Shape(classes, fields.enclosing(points, "xy"), units, Outline((points,)))
+    raise Unusable(f"a {kind} of {n} numbers has no box")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _third_label(values: Any, attributes: dict[str, Any]) -> str:
+    """Return the label: the only attribute with a value, or the one called like a label; options are given by their ids."""
+    if not isinstance(values, dict):
+        raise fields.bad("av", values)
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        attribute = _object(attributes.get(key))
+        choices = _object(attribute.get("options"))
+        if isinstance(value, str) and "," in value and value not in choices and choices:  # several boxes are checked
+            value = {choices.get(part, part): True for part in value.split(",") if part}
+        named[str(attribute.get("aname") or key)] = choices.get(value, value) if isinstance(value, str) else value
+    return fields.label_of(named, "av")

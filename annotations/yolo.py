@@ -100,7 +100,8 @@ def _from_yaml(path: Path) -> Dataset:
     import yaml
 
     try:
-        content = yaml.safe_load(decoded(path.read_bytes(), path))
+        # As texts: YAML makes a class `no` false, 007 an octal 7 and 1.0 a number.
+        content = yaml.load(decoded(path.read_bytes(), path), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UserError(f"{path} is not valid YAML ({problem}); repair it") from None
@@ -115,13 +116,13 @@ def _from_yaml(path: Path) -> Dataset:
         except (Unusable, ValueError, TypeError):
             raise UserError(f"{path}: class {number!r} of `names` has no usable name; repair it") from None
     shape = content.get("kpt_shape")
-    sound = isinstance(shape, list) and len(shape) == 2 and all(isinstance(n, int) and 0 < n < 10_000 for n in shape)
+    sound = isinstance(shape, list) and len(shape) == 2 and all(re.fullmatch(r"[1-9]\d{0,3}", str(n)) for n in shape)
     folders: dict[str, str] = {}
     for split in _SPLITS:
         for place in content[split] if isinstance(content.get(split), list) else [content.get(split)]:
             if isinstance(place, str) and not place.endswith(".txt"):
                 folders[_key(place)] = split
-    return Dataset(by_number, shape[0] * shape[1] if sound else 0, folders, _lists(path.parent, content))
+    return Dataset(by_number, int(shape[0]) * int(shape[1]) if sound else 0, folders, _lists(path.parent, content))
 
 
 def _lists(root: Path, settings: Mapping[str, Any]) -> dict[str, str]:

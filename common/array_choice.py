@@ -44,6 +44,7 @@ def find_vectors(
     unread = arrays.unread if isinstance(arrays, Columns) else {}
     reasons = "".join(f"; column {name!r} holds {reason}" for name, reason in unread.items())
     apart = [*filter(None, chosen.values()), *TEXT_FIELDS, *TABLE_FIELDS]
+    apart = [name for name in apart if name not in LABEL_COLUMNS or not _has_fractions(arrays, name)]
     if key is not None:
         if key in arrays:
             return key, arrays.read(key)
@@ -77,10 +78,26 @@ def find_vectors(
             f"{path} holds {len(names):,} arrays of one vector each; put them into one, their names as paths: "
             f'python -c "{line}, embeddings=list(x.values()), paths=list(x))"'
         )
+    if line := _parts(arrays):
+        raise UserError(f"{path} holds several splits ({described(arrays)}); save each in a file of its own: {line}")
     raise UserError(
         f"{path} has no array 'embeddings'; it has: {described(arrays)}{reasons}. "
         "Name the vectors with --key, the labels with --labels_key"
     )
+
+
+def _parts(arrays: Arrays) -> str:
+    """Return the line that saves vectors and labels of each split in a file of its own; "" unless two splits have one each."""
+    saved = []
+    for split in SPLIT_NAMES:
+        own = [name for name in arrays.names if split in re.split(r"[^a-z]+", name.lower())]
+        matrices = [name for name in own if _is_matrix(*arrays.shape(name))]
+        labels = [name for name in own if len(arrays.shape(name)[0]) == 1]
+        if len(matrices) == len(labels) == 1 and arrays.shape(matrices[0])[0][0] == arrays.shape(labels[0])[0][0]:
+            new = str(arrays.path.with_name(f"{arrays.path.stem}_{split}.npz"))
+            saved.append(f"numpy.savez({new!r}, embeddings=x[{matrices[0]!r}], labels=x[{labels[0]!r}])")
+    start = f"import numpy; x = numpy.load({str(arrays.path)!r})"
+    return f'python -c "{"; ".join([start, *saved])}"' if len(saved) > 1 else ""
 
 
 def _is_matrix(shape: tuple[int, ...], dtype: np.dtype) -> bool:
@@ -110,6 +127,7 @@ def find_labels(arrays: Arrays, fields: dict[str, Any], n: int, vectors: str, fi
     if not named and (fields.keys() & {"labels", "class_names", "targets"}):
         return {}
     read = {file: read_labels(Path(file)) for file in named or [file for name, file in pairs if not name]}
+    read = {file: _without_edges(labels, n, file) for file, labels in read.items()}
     fitting = [file for file, labels in read.items() if len(labels) == n]
     if len(fitting) > 1:
         raise UserError(
@@ -128,6 +146,16 @@ def find_labels(arrays: Arrays, fields: dict[str, Any], n: int, vectors: str, fi
     return {"labels": arrays.read(fits[0])}
 
 
+def _without_edges(labels: np.ndarray, n: int, file: str) -> np.ndarray:
+    """Return n labels of a file without empty lines at its end, and without a first line that names the column; told."""
+    while len(labels) > n and labels.ndim == 1 and labels.dtype.kind == "U" and not labels[-1].strip():
+        labels = labels[:-1]
+    if len(labels) == n + 1 and labels.dtype.kind == "U" and str(labels[0]).strip().lower() in LABEL_COLUMNS:
+        note(f"{file}: its first line, {str(labels[0])!r}, names the column and is no label")
+        return labels[1:]
+    return labels
+
+
 def _could_be_labels(arrays: Arrays, name: str, n: int) -> bool:
     shape, dtype = arrays.shape(name)
     if shape != (n,) or dtype.kind not in "iuUSOfb":
@@ -139,7 +167,7 @@ def _could_be_labels(arrays: Arrays, name: str, n: int) -> bool:
 def table_fields(arrays: Arrays, fields: dict[str, Any], n: int) -> dict[str, Any]:
     """Return labels, IDs and paths of a table: its columns class_0, class_1 …, or of one of the usual names."""
     levels = sorted((name for name in arrays.names if re.fullmatch(r"class_\d+", name)), key=lambda name: int(name[6:]))
-    usual = levels or [name for name in LABEL_COLUMNS if name in arrays][:1]
+    usual = levels or [name for name in LABEL_COLUMNS if name in arrays and not _has_fractions(arrays, name)][:1]
     texts = [name for name in arrays.names if name not in TABLE_FIELDS and arrays.shape(name)[1].kind in "OU"]
     texts = [name for name in texts if arrays.shape(name)[0] == (n,) and not is_numeric(arrays.read(name))]
     columns: dict[str, Sequence[str]] = {"labels": usual or (texts if len(texts) == 1 else [])}
@@ -156,6 +184,17 @@ def table_fields(arrays: Arrays, fields: dict[str, Any], n: int) -> dict[str, An
             f"{arrays.path}: the labels are the columns {', '.join(columns['labels'])}; others are named with --labels_key"
         )
     return found
+
+
+def _has_fractions(arrays: Arrays, name: str) -> bool:
+    """Return whether a column of a table holds fractions: `y` beside `x` and `z` is one of a vector's numbers, no label."""
+    if name not in arrays or not isinstance(arrays, Columns) or not arrays.table or arrays.read(name).ndim != 1:
+        return False
+    values = arrays.read(name)
+    if not is_numeric(values):
+        return False
+    numbers = values.astype(np.float64)
+    return bool((np.isfinite(numbers) & (numbers != np.floor(numbers))).any())
 
 
 def split_of(path: Path) -> str | None:

@@ -6,7 +6,6 @@ Nothing in a file is run. Any other kind is named for what it is, with a line th
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 import zipfile
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common import files, npz
+from common import files, npz, table_files
 from common.messages import UserError
 
 # First bytes of files that hold arrays in ways that are not read here: what they are, and how `x` gets the arrays.
@@ -33,6 +32,11 @@ _OTHERS = (
     ),
     (b"ARROW1", "a Feather file", "import pandas; pandas.read_feather({path!r}).to_parquet({new!r})"),
     (b"\x1f\x8b", "a gzip file", "gunzip -k {path}"),
+    (b"BZh", "a bzip2 file", "bunzip2 -k {path}"),
+    (b"\xfd7zXZ", "an xz file", "unxz -k {path}"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "zstd -d {path}"),
+    (b"7z\xbc\xaf", "a 7z archive", "7z x {path}"),
+    (b"Rar!", "a RAR archive", "unrar x {path}"),
     (b"SQLite format 3", "an SQLite database", ""),
     (b"IxF", "an index of faiss", "import faiss; i = faiss.read_index({path!r}); x = i.reconstruct_n(0, i.ntotal)"),
 )
@@ -104,6 +108,8 @@ def open_arrays(path: Path) -> Arrays:
         if kind:
             raise _other(path, *kind)
         return npz.Archive(path)
+    if start[257:262] == b"ustar":
+        raise _other(path, "a tar archive", "tar xf {path}")
     for signature, what, line in _OTHERS:
         if start.startswith(signature):
             raise _other(path, what, line)
@@ -114,7 +120,8 @@ def open_arrays(path: Path) -> Arrays:
     if start.lstrip()[:1] in (b"{", b"["):
         lines = _has_lines(path)
         raise _other(path, "a file of JSON lines" if lines else "a JSON file", _JSON.replace("{lines}", str(lines)))
-    if _is_text(start) and (path.suffix.lower() in (".csv", ".tsv", ".txt") or start.count(b",") > 1):
+    called_so = path.suffix.lower() in (".csv", ".tsv", ".txt")
+    if (called_so and start and b"\0" not in start) or (_is_text(start) and (called_so or start.count(b",") > 1)):
         return Columns(path, _csv(path), table=True)
     return npz.Archive(path)  # which says what is wrong
 
@@ -129,7 +136,7 @@ def described(arrays: Arrays, names: Sequence[str] | None = None) -> str:
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """Return the labels (n,) of a file: .npy, a JSON list, text with one label a line, or a table with a column of labels.
+    """Return the labels (n,) of a file: .npy, .npz, a JSON list, text with one label a line, or a table with a column of labels.
 
     Raises UserError when it is none of them, OSError when it cannot be opened.
     """
@@ -138,9 +145,10 @@ def read_labels(path: Path) -> np.ndarray:
         if start == b"\x93NUMPY":
             return np.atleast_1d(npz.read_npy(path))
         data = start + file.read()
-    unicode = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # as Windows' shell writes
+    if start[:4] in (b"PAR1", b"PK\3\4"):
+        return _labels_of(open_arrays(path))
     try:
-        text = data.decode(unicode)
+        text = table_files.decoded(data)
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
@@ -149,7 +157,7 @@ def read_labels(path: Path) -> np.ndarray:
         return _json_labels(text, path)
     lines = text.splitlines()
     if path.suffix.lower() in (".csv", ".tsv") and text.strip():
-        _, rows = _csv_rows(path, text)
+        _, rows = _rows(path, text)
         header = [cell.strip().lower() for cell in rows[0]]
         column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None)
         if column is not None and len({len(row) for row in rows}) == 1:
@@ -159,6 +167,15 @@ def read_labels(path: Path) -> np.ndarray:
                 f"{path} has no column of labels ({', '.join(rows[0][:8])}); call it label, or give one label a line"
             )
     return np.array(lines, dtype=str)
+
+
+def _labels_of(arrays: Arrays) -> np.ndarray:
+    """Return the only array of labels of a file: the one that is called so, else the only one of one dimension."""
+    usual = [name for name in (*LABEL_COLUMNS, "class_names", "targets") if name in arrays]
+    single = [name for name in arrays.names if len(arrays.shape(name)[0]) == 1]
+    if not usual and len(single) != 1:
+        raise UserError(f"{arrays.path} holds no array called label ({described(arrays)}); give one label a line")
+    return np.asarray(arrays.read((usual or single)[0]))
 
 
 def _json_labels(text: str, path: Path) -> np.ndarray:
@@ -179,6 +196,8 @@ def _has_lines(path: Path) -> bool:
 
 
 def _is_text(start: bytes) -> bool:
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16
+        return True
     if b"\0" in start:
         return False
     try:
@@ -269,10 +288,13 @@ def _matrix(column: Any) -> np.ndarray | str:
 
 def _csv(path: Path) -> dict[str, np.ndarray]:
     """Return the columns of a CSV or TSV file; those of numbers side by side as `columns`, too, where none is a list."""
-    text = path.read_text(encoding="utf-8-sig", errors="strict") if _decodes(path) else ""
+    try:
+        text = table_files.decoded(path.read_bytes())
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8; save it as UTF-8, for example with `iconv -f latin1 -t utf-8`") from None
     if not text.strip():
-        raise UserError(f"{path} is empty or not UTF-8; save it as UTF-8")
-    delimiter, rows = _csv_rows(path, text)
+        raise UserError(f"{path} is empty; make it anew")
+    delimiter, rows = _rows(path, text)
     if _has_header(rows):
         header, rows = rows[0], rows[1:]
     else:
@@ -290,11 +312,11 @@ def _csv(path: Path) -> dict[str, np.ndarray]:
     return {name: _column(values) for name, values in columns.items()}
 
 
-def _csv_rows(path: Path, text: str) -> tuple[str, list[list[str]]]:
-    """Return the delimiter and the rows of a CSV or TSV text with any line ends, at least one row, without empty lines."""
-    delimiter = max(",;\t", key=text.lstrip().splitlines()[0].count)
+def _rows(path: Path, text: str) -> tuple[str, list[list[str]]]:
+    """Return the delimiter and the rows of a table, at least one row; see table_files.split."""
     try:
-        return delimiter, [row for row in csv.reader(io.StringIO(text, newline=None), delimiter=delimiter) if row]
+        delimiter, rows = table_files.split(text)
+        return delimiter, rows or [[""]]
     except csv.Error as error:  # such as a cell of more than 128 KiB
         raise UserError(f"{path} is no sound table: {error}; repair it, or save it as Parquet") from None
 
@@ -316,14 +338,6 @@ def _with_points(values: Sequence[str]) -> Sequence[str]:
     if all(re.fullmatch(r"\s*[-+]?\d*(,\d+)?([eE][-+]?\d+)?\s*", value) for value in values):
         return [value.replace(",", ".") for value in values]
     return values
-
-
-def _decodes(path: Path) -> bool:
-    try:
-        path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _column(values: Sequence[str]) -> np.ndarray:
@@ -363,13 +377,16 @@ def numbers_of(arrays: Columns, apart: Sequence[str]) -> tuple[np.ndarray, list[
     NaN. None where fewer than two columns hold numbers; raises UserError for a numbered column with a text in it.
     """
     found: dict[str, np.ndarray] = {}
+    counting: list[str] = []
     broken: dict[str, str] = {}  # columns of numbers with a text in them, and that text
     for name in arrays.names:
         values = arrays.read(name)
         if name in apart or name == "" or name.startswith("Unnamed:") or values.ndim != 1:
             continue
         filled = np.where(values == "", "nan", values) if values.dtype.kind in "US" and (values != "").any() else values
-        if is_numeric(filled):
+        if is_numeric(filled) and _counts_rows(filled):
+            counting.append(name)
+        elif is_numeric(filled):
             found[name] = filled.astype(np.float32)
         elif len(texts := [cell for cell in map(str, filled.tolist()) if not _is_number(cell)]) < len(filled) / 2:
             broken[name] = texts[0]
@@ -386,8 +403,14 @@ def numbers_of(arrays: Columns, apart: Sequence[str]) -> tuple[np.ndarray, list[
     return (
         np.stack([found[name] for name in numbered], axis=1),
         numbered,
-        [name for name in found if name not in numbered],
+        [*counting, *(name for name in found if name not in numbered)],
     )
+
+
+def _counts_rows(values: np.ndarray) -> bool:
+    """Return whether a column only counts the rows, as an index that was written with them."""
+    with np.errstate(invalid="ignore"):  # of infinite values
+        return len(values) > 2 and bool((np.diff(values.astype(np.float64)) == 1).all())
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

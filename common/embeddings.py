@@ -259,6 +259,13 @@ def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
             f"{path}: {name!r} holds vectors that were cut short with '...' when they were printed; save the numbers themselves, "
             "for example with to_parquet"
         )
+    if vectors.dtype.names:
+        line = f"x = numpy.load({str(path)!r}); x = x if hasattr(x, 'dtype') else x[{name!r}]"
+        raise UserError(
+            f"{path}: {name!r} is a table with the fields {', '.join(vectors.dtype.names)}; save each as an array: "
+            f'python -c "import numpy; {line}; '
+            f'numpy.savez({str(path.with_suffix("")) + "_arrays.npz"!r}, **{{k: x[k] for k in x.dtype.names}})"'
+        )
     if vectors.dtype.kind not in "fiu":
         raise UserError(f"{path}: {name!r} holds {_kind(vectors)}, not numbers; save the embeddings as float32")
     if vectors.ndim > 2 and vectors.size == len(vectors) * max(vectors.shape[1:]):  # (n, dim, 1, 1) of a last pooling
@@ -268,6 +275,8 @@ def _matrix(path: Path, name: str, value: Any) -> np.ndarray:
         raise UserError(
             f"{path}: {name!r} has shape {vectors.shape}; embeddings need two dimensions, one row a crop{remedy}"
         )
+    if vectors.dtype == np.uint8:
+        note(f"{path}: {name!r} holds bytes, taken as numbers; packed bits are unpacked by numpy.unpackbits(x, axis=1)")
     if not vectors.size:
         raise UserError(f"{path}: {name!r} has shape {vectors.shape}: there are no vectors in it; make it anew")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
@@ -304,7 +313,10 @@ def _texts(path: Path, arrays: dict[str, Any], n: int, dim: int) -> dict[str, np
     text = {name: _text(path, name, arrays[name]) for name in array_choice.TEXT_FIELDS if name in arrays}
     if "targets" in text and "classes" in text and not {"labels", "class_names"} & set(text):
         try:
-            text["labels"] = text["classes"][np.asarray(arrays["targets"], dtype=np.int64)]
+            targets = np.asarray(arrays["targets"], dtype=np.int64)
+            if targets.min(initial=0) < -1:
+                raise IndexError
+            text["labels"] = np.append(text["classes"], "")[targets]  # -1: of no class
         except (IndexError, ValueError, TypeError):
             raise UserError(f"{path}: 'targets' do not index the {len(text['classes'])} 'classes'") from None
     labels = next((text[name] for name in ("labels", "class_names", "targets") if name in text), None)
@@ -340,11 +352,32 @@ def _text(path: Path, name: str, value: Any) -> np.ndarray:
                 f"{path}: {name!r} {array.shape} has a single 1 in each row; the labels are their columns, counted from 0"
             )
             return texts_of(array.argmax(axis=1))
+        if name in array_choice.LABELS and array.ndim == 2 and array.shape[1] > 1 and array.dtype.kind in "fiub":
+            array = _levels(path, name, array)
         if array.ndim in (1, 2):
             return texts_of(array)
     except (ValueError, TypeError, RecursionError):
         pass
     raise UserError(f"{path}: {name!r} is no list of texts; save it as an array of strings")
+
+
+def _levels(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Return labels (n, k) of numbers as they are meant: the largest of k probabilities, else k levels of one label; told.
+
+    Raises UserError where they say several classes of one row.
+    """
+    shape = f"{path}: {name!r} {array.shape}"
+    if array.dtype.kind == "f" and (array >= 0).all() and (abs(array.sum(axis=1) - 1) < 1e-3).all():
+        note(
+            f"{shape} has shares that add up to 1 in each row; the labels are the columns of the largest, counted from 0"
+        )
+        return array.argmax(axis=1)
+    if array.shape[1] > 2 and ((array == 0) | (array == 1)).all():
+        raise UserError(f"{shape} has several 1, or none, in some rows; each crop needs one label: save its number")
+    if array.dtype.kind == "f" and not (np.isnan(array) | (array == np.floor(array))).all():
+        raise UserError(f"{shape} holds fractions, which are no labels; save one number or name for each crop")
+    note(f"{shape} holds numbers, taken as {array.shape[1]} levels of one label")
+    return array
 
 
 def _is_one_hot(array: np.ndarray) -> bool:

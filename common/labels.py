@@ -67,6 +67,10 @@ def text_of(value: Any) -> str:
         if math.isnan(value):
             return ""
         return str(int(value)) if float(value).is_integer() else str(value)
+    if isinstance(value, (list, tuple, np.ndarray)) and len(value) == 1:
+        return text_of(value[0])
+    if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+        raise ValueError(f"a label is no {type(value).__name__} of several")
     if type(value).__name__ in ("NAType", "NaTType"):  # pandas' own missing values
         return ""
     return str(value)

@@ -125,6 +125,13 @@ def warn_once(key: str, message: str) -> None:
         warn(message)
 
 
+def note_once(key: str, message: str) -> None:
+    """Note the first of many alike in a run, as `warn_once` warns of it."""
+    if key not in _told:
+        _told.add(key)
+        note(message)
+
+
 def columns() -> int | None:
     """Return how many columns the terminal has that stdout goes to, or COLUMNS says; None where neither tells, as in a pipe."""
     return shutil.get_terminal_size((0, 0)).columns or None

@@ -235,7 +235,7 @@ class Archive:
             shape, fortran, dtype = _read_header(file)
             start = file.tell()
             if dtype.hasobject:
-                return self._unpickle(name, file.read())
+                return _unpickled(self.path, repr(name), file.read())
             n_bytes = math.prod(shape) * dtype.itemsize
             if start + n_bytes != info.file_size:
                 raise ValueError(f"its header promises {n_bytes:,} bytes, it holds {info.file_size - start:,}")
@@ -261,19 +261,21 @@ class Archive:
             name_length, extra_length = struct.unpack("<26x2H", file.read(30))
         return info.header_offset + 30 + name_length + extra_length
 
-    def _unpickle(self, name: str, data: bytes) -> Any:
-        try:
-            value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
-        except UserError as refused:
-            raise UserError(
-                f"{self.path}: the pickle in {name!r} asks for {refused}, which is refused (only arrays and plain containers "
-                "are read, nothing is run); save its arrays with numpy.savez"
-            ) from None
-        except Exception as error:  # any bytes may stand in a pickle, so any error may come out
-            raise UserError(f"{self.path}: the pickle in {name!r} is damaged ({error}); save its arrays anew") from None
-        if isinstance(value, np.ndarray) and value.shape == () and value.dtype.hasobject:
-            return value.item()
-        return value
+
+def _unpickled(path: Path, where: str, data: bytes) -> Any:
+    """Return what a pickle of arrays and plain containers holds; raises UserError for any other."""
+    try:
+        value = _Unpickler(io.BytesIO(data), encoding="latin1").load()
+    except UserError as refused:
+        raise UserError(
+            f"{path}: the pickle in {where} asks for {refused}, which is refused (only arrays and plain containers "
+            "are read, nothing is run); save its arrays with numpy.savez"
+        ) from None
+    except Exception as error:  # any bytes may stand in a pickle, so any error may come out
+        raise UserError(f"{path}: the pickle in {where} is damaged ({error}); save its arrays anew") from None
+    if isinstance(value, np.ndarray) and value.shape == () and value.dtype.hasobject:
+        return value.item()
+    return value
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -288,15 +290,16 @@ def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError(f"its header cannot be read ({type(error).__name__})") from None
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """Return the array of an .npy file as a read-only memory map. Raises UserError for a damaged one and for one of objects."""
+def read_npy(path: Path) -> np.ndarray | Any:
+    """Return the array of an .npy file as a read-only memory map, or the Python object that is pickled in it.
+
+    Raises UserError for a damaged one, and for a pickle of anything but arrays and plain containers.
+    """
     with _sound(path), open(path, "rb") as file:
         shape, fortran, dtype = _read_header(file)
         start = file.tell()
         if dtype.hasobject:
-            raise UserError(
-                f"{path} holds Python objects, which could run code; save it as an array of numbers or of text"
-            )
+            return _unpickled(path, "it", file.read())
         held, promised = path.stat().st_size - start, math.prod(shape) * dtype.itemsize
         if held < promised:
             raise ValueError(f"its header promises {promised:,} bytes, it holds {held:,}")

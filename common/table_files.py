@@ -26,6 +26,39 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _ENDS = "\x1f"  # between the cells of a row, for its checksum
 
 
+# A first line that Excel writes for itself.
+SEPARATOR = re.compile(r"\ufeff?sep=([,;\t])[ \t]*(\r\n|\r|\n)", re.IGNORECASE)
+
+
+def decoded(data: bytes) -> str:
+    """Return the text of UTF-8, or of UTF-16 with its mark, as Excel's "Unicode text" has it; raises UnicodeDecodeError."""
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+
+
+def split(text: str) -> tuple[str, list[list[str]]]:
+    """Return the separator and the rows of a table with any line ends, without empty rows; raises csv.Error.
+
+    The separator is the one that Excel's `sep=` names, else the most frequent of comma, semicolon and tab in the first line; blanks
+    where the first line is numbers with blanks between them, or a word and numbers. A last column without a name and without
+    content is left out.
+    """
+    found = SEPARATOR.match(text)
+    text = text[found.end() :] if found else text
+    lines = text.lstrip().splitlines()
+    first = lines[0] if lines else ""
+    separator = found[1] if found else max(",;\t", key=first.count)
+    parts = first.split()
+    if not found and len(parts) > 2 and all(map(_NUMBER.fullmatch, parts[1:])):  # no text with blanks
+        return " ", [line.split() for line in lines if line.strip()]
+    rows = list(csv.reader(io.StringIO(text, newline=None), delimiter=separator))
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    width = len(rows[0]) if rows else 0
+    while width > 1 and not any(len(row) >= width and row[width - 1].strip() for row in rows):
+        rows = [row[: width - 1] if len(row) == width else row for row in rows]
+        width -= 1
+    return separator, rows
+
+
 def safe(text: str) -> str:
     """Return a cell's text as a spreadsheet shows it and never runs it: with an apostrophe before what would be a formula."""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text

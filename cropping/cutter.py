@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from common.messages import Unusable, UsageError, UserError
 from cropping import crops_folder
 from imaging import crops, image_folder, images
 from imaging.colors import COLORS
-from imaging.image_folder import RULES, Found, ImageFolder, is_plain
+from imaging.image_folder import EMBEDDED, OWN_NAME, RULES, Found, ImageFolder, is_plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,17 +144,23 @@ def _locate(item: Object | Skipped, folder: ImageFolder, besides: Mapping[str, s
         image = folder.find(item.image, beside=besides[item.source], split=item.split)
     except Unusable as error:
         try:
-            image = folder.find(item.own_name, beside=besides[item.source], split=item.split)
+            image = Found(folder.find(item.own_name, beside=besides[item.source], split=item.split).file, OWN_NAME)
         except Unusable:
-            return Skipped(item.sample_id, item.object_id, str(error), item.source)
-        image = Found(image.file, image_folder.OWN_NAME)
+            if not item.embedded:
+                return Skipped(item.sample_id, item.object_id, str(error), item.source)
+            image = Found(os.path.relpath(item.source, folder.folder), EMBEDDED)
     if other := _named_otherwise(item, image, folder, besides[item.source]):
         reason = f"image ambiguous: {image.file}, as its annotation file says, and {other}, as that file is called"
         return Skipped(item.sample_id, item.object_id, reason, item.source)
     named_as_file = item.sample_id != item.image or "://" in item.image  # a URL may end in a query
     if named_as_file and not is_plain(item.sample_id.replace("\\", "/")):
-        item = replace(item, sample_id=os.path.splitext(image.file)[0])
+        item = replace(item, sample_id=os.path.splitext(_within(image.file))[0])
     return item, image
+
+
+def _within(file: str) -> str:
+    """Return a file's path without what leads out of the image folder, as to an annotation file that holds its photo."""
+    return re.sub(r"^(\.\./)+", "", file)
 
 
 def _named_otherwise(item: Object, image: Found, folder: ImageFolder, beside: str) -> str:
@@ -183,8 +190,8 @@ def _with_unique_samples(located: Sequence[tuple[Object, Found] | Skipped]) -> I
     for pair in located:
         if not isinstance(pair, Skipped) and len(same := files[pair[0].sample_id]) > 1:
             item, image = pair
-            stems = {os.path.splitext(file)[0] for file in same}
-            sample_id = os.path.splitext(image.file)[0] if len(stems) == len(same) else image.file
+            stems, file = {os.path.splitext(file)[0] for file in same}, _within(image.file)
+            sample_id = os.path.splitext(file)[0] if len(stems) == len(same) else file
             pair = replace(item, sample_id=sample_id), image
         yield pair
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from common import files, run_record
 from common.labels import clean, split_of_folder
 from common.messages import UserError, count, note, warn
+from imaging import listed_labels
 from imaging.headers import EXTENSIONS, NO_HEIC, image_kind
 from imaging.pixels import reads_heic
 
@@ -92,6 +93,8 @@ def read(
     """
     root = Path(data_root)
     if not root.is_dir():
+        if root.is_file():
+            raise UserError(f"{root} is a file, not a folder; unpack it, or name the folder of images with --data_root")
         raise UserError(f"{root}: no such folder; name a crops folder or a folder of images with --data_root")
     if (root / MANIFEST).is_file():
         manifest = _read_manifest(root)
@@ -105,6 +108,7 @@ def read(
         raise UserError(f"{root} holds several crops folders; name one of them: {', '.join(inner[:20])}")
     else:
         paths, names, classes = scan_tree(root, splits or ())
+        classes = listed_labels.add(root, paths, classes)
         ids = sample_ids(paths)
         manifest = Manifest(root, paths, names, ids, list(ids), levels(classes))
     manifest = keep_splits(manifest, splits)
@@ -293,6 +297,8 @@ def image_files(root: Path) -> list[str]:
     paths: list[str] = []
     left_out: dict[str, list[str]] = {}
     for path in _walk(root, "", frozenset(), {}):
+        if os.path.basename(path) in listed_labels.NAMES:  # has a sentence of its own
+            continue
         reason = _no_image(root, path)
         left_out.setdefault(reason, []).append(path) if reason else paths.append(path)
     for reason, names in sorted(left_out.items()):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from common import files
 from common.messages import ImageError, count
+from imaging import profiles
 from imaging.pixels import FORMATS, pillow, reads_heic
 
 # Files of these endings are taken for images unseen; others are looked into.
@@ -34,7 +37,7 @@ EXTENSIONS = (
 NO_HEIC = "HEIC image; pip install pillow-heif"
 
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_ORIENTATION, _TIFF_SAMPLES = 256, 257, 258, 274, 277
-_TIFF_SUBFILE, _TIFF_DNG = 254, 50706
+_TIFF_SUBFILE, _TIFF_DNG, _TIFF_PROFILE = 254, 50706, 34675
 _TIFF_MOST, _TIFF_EXTRA, _TIFF_FORMAT, _TIFF_SMOST = 281, 338, 339, 341
 
 
@@ -43,7 +46,8 @@ class Header:
     """What a file says of itself before any pixel is decoded: stored size in pixels and EXIF orientation 1-8.
 
     `plain`: 8 bits a channel and no alpha. `alpha`: "", "straight" or "premultiplied". `white`: the value of white that the file
-    declares, None where it does not. `further`: what else the file holds that is not read, as "2 further pages".
+    declares, None where it does not. `further`: what else the file holds that is not read, as "2 further pages". `profile`: the
+    name of its colour profile, "" where it has none, or one of the colours of sRGB.
     """
 
     width: int
@@ -54,6 +58,7 @@ class Header:
     alpha: str = ""
     white: float | None = None
     further: str = ""
+    profile: str = ""
 
     @property
     def turned(self) -> tuple[int, int]:
@@ -70,11 +75,27 @@ def open_header(path: Path | str) -> Header:
     """Return the header of an image file without reading the rest of it; raises ImageError."""
     try:
         with open(path, "rb") as file:
-            return _header(file)
+            start = file.read(8)
+            file.seek(0)
+            return read_header(embedded(file.read())) if _is_json(start) else _header(file)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("image missing") from None
     except OSError as error:
         raise ImageError(f"image unreadable: {error.strerror}") from None
+
+
+def embedded(data: bytes) -> bytes:
+    """Return the image that stands in a LabelMe file as base64 text (`imageData`), any other file as it is."""
+    if not _is_json(data[:8]):
+        return data
+    try:
+        return base64.b64decode(json.loads(data)["imageData"].rpartition(",")[2])  # after data:image/png;base64,
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return data
+
+
+def _is_json(start: bytes) -> bool:
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
 
 
 def _header(file: BinaryIO) -> Header:
@@ -91,13 +112,14 @@ def _header(file: BinaryIO) -> Header:
             deep = mode[0] in "IF" or (kind == "PNG" and len(start) > 24 and start[24] == 16)
             odd = kind == "PPM" and image.tile[0][0] != "raw"  # a maxval other than 255, or numbers as text
             further = "further frames" if _is_animated(image) else ""
+            profile = profiles.other_colours(image.info.get("icc_profile"))
     except Exception as error:  # a parser of hostile files may raise anything
         if what := files.stand_in(start):
             raise ImageError(f"not an image: {what}") from error
         raise ImageError(NO_HEIC if image_kind(start) == "HEIC" and not reads_heic() else "not an image") from error
     plain = not (alpha or deep or odd or kind == "HEIF")
     turned = _orientation(exif) if exif else 1
-    return Header(width, height, turned, kind, plain, "straight" if alpha else "", further=further)
+    return Header(width, height, turned, kind, plain, "straight" if alpha else "", further=further, profile=profile)
 
 
 def _is_animated(image: Any) -> bool:
@@ -128,6 +150,7 @@ def _tiff_header(file: BinaryIO) -> Header:
         orientation = tags.get(_TIFF_ORIENTATION, 1)
         is_raw = is_raw or bool(int(tags.get(_TIFF_SUBFILE, 0)) & 1) or _TIFF_DNG in tags
         is_float = 3 in _many(tags.get(_TIFF_FORMAT, 1))
+        profile = profiles.other_colours(tags.get(_TIFF_PROFILE))
         pages = _further_pages(file, head, tags.next)
     except Exception as error:  # a parser of hostile files may raise anything
         raise ImageError("not an image") from error
@@ -139,7 +162,7 @@ def _tiff_header(file: BinaryIO) -> Header:
     alpha = alpha if samples in (2, 4) else ""
     turned = orientation if orientation in range(2, 9) else 1
     further = f"{count(pages, 'further page')}" if pages else ""
-    return Header(width, height, turned, "TIFF", bits <= 8 and not alpha, alpha, white, further)
+    return Header(width, height, turned, "TIFF", bits <= 8 and not alpha, alpha, white, further, profile)
 
 
 def _further_pages(file: BinaryIO, head: bytes, place: int) -> int:

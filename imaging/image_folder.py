@@ -26,8 +26,9 @@ RULES = (
     "by their names in another case",
     "by their names without the prefix of an upload to Label Studio",
     "by the names of their annotation files",
+    "inside their annotation files",
 )
-_EXACT, _BESIDE, _END, _NAME, _STEM, _CASE, _UPLOAD, OWN_NAME = RULES
+_EXACT, _BESIDE, _END, _NAME, _STEM, _CASE, _UPLOAD, OWN_NAME, EMBEDDED = RULES
 MISSING = "image missing: no "  # how such a reason begins; then comes the name that was looked for
 _SEARCHES = 200  # missing images whose nearest name is looked for; each takes milliseconds
 
@@ -68,10 +69,7 @@ class ImageFolder:
         return found
 
     def _find(self, image_id: str, beside: str, split: str) -> Found:
-        if not image_id.strip():
-            raise ImageError("empty image id")
-        if "\0" in image_id:
-            raise ImageError(f"unsafe image id: {image_id!r}")
+        _check(image_id)
         if is_plain(image_id.replace("\\", "/")):
             for name in dict.fromkeys((image_id, image_id.replace("\\", "/"), image_id.replace("\\", "/").strip())):
                 if files := self._files(name):
@@ -166,6 +164,17 @@ class ImageFolder:
         return f"; the nearest name is {self._trees()[0][nearest[0]][0]}" if nearest else ""
 
 
+def _check(image_id: str) -> None:
+    """Raise ImageError for a name that can be no file's."""
+    if not image_id.strip():
+        raise ImageError("empty image id")
+    if image_id.startswith("data:"):
+        kind = image_id.partition(",")[0][:80]
+        raise ImageError(f"image inside the annotation file ({kind}), which is not read here; save it as a file")
+    if "\0" in image_id:
+        raise ImageError(f"unsafe image id: {image_id!r}")
+
+
 def same_folder_other_name(first: str, second: str) -> bool:
     """Whether two image files lie in one folder and differ in more than their endings."""
     return os.path.dirname(first) == os.path.dirname(second) and _stem(first) != _stem(second)
@@ -251,6 +260,10 @@ def choose(folder: Path | None, annotations: Sequence[Path]) -> Path:
             if above.name.lower() in ("annotations", "labels"):
                 folder = above.parent
                 break
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file, not a folder; unpack it, or name the folder of images with --image_folder"
+        )
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the folder of images with --image_folder")
     return folder

@@ -16,9 +16,9 @@ import numpy as np
 
 from common import files
 from common.cli import MAX_PIXELS, cores
-from common.messages import ImageError, warn_once
+from common.messages import ImageError, note_once, warn_once
 from imaging.colors import WHITE
-from imaging.headers import Header, read_header
+from imaging.headers import Header, embedded, read_header
 from imaging.pixels import (
     BY_PILLOW,
     pixels_by_opencv,
@@ -49,6 +49,9 @@ class Encoded:
         if self.header.further:
             told = "of each image the first is read (said once)"
             warn_once("further", f"{self.path or 'an image'} holds {self.header.further}; {told}")
+        if self.header.profile:
+            told = "profiles are not applied, as in Pillow and torchvision (said once)"
+            note_once("profile", f"{self.path or 'an image'} has the colour profile {self.header.profile!r}; {told}")
         if self.header.plain:
             return orient(plain_pixels(self.data, (self.header.width, self.header.height)), self.orientation)
         return orient(self._unusual_pixels(), self.orientation)
@@ -79,7 +82,7 @@ class Encoded:
 def read_bytes(path: Path | str) -> bytes:
     """Return the file's content; its name may be the text that `files.text_of_name` made. Raises ImageError."""
     try:
-        return files.read_regular(files.as_stored(path), MOST_BYTES)
+        return embedded(files.read_regular(files.as_stored(path), MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         raise ImageError("image missing") from None
     except OSError as error:

@@ -535,10 +535,19 @@ def test_a_box_by_its_corners_or_as_it_is_printed(bbox):
     assert row.box == Box(1, 2, 4, 6, 3, 4)
 
 
-@pytest.mark.parametrize("bbox", ["1,5 2,5 3,5 4,5", [1, 2, 3, 4, 0], "[1 2 3]", "[[1 2] [4 6]]"])
+@pytest.mark.parametrize("bbox", ["1,5 2,5 3,5 4,5", [1, 2, 3, 4, 5, 6, 7], "[1 2 3]", "[[1 2] [4 6]]"])
 def test_numbers_that_are_no_four_are_no_box(bbox):
     """Decimal commas make eight numbers of four; they are no corners."""
     assert reason(coco([square(bbox=bbox)])).startswith("bad bbox: ")
+
+
+@pytest.mark.parametrize("bbox", [[1, 2, 3, 4, 0.9], [5, 1, 2, 4, 6], "1 2 3 4 30", [1, 2, 3, 4, 0.9, 5]])
+def test_a_fifth_number_of_a_box_is_named(bbox):
+    """A score, a class or an angle: which one it is decides what the four others mean, so that none is guessed."""
+    n = 6 if len(bbox) == 6 else 5
+    assert reason(coco([square(bbox=bbox)])).startswith(
+        f"bbox of {n} numbers, not 4 (take the angle, score or class out): "
+    )
 
 
 def test_a_file_cut_inside_a_long_text_is_told_in_little_memory(capsys):

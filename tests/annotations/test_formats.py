@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import zipfile
+from dataclasses import astuple
 from pathlib import Path
 
 import cv2
@@ -17,8 +18,10 @@ import pytest
 import crop
 from annotations import formats
 from annotations.options import FORMATS, Options
+from annotations.photos import sample_of
 from annotations.records import Object, Skipped
-from common.messages import UserError
+from common.messages import ImageError, UserError
+from imaging.image_folder import ImageFolder
 
 SAMPLES = 6  # photos of each data set
 
@@ -222,6 +225,22 @@ def tensorflow_csv(subset, out):
     return out / "_annotations.csv"
 
 
+def bbox_csv(subset, out, *, spaces=False):
+    """Boxes as the text of a list, or as numbers with blanks between them."""
+    with open(out / "train.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_id", "width", "height", "class_name", "bbox"])
+        for name, width, height, boxes in Photos(subset):
+            for label, *box in boxes:
+                written = " ".join(map(str, box)) if spaces else str(box)
+                writer.writerow([Path(name).stem, width, height, label, written])
+    return out / "train.csv"
+
+
+def bbox_csv_spaces(subset, out):
+    return bbox_csv(subset, out, spaces=True)
+
+
 def sku(subset, out):
     content = {}
     for name, _, _, boxes in Photos(subset):
@@ -259,6 +278,8 @@ WRITERS = {
     "via, 3": via3,
     "open_images": by_globox("save_openimage", "boxes.csv"),
     "tensorflow": tensorflow_csv,
+    "bbox_csv": bbox_csv,
+    "bbox_csv, blanks": bbox_csv_spaces,
     "label_studio": label_studio,
     "label_studio, min": label_studio_min,
     "createml": createml,
@@ -409,7 +430,7 @@ def fields_of(row: Object) -> dict:
         (b'{"image": "a.jpg", "label": [{"x": 1}]}\n' * 3, r"\(JSON lines, 3 of them with the keys image, label\)"),
         (
             b'{"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 1}\n' * 2,
-            "JSON lines, 2 of them with the keys image_id, bbox",
+            "looks like a list of COCO annotations, without photos and names of classes",
         ),
         (b'[{"image": "a.jpg", "label": [{"x": 1, "y": 2}]}]', "a list of 1 with the keys image, label"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS, not the file itself"),
@@ -751,7 +772,6 @@ def test_a_folder_without_annotations_names_what_it_holds(tmp_path):
         ("a.json", [{"image_id": 1, "objects": [{"x": 1, "names": ["a"]}]}], "Visual Genome JSON"),
         ("a.json", [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "a list of detections"),
         ("a.json", [{"file_name": "a.jpg", "annotations": [{"bbox_mode": 0}]}], "Detectron2"),
-        ("a.json", [{"images": [], "annotations": [], "categories": []}], "COCO JSON inside a list"),
         ("a.txt", "Pedestrian 0.00 0 -0.20 712.40 143.00 810.73 307.92 1.89 0.48 1.20 1.84 1.47 8.41 0.01", "KITTI"),
         ("a.txt", "imagesource:GoogleEarth\ngsd:0.1\n1 2 3 2 3 4 1 4 plane 0", "DOTA"),
         ("a.txt", "1,2,100,50,80,60,1,1,0.9", "MOT Challenge"),
@@ -969,3 +989,105 @@ def test_a_zip_with_photos_says_that_they_are_not_looked_for(tmp_path, capsys):
         archive.writestr("images/a.jpg", b"x")
     formats.read(tmp_path / "export.zip", Options())
     assert "holds 1 photo, too; photos are not looked for inside a zip: unpack it" in capsys.readouterr().err
+
+
+def boxes_of(text: str, name: str = "train.csv") -> list[tuple]:
+    found = formats.parse(text.encode(), name)
+    return [(item.image, *item.classes, *astuple(item.box)[:4]) if isinstance(item, Object) else item for item in found]
+
+
+def test_a_table_as_excel_saves_it():
+    """A line for itself, a mark of UTF-8, decimal commas beside semicolons, and rows without content."""
+    text = "\ufeffsep=;\r\nfilename;class;xmin;ymin;xmax;ymax\r\na.jpg;1,5 l;10,5;20;40,25;60\r\n;;;;;\r\n;;;;;\r\n"
+    assert boxes_of(text) == [("a.jpg", "1,5 l", 10.5, 20, 40.25, 60)]
+
+
+def test_a_decimal_comma_beside_commas_is_a_bad_number():
+    (item,) = boxes_of('filename,class,xmin,ymin,xmax,ymax\na.jpg,b,10,20,30,"1,200"\n')
+    assert (item.reason, item.line) == ('bad ymax: "1,200"', "2")
+
+
+def test_sku110k_has_no_header(capsys):
+    text = "train_0.jpg,208,537,422,814,object,3024,3024\ntrain_0.jpg,1268,1923,1365,2209,object,3024,3024\n"
+    assert boxes_of(text, "annotations_train.csv")[1] == ("train_0.jpg", "object", 1268, 1923, 1365, 2209)
+    assert formats.parse(text.encode(), "annotations_train.csv")[0].declared == (3024, 3024)
+    assert "has no header; its columns are taken as filename, xmin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cell", "box"),
+    [
+        ('"[10.0, 20, 30, 40]"', (10, 20, 40, 60)),
+        ("10 20 30 40", (10, 20, 40, 60)),
+        ('"(10,20,30,40)"', (10, 20, 40, 60)),
+    ],
+)
+def test_a_column_of_boxes_in_any_writing(cell, box):
+    assert boxes_of(f"image_id,class,bbox\na,b,{cell}\n") == [("a", "b", *box)]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "file,label,xmin,ymin,width,height",
+        "file,label,bbox_x,bbox_y,bbox_width,bbox_height",
+        "file,label,x_min,y_min,box_w,box_h",
+        "file,label,BBox_left,BBox_top,BBox_width,BBox_height",
+    ],
+)
+def test_columns_of_a_box_by_its_upper_left_corner(header):
+    assert boxes_of(f"{header}\na.jpg,b,10,20,30,40\n") == [("a.jpg", "b", 10, 20, 40, 60)]
+
+
+def test_width_beside_bbox_width_is_the_photos():
+    text = "file,label,width,height,bbox_x,bbox_y,bbox_width,bbox_height\na.jpg,b,640,480,10,20,30,40\n"
+    assert boxes_of(text) == [("a.jpg", "b", 10, 20, 40, 60)]
+    assert formats.parse(text.encode(), "x.csv")[0].declared == (640, 480)
+
+
+def test_boxes_without_a_column_of_labels_are_told():
+    with pytest.raises(UserError, match=r"has photos and boxes but no column of labels .*; add one called class"):
+        boxes_of('image_id,width,height,bbox,source\na,100,80,"[10, 20, 30, 40]",farm\n')
+
+
+@pytest.mark.parametrize("names", ["[no, 007, 1.0]", "{0: no, 1: 007, 2: 1.0}"])
+def test_names_in_yaml_are_text_as_it_stands_there(tmp_path, names):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "data.yaml").write_text(f"names: {names}\nkpt_shape: [1, 2]\n")
+    rows = "\n".join(f"{number} 0.5 0.5 0.2 0.2 0.4 0.4" for number in range(3))
+    (tmp_path / "labels" / "a.txt").write_text(rows)
+    ((source,), _) = formats.read(tmp_path, Options())
+    assert [item.classes for item in source.items] == [("no",), ("007",), ("1.0",)]
+
+
+def test_a_photo_as_text_is_told_in_few_words():
+    task = {
+        "data": {"image": "data:image/png;base64," + "A" * 100_000},
+        "annotations": [
+            {
+                "result": [
+                    {
+                        "type": "rectanglelabels",
+                        "value": {"x": 1, "y": 1, "width": 9, "height": 9, "rectanglelabels": ["a"]},
+                    }
+                ]
+            }
+        ],
+    }
+    (item,) = formats.parse(json.dumps([task]).encode(), "x.json")
+    with pytest.raises(
+        ImageError, match=r"^image inside the annotation file \(data:image/png;base64\), .*; save it as a file$"
+    ):
+        ImageFolder(Path(".")).find(item.image)
+    assert item.sample_id == "data:image/png;base64"
+
+
+@pytest.mark.parametrize("name", ["./a.jpg", ".\\a.jpg", "././a.jpg"])
+def test_a_name_that_begins_with_a_dot_and_slash_gives_no_hidden_crop(name):
+    assert sample_of(name) == "a"
+    assert sample_of(".hidden/a.jpg") == ".hidden/a"
+
+
+def test_a_polygon_of_cvat_may_end_in_a_semicolon():
+    text = '<annotations><image name="a.jpg"><polygon label="b" points="1,2;9,2;9,8;"/></image></annotations>'
+    assert boxes_of(text, "a.xml") == [("a.jpg", "b", 1, 2, 9, 8)]

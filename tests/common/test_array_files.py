@@ -114,7 +114,7 @@ def test_npy_is_mapped_and_damage_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="is damaged"):
         load(tmp_path / "a.npy")
     np.save(tmp_path / "o.npy", np.array([{"a": 1}], object), allow_pickle=True)
-    with pytest.raises(UserError, match="could run code"):
+    with pytest.raises(UserError, match="no matrix of numbers but holds dict"):
         load(tmp_path / "o.npy")
 
 
@@ -488,3 +488,183 @@ def test_the_line_that_converts_a_file_works(tmp_path, kind):
         assert read.paths.tolist() == [f"a/{row}.jpg" for row in range(12)]
     else:
         assert read.label().tolist() == ([str(row % 3) for row in range(12)] if kind == "safetensors" else ZEROS)
+
+
+# --- what spreadsheets and older habits make of arrays and labels
+
+
+class Opens:
+    """A pickle that would open a file."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_npy_of_python_objects_is_read_and_runs_nothing(tmp_path):
+    np.save(tmp_path / "dict.npy", {"embeddings": ROWS, "labels": NAMES.tolist()}, allow_pickle=True)
+    read = load(tmp_path / "dict.npy")
+    np.testing.assert_array_equal(read.vectors, ROWS)
+    assert read.label().tolist() == NAMES.tolist()
+    np.save(tmp_path / "x.npy", ROWS)
+    np.save(tmp_path / "y.npy", NAMES.astype(object), allow_pickle=True)
+    assert load(tmp_path / "x.npy", labels=[str(tmp_path / "y.npy")]).label().tolist() == NAMES.tolist()
+    np.save(tmp_path / "bad.npy", np.array([Opens(tmp_path / "made")], object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"asks for io\.open, which is refused"):
+        load(tmp_path / "bad.npy")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("table", ["excel", "unicode text", "savetxt", "first word"])
+def test_tables_as_excel_and_numpy_write_them(tmp_path, table):
+    """Excel writes a line for itself, decimal commas, columns and rows without content; its "Unicode text" is UTF-16."""
+    numbers = [[f"{value:.7e}" for value in row] for row in ROWS]
+    path = tmp_path / "a.csv"
+    if table == "excel":
+        lines = ["sep=;", "label;f0;f1;f2;f3;;"]
+        lines += [f'"{name}";{";".join(row).replace(".", ",")};;' for name, row in zip(NAMES, numbers, strict=True)]
+        path.write_bytes(("\ufeff" + "\r\n".join([*lines, ";" * 6, ";" * 6]) + "\r\n").encode())
+    elif table == "unicode text":
+        lines = ["label\tf0\tf1\tf2\tf3", *("\t".join([n, *row]) for n, row in zip(NAMES, numbers, strict=True))]
+        path.write_bytes("\r\n".join(lines).encode("utf-16"))
+    elif table == "savetxt":
+        path = tmp_path / "a.txt"
+        np.savetxt(path, ROWS)
+        np.savetxt(tmp_path / "y.txt", NAMES, fmt="%s")
+    else:
+        path = tmp_path / "a.txt"
+        path.write_text("\n".join(" ".join([n, *row]) for n, row in zip(NAMES, numbers, strict=True)))
+    read = load(path, labels=[str(tmp_path / "y.txt")] if table == "savetxt" else ())
+    np.testing.assert_allclose(read.vectors, ROWS, rtol=1e-6)
+    assert read.label().tolist() == NAMES.tolist()
+
+
+def test_a_table_that_is_not_utf8_says_so(tmp_path):
+    (tmp_path / "a.csv").write_bytes("label,f0,f1\ncaf\xe9,1,2\n".encode("latin1"))
+    with pytest.raises(UserError, match=r"a\.csv is not UTF-8; save it as UTF-8, for example with `iconv"):
+        load(tmp_path / "a.csv")
+
+
+def test_a_column_that_counts_the_rows_is_no_part_of_the_vectors(tmp_path, capsys):
+    frame = pd.DataFrame(ROWS, columns=list("wxyz"))
+    frame.assign(kind=NAMES).to_csv(tmp_path / "a.csv", index_label="row_number")
+    np.testing.assert_allclose(load(tmp_path / "a.csv").vectors, ROWS, rtol=1e-6)
+    assert "4 columns of numbers, 'w' to 'z'; no part of them: row_number" in capsys.readouterr().err
+
+
+def test_a_negative_target_is_no_label(tmp_path):
+    targets = np.arange(12) % 3
+    targets[:2] = -1
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, targets=targets, classes=np.array(["ale", "brie", "cod"]))
+    assert load(tmp_path / "a.npz").label().tolist()[:6] == ["", "", "cod", "ale", "brie", "cod"]
+    np.savez(tmp_path / "b.npz", embeddings=ROWS, targets=targets - 1, classes=np.array(["ale", "brie", "cod"]))
+    with pytest.raises(UserError, match="'targets' do not index the 3 'classes'"):
+        load(tmp_path / "b.npz")
+
+
+def test_probabilities_are_labels_by_their_largest(tmp_path, capsys):
+    numbers = np.arange(12) % 3
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, labels=np.eye(3)[numbers] * 0.7 + 0.1)
+    assert load(tmp_path / "a.npz").label().tolist() == list(map(str, numbers))
+    assert "shares that add up to 1 in each row" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.eye(3, dtype=int)[np.arange(12) % 3] | np.eye(3, dtype=int)[0], r"several 1, or none, in some rows"),
+        (np.random.default_rng(0).normal(size=(12, 3)), "holds fractions, which are no labels"),
+    ],
+)
+def test_numbers_that_name_no_class_are_no_labels(tmp_path, labels, told):
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, labels=labels)
+    with pytest.raises(UserError, match=told):
+        load(tmp_path / "a.npz")
+
+
+def test_two_columns_of_numbers_are_two_levels_and_told(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, labels=np.stack([np.arange(12) % 2, np.arange(12) % 5], 1))
+    assert load(tmp_path / "a.npz").label().tolist()[:3] == ["0/0", "1/1", "0/2"]
+    assert "(12, 2) holds numbers, taken as 2 levels of one label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", [["a", "b"], {"label": "a"}, ("a", "b"), np.array(["a", "b"])])
+def test_lists_and_dicts_are_no_labels(tmp_path, entry):
+    labels = np.empty(12, object)
+    labels[:] = [["a"], *[entry] * 11]
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, labels=labels)
+    with pytest.raises(UserError, match="'labels' is no list of texts; save it as an array of strings"):
+        load(tmp_path / "a.npz")
+
+
+def test_a_list_of_one_label_is_that_label(tmp_path):
+    labels = np.empty(12, object)
+    labels[:] = [[name] for name in NAMES.tolist()]
+    np.savez(tmp_path / "a.npz", embeddings=ROWS, labels=labels)
+    assert load(tmp_path / "a.npz").label().tolist() == NAMES.tolist()
+
+
+def test_edges_of_a_file_of_labels_are_no_labels(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / "y.txt").write_bytes(("label\r\n" + "\r\n".join(NAMES) + "\r\n\r\n\r\n").encode())
+    assert load(tmp_path / "x.npy", labels=[str(tmp_path / "y.txt")]).label().tolist() == NAMES.tolist()
+    assert "its first line, 'label', names the column" in capsys.readouterr().err
+    (tmp_path / "y.txt").write_text("\n".join(["first", *NAMES]))
+    with pytest.raises(UserError, match=r"y\.txt has 13"):
+        load(tmp_path / "x.npy", labels=[str(tmp_path / "y.txt")])
+
+
+@pytest.mark.parametrize("kind", ["npz", "parquet"])
+def test_labels_in_npz_and_parquet(tmp_path, kind):
+    np.save(tmp_path / "x.npy", ROWS)
+    file = tmp_path / f"y.{kind}"
+    np.savez(file, NAMES) if kind == "npz" else pd.DataFrame({"n": range(12), "label": NAMES}).to_parquet(file)
+    assert load(tmp_path / "x.npy", labels=[str(file)]).label().tolist() == NAMES.tolist()
+
+
+def test_labels_of_several_words_are_one_column(tmp_path):
+    np.save(tmp_path / "x.npy", ROWS)
+    (tmp_path / "y.csv").write_text("\n".join(f"soft drink {name}" for name in NAMES))
+    assert load(tmp_path / "x.npy", labels=[str(tmp_path / "y.csv")]).label()[0] == "soft drink c0"
+
+
+def run_line(error) -> None:
+    line = str(error.value).partition('python -c "')[2].rpartition('"')[0]
+    subprocess.run([sys.executable, "-c", line], check=True)
+
+
+def test_the_line_for_a_file_of_several_splits_parts_it(tmp_path):
+    np.savez(tmp_path / "all.npz", train_X=ROWS, train_y=NAMES, test_X=ROWS[:5], test_y=NAMES[:5])
+    with pytest.raises(UserError, match="holds several splits") as error:
+        load(tmp_path / "all.npz")
+    run_line(error)
+    assert load(tmp_path / "all_test.npz").label().tolist() == NAMES[:5].tolist()
+    np.testing.assert_array_equal(load(tmp_path / "all_train.npz").vectors, ROWS)
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+def test_the_line_for_a_structured_array_takes_it_apart(tmp_path, ending):
+    table = np.empty(12, [("label", "U4"), ("vec", "f4", (4,))])
+    table["label"], table["vec"] = NAMES, ROWS
+    np.savez(tmp_path / "a.npz", table) if ending == "npz" else np.save(tmp_path / "a.npy", table)
+    with pytest.raises(UserError, match="a table with the fields label, vec") as error:
+        load(tmp_path / f"a.{ending}")
+    run_line(error)
+    assert load(tmp_path / "a_arrays.npz").label().tolist() == NAMES.tolist()
+
+
+@pytest.mark.parametrize(
+    ("start", "line"),
+    [
+        (b"BZh9", "bunzip2 -k"),
+        (b"\xfd7zXZ\0", "unxz -k"),
+        (b"\x28\xb5\x2f\xfd", "zstd -d"),
+        (bytes(257) + b"ustar", "tar xf"),
+    ],
+)
+def test_packed_embeddings_are_named_with_their_command(tmp_path, start, line):
+    (tmp_path / "a.npz").write_bytes(start + bytes(100))
+    with pytest.raises(UserError, match=f"unpack it first: {line} .*a.npz"):
+        load(tmp_path / "a.npz")

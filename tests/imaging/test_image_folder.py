@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from imaging.image_folder import RULES, Found, ImageFolder
 from imaging.images import ImageError
 
-EXACT, BESIDE, END, NAME, STEM, CASE, UPLOAD, _ = RULES
+EXACT, BESIDE, END, NAME, STEM, CASE, UPLOAD, *_ = RULES
 FILES = (
     "cafe 1.jpg",
     "Ångström.png",
