@@ -5,10 +5,9 @@ Anything else that is no text is named for what it is.
 
 from __future__ import annotations
 
-import bz2
+import importlib
 import io
 import json
-import lzma
 import shlex
 import zipfile
 import zlib
@@ -24,9 +23,9 @@ from common.messages import UserError, count, note
 # Compressed files by their first bytes: what they are, and what unpacks one.
 _COMPRESSED: tuple[tuple[bytes, str, Callable[[], Any]], ...] = (
     (b"\x1f\x8b", "gzip", lambda: zlib.decompressobj(31)),
-    (b"BZh", "bzip2", bz2.BZ2Decompressor),
-    (b"\xfd7zXZ", "xz", lambda: lzma.LZMADecompressor(memlimit=memory() // 4)),
-    (b"\x5d\0\0", "lzma", lambda: lzma.LZMADecompressor(memlimit=memory() // 4)),
+    (b"BZh", "bzip2", lambda: importlib.import_module("bz2").BZ2Decompressor()),
+    (b"\xfd7zXZ", "xz", lambda: importlib.import_module("lzma").LZMADecompressor(memlimit=memory() // 4)),
+    (b"\x5d\0\0", "lzma", lambda: importlib.import_module("lzma").LZMADecompressor(memlimit=memory() // 4)),
 )
 # Archives that are not opened here, and the command that opens them.
 _ARCHIVES = (
@@ -91,7 +90,11 @@ def _decompressed(data: bytes, path: Path | str, magic: bytes, what: str, make: 
             if not unpacker.eof:
                 raise UserError(f"{path} is a damaged {what} file (it ends early); export it again")
             data = unpacker.unused_data
-    except (zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+    except UserError:
+        raise
+    except ImportError:
+        raise UserError(f"{path} is a {what} file, and this Python was built without it; unpack it first") from None
+    except Exception as error:  # of three libraries on damaged files
         raise UserError(f"{path} is a damaged {what} file ({error}); export it again") from None
     return b"".join(parts)
 
