@@ -73,6 +73,7 @@ def coarse(request, monkeypatch):
     monkeypatch.setattr(knn_blocks, "bfloat16_pays", lambda: request.param == "bfloat16")
     monkeypatch.setattr(knn_blocks, "BLOCK_ROWS", 700)
     monkeypatch.setattr(knn_blocks, "TILE", 128)
+    monkeypatch.setattr(knn_blocks, "CHUNK_FLOATS", 96 * 150)
     return request.param
 
 
@@ -211,10 +212,23 @@ def test_the_bound_of_the_docstring_holds(dim, skew, seed):
     rows = (rng.standard_normal((60, dim)) + skew).astype(np.float32)
     rows[-1] = rows[0]
     block = knn_blocks.load_rows(knn_blocks.empty_rows(60, dim, torch.bfloat16, "cpu"), [rows], "row", 0, 60)
-    error = block.error + (1 + block.error) * block.error.max() + dim * 2.0**-22 + 2.0**-20
+    operands = (block.error + (1 + block.error) * block.error.max()).double().numpy()
+    error, sums = knn.coarse_error(block, block).double().numpy(), dim * 2.0**-22 + 2.0**-20
     difference = np.abs((block.coarse.double() @ block.coarse.double().T).numpy() - cosines(rows, rows))
-    assert (difference <= error.double().numpy()[:, None]).all()
+    assert (difference <= error[:, None]).all()
+    assert (operands + sums <= error).all()
+    np.testing.assert_allclose(error, 1.01 * operands + sums, rtol=1e-5)
     assert 0 <= block.error.max() <= 2.0**-8 * 1.01
+
+
+@pytest.mark.parametrize("k", [1, 20, 200])
+def test_neighbours_that_all_lie_on_the_other_side(coarse, k):
+    """All cosines are below 0: the bounds hold there as well."""
+    rng = np.random.default_rng(k)
+    query, reference = (rng.uniform(0.1, 1, (n, 64)).astype(np.float32) for n in (100, 1500))
+    found = knn.search(-query, reference, k)
+    assert found[0].max() < 0
+    check(-query, reference, k, found)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1900, 1), (1900, 20), (800, 200), (710, 709)])
@@ -371,6 +385,12 @@ for shards in (2, 4, 40):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("dim", "rows"), [(64, 2**15), (2**20, 32), (2**26, 1)])
+def test_a_block_of_long_rows_holds_fewer(dim, rows):
+    """At most 2^25 numbers, 128 MiB, but one row at least."""
+    assert knn_blocks.Workspace(1, 1, dim, 1, "cpu").block_rows == rows
+
+
 lists = hnp.arrays(np.float32, (2, 6), elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0]))
 
 
@@ -410,6 +430,20 @@ def test_vote_by_hand():
     labels = np.array([[2, 1, 1, 0], [3, 1, 1, 3], [0, 1, 1, 2], [5, 4, -1, -1]])
     np.testing.assert_array_equal(knn.vote(similarities, labels), [1, 3, 1, 5])
     np.testing.assert_array_equal(knn.vote(similarities, labels, "similarity"), [2, 3, 0, 5])
+
+
+def test_votes_by_hand():
+    """Of 0.70, 0.63, 0.56 and 0.56 the second has a weight of e^-1 of the first's, the others of e^-2."""
+    similarities = np.float32([[0.70, 0.63, 0.56, 0.56], [0.9, 0.8, -np.inf, -np.inf]])
+    labels = np.array([[3, 0, 0, 2], [1, 4, -1, -1]])
+    query, label, total = knn.votes(similarities, labels)
+    assert (query.tolist(), label.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 3, 2, 1, 4, -1])
+    assert total.tolist() == [2, 1, 1, 1, 1, -1]
+    query, label, total = knn.votes(similarities, labels, "similarity")
+    assert (query.tolist(), label.tolist()) == ([0, 0, 0, 1, 1, 1], [3, 0, 2, 1, 4, -1])
+    e = np.exp(-1)
+    np.testing.assert_allclose(total[1:3] / total[0], [e + e**2, e**2], rtol=1e-5)
+    assert total[-1] == -1
 
 
 def test_no_neighbour_elects_no_label():
