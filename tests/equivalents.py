@@ -9,6 +9,7 @@ _TIES = "limits lie below every value that they are to count"
 _FREE = "how much is done at once, where and by how many threads costs time or memory and changes no result"
 _SLACK = "a wider bound takes more candidates, which are scored exactly"
 _EDGE = "no data give that very number"
+_DRAWS = "how many are drawn, beyond a thousand, is free"
 
 EQUIVALENT = {
     "common/knn.py: STEP = 2**22: any": _FREE,
@@ -70,7 +71,15 @@ EQUIVALENT = {
     "common/knn_blocks.py: extreme = (~((norms > 1e-15) & (norms < 1e15))).nonzero()[:, 0]: norms > 1e-15 -> norms >= 1e-15": _EDGE,
     "common/knn_blocks.py: extreme = (~((norms > 1e-15) & (norms < 1e15))).nonzero()[:, 0]: "
     "norms < 1000000000000000.0 -> norms <= 1000000000000000.0": _EDGE,
-    "combinations/evidence.py: FLIPS = 1_000: 1000 -> 1001": "how many flips are drawn is free",
+    "combinations/evidence.py: FLIPS = 1_000: 1000 -> 1001": _DRAWS,
+    "uncertainty/winner.py: RESAMPLES = 1_000: 1000 -> 1001": _DRAWS,
+    "uncertainty/scores.py: confidence: ArrayLike, *, bins: int = 15, draws: int = 2_000, seed: int = 0: 2000 -> 2001": _DRAWS,
+    "uncertainty/intervals.py: BLOCK = 2**21: any": _FREE,
+    "uncertainty/intervals.py: tail = (1 - level) / 2: 1 - level -> 1 + level": "both tails of t have the same ratio",
+    "uncertainty/scores.py: n_class = int(max(label.max(initial=-1), predicted.max(initial=-1))) + 1: 1 -> 2": "a class that never "
+    "occurs counts nowhere; nor does the last of no class",
+    "uncertainty/scores.py: return (other & (near < CLOSE)).any(axis=1): near < CLOSE -> near <= CLOSE": _EDGE,
+    "uncertainty/scores.py: rows = max(1, 2**22 // max(1, len(confidence))): any": _FREE,
     "uncertainty/sign_flips.py: reached[1] += np.count_nonzero(largest >= limits[:, None], axis=1): "
     "largest >= limits[:, None] -> largest > limits[:, None]": _TIES,
     "uncertainty/sign_flips.py: reached[0] += np.count_nonzero(largest >= limits[:, None], axis=1): "

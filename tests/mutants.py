@@ -79,11 +79,12 @@ SWAPS: dict[type, type] = {
 
 
 def sites(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
-    """Yield the nodes that can be changed, and what is changed in them; types, docstrings and messages are left out."""
+    """Yield the nodes that can be changed, and what is changed in them; types, docstrings, messages and seeds are left out."""
+    seeds = _seeds(tree)
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom, ast.arg)):
             continue
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if node in seeds or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             continue
         if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: an assertion, which no sound call breaks
             continue
@@ -97,6 +98,15 @@ def sites(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             yield node, "condition"
         typed = getattr(node, "returns", None), getattr(node, "annotation", None)
         yield from ((site, what) for site, what in sites(node) if site not in typed)
+
+
+def _seeds(node: ast.AST) -> list[ast.AST | None]:
+    """Return the defaults of arguments named seed: which one it is, is free."""
+    if not isinstance(node, ast.arguments):
+        return []
+    positional = [*node.posonlyargs, *node.args][-len(node.defaults) :] if node.defaults else []
+    pairs = [*zip(positional, node.defaults, strict=True), *zip(node.kwonlyargs, node.kw_defaults, strict=True)]
+    return [default for argument, default in pairs if argument.arg == "seed"]
 
 
 def change(node: ast.AST, what: str) -> str:
