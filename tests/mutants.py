@@ -52,8 +52,8 @@ GROUPS = {  # group: its modules; the tests that are to find their faults; and t
     "annotations": ("annotations/*.py", "tests/annotations", "any_json or many_examples"),
     "files": (
         "common/files.py common/run_record.py common/table_files.py",
-        "tests/common/test_files.py tests/cropping/test_crop_runs.py tests/safety/test_safe_outputs.py "
-        "tests/safety/test_safe_tables.py",
+        "tests/common/test_files.py tests/common/test_run_record.py tests/cropping/test_crop_runs.py "
+        "tests/safety/test_safe_outputs.py tests/safety/test_safe_tables.py",
         "spreadsheet or journal",
     ),
 }
@@ -86,7 +86,7 @@ def sites(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             continue
         if node in seeds or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             continue
-        if isinstance(node, ast.keyword) and node.arg == "strict":  # of zip: an assertion, which no sound call breaks
+        if isinstance(node, ast.keyword) and node.arg in ("strict", "frozen"):  # assertions, which no sound call breaks
             continue
         if isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in SWAPS:
             yield node, "operator"
