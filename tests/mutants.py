@@ -165,6 +165,7 @@ def run_tests(folder: Path, tests: list[str], without: str, seconds: float | Non
     process = subprocess.Popen(
         [sys.executable, *words, *tests],
         cwd=folder,
+        env={**os.environ, "STUDY_DATA": os.environ.get("STUDY_DATA", str(ROOT.parent / "shared" / "data"))},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
