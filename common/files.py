@@ -243,10 +243,11 @@ def below(root: Path | str, name: str) -> str:
     if not name or "\0" in name:
         return ""
     path = os.path.join(root, name)
-    folder, last = os.path.split(path)
+    stored = str(as_stored(path)) if "\\x" in name else path  # what is opened
+    folder, last = os.path.split(stored)
     top, inside = _resolved(os.path.abspath(root)), _resolved(os.path.abspath(folder))
-    if last in ("", ".", "..") or os.path.islink(as_stored(path) if "\\x" in name else path):
-        inside = os.path.dirname(os.path.realpath(path))
+    if last in ("", ".", "..") or os.path.islink(stored):
+        inside = os.path.dirname(os.path.realpath(stored))
     return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
 
 

@@ -80,6 +80,8 @@ EQUIVALENT = {
     "occurs counts nowhere; nor does the last of no class",
     "uncertainty/scores.py: return (other & (near < CLOSE)).any(axis=1): near < CLOSE -> near <= CLOSE": _EDGE,
     "uncertainty/scores.py: rows = max(1, 2**22 // max(1, len(confidence))): any": _FREE,
+    "uncertainty/sign_flips.py: words = rng.integers(0, 2**64, size=(n, -(-n_photo // 64)), dtype=np.uint64): 0 -> 1": "a word of "
+    "2^64 that is never drawn",
     "uncertainty/sign_flips.py: reached[1] += np.count_nonzero(largest >= limits[:, None], axis=1): "
     "largest >= limits[:, None] -> largest > limits[:, None]": _TIES,
     "uncertainty/sign_flips.py: reached[0] += np.count_nonzero(largest >= limits[:, None], axis=1): "

@@ -97,6 +97,14 @@ def test_blocks_bound_what_is_held_and_change_nothing(monkeypatch):
     assert intervals._row_blocks(np.zeros((7, 10))) == [slice(0, 3), slice(3, 6), slice(6, 9)]
 
 
+def test_two_photos_are_enough_for_an_interval():
+    """Fifty crops each, none of them different: no longer anything between -1 and 1, as with one photo."""
+    (low,), (high,) = intervals.difference_intervals(np.zeros((1, 2)), np.full(2, 50.0))
+    assert -0.9 < low < 0 < high < 0.9
+    (low,), (high,) = intervals.difference_intervals(np.zeros((1, 2)), np.array([50.0, 0.0]))
+    assert (low, high) == (-1, 1)
+
+
 # --- power ----------------------------------------------------------------------------------------------------------
 
 
