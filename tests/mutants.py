@@ -52,8 +52,8 @@ GROUPS = {  # group: its modules; the tests that are to find their faults; and t
     "annotations": ("annotations/*.py", "tests/annotations", "any_json or many_examples"),
     "files": (
         "common/files.py common/run_record.py common/table_files.py",
-        "tests/common/test_files.py tests/common/test_run_record.py tests/cropping/test_crop_runs.py "
-        "tests/safety/test_safe_outputs.py tests/safety/test_safe_tables.py",
+        "tests/common/test_files.py tests/common/test_run_record.py tests/common/test_table_files.py "
+        "tests/cropping/test_crop_runs.py tests/safety/test_safe_outputs.py tests/safety/test_safe_tables.py",
         "spreadsheet or journal",
     ),
 }

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from common import files, run_record, table_files
+from common import files, run_record
 from common.messages import UserError
 
 
@@ -116,9 +115,8 @@ def test_a_file_gives_way_to_one_of_its_kind(tmp_path, name, old, new, replaced)
 
 def test_an_error_names_the_file_that_was_asked_for(tmp_path):
     path = tmp_path / "new" / "folder" / "a.txt"
-    with pytest.raises(FileNotFoundError) as gone, files.whole(path) as temporary:
-        temporary.unlink()
-        temporary.read_bytes()
+    with pytest.raises(NotADirectoryError) as gone, files.whole(path) as temporary:
+        os.rmdir(temporary)
     assert (gone.value.filename, gone.value.filename2) == (str(path), None)
     with pytest.raises(OSError, match="full") as nameless, files.whole(path):
         raise OSError(28, "full")
@@ -173,7 +171,8 @@ def test_a_name_leads_to_no_place_outside_its_folder(tmp_path):
     (root / os.fsdecode(b"\xe8")).symlink_to(tmp_path / "roots")
     (root / os.fsdecode(b"\xe7")).mkdir()
     inside = ["\\xe7/a", "a", "sub/a", "sub/../a", "./a", "sub/within", "..a", "sub/", "new/folder/a", str(root / "a")]
-    outside = ["", ".", "..", "../a", "../roots/a", "sub/../../a", "/etc/passwd", "out/a", "file", "a\0b", "\\xe9", "\\xe8/a", "sub/../.."]
+    outside = ["", ".", "..", "../a", "../roots/a", "sub/../../a", "sub/../..", "/etc/passwd", "out/a", "file", "a\0b"]
+    outside += ["\\xe9", "\\xe8/a"]
     assert [name for name in inside if not files.below(root, name)] == []
     assert [name for name in outside if files.below(root, name)] == []
     assert files.below(root, "sub/a") == str(root / "sub" / "a")
@@ -181,7 +180,14 @@ def test_a_name_leads_to_no_place_outside_its_folder(tmp_path):
 
 
 def test_names_of_parts_and_of_a_system():
-    assert [files.name_part(text) for text in ("a/b", ".", "..", "a\0b", "...", "a.b")] == ["a__b", "_", "__", "ab", "...", "a.b"]
+    assert [files.name_part(text) for text in ("a/b", ".", "..", "a\0b", "...", "a.b")] == [
+        "a__b",
+        "_",
+        "__",
+        "ab",
+        "...",
+        "a.b",
+    ]
     hidden = [".DS_Store", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"]
     assert [name for name in [*hidden, "a", "a.b", "eaDir"] if files.is_hidden(name)] == hidden
     assert files.without_bytes(os.fsdecode(b"a\xe9\x80/\xff")) + "\\x5c" == "a\\xe9\\x80/\\xff\\x5c"
@@ -198,7 +204,13 @@ def test_a_path_that_holds_a_text_of_a_name_is_that_file(tmp_path):
 def test_entries_of_a_folder_follow_links_but_no_circles(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    for link, target in (("to_folder", "folder"), ("to_file", "file"), ("one", "other"), ("other", "one"), ("gone", "nowhere")):
+    for link, target in (
+        ("to_folder", "folder"),
+        ("to_file", "file"),
+        ("one", "other"),
+        ("other", "one"),
+        ("gone", "nowhere"),
+    ):
         (tmp_path / link).symlink_to(target)
     with os.scandir(tmp_path) as entries:
         found = {entry.name: (files.is_folder(entry), files.is_regular(entry)) for entry in entries}
@@ -297,62 +309,6 @@ def test_what_differs_between_two_records_is_told_by_option_and_value():
     assert run_record.differences({}, {"seed": "x" * 58}) == f'--seed not given -> "{"x" * 58}"'
 
 
-@pytest.mark.parametrize(("safe", "cell"), [(False, "=1+1"), (True, "'=1+1")])
-def test_a_table_is_its_rows_without_their_numbers(tmp_path, safe, cell):
-    frame = pd.DataFrame({"name": ["=1+1", 'a, "b"'], "n": [1, 2]}, index=[7, 8])
-    table_files.write(tmp_path / "a.csv", frame, spreadsheet_safe=safe)
-    assert (tmp_path / "a.csv").read_text() == f'name,n\n{cell},1\n"a, ""b""",2\n'
-    assert table_files.read_csv(tmp_path / "a.csv") == (["name", "n"], [[cell, "1"], ['a, "b"', "2"]])
-    found, told = table_files.read(tmp_path / "a.csv")
-    assert found.to_dict("list") == {"name": ["=1+1", 'a, "b"'], "n": ["1", "2"]}
-    assert told == ""
-    table_files.write(tmp_path / "a.parquet", frame)
-    assert table_files.read(tmp_path / "a.parquet")[0].to_dict("list") == frame.to_dict("list")
-
-
 def test_a_field_of_fields_that_one_record_lacks_is_told_whole():
     told = run_record.differences({"preprocess": {"height": 1}}, {})
     assert told == 'preprocess {"height": 1} -> not given'
-
-
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        (lambda text: text, ""),
-        (lambda text: text.replace("a,1", "a,2"), "1 of its 3 rows changed since it was written, the first is row 2"),
-        (lambda text: text.replace("=1", "=2").replace("c,3", "c,4"), "2 of its 3 rows changed since it was written, the first is row 1"),
-        (lambda text: text.replace(table_files.CHECK, "other"), ""),
-    ],
-)
-def test_rows_that_were_changed_are_counted_from_the_first(tmp_path, changed, told):
-    text = table_files.csv_text(["name", "n"], [["=1", 1], ["a", 1], ["c", 3]], checked=True)
-    (tmp_path / "a.csv").write_text(changed(text))
-    found, said = table_files.read(tmp_path / "a.csv")
-    assert said.removeprefix(f"{tmp_path / 'a.csv'}: ") == told
-    assert list(found)[:2] == ["name", "n"]
-    assert len(found) == 3
-
-
-def test_cells_of_a_table():
-    """None is an empty cell, a spreadsheet's formula is marked, a number and what is marked already are not."""
-    header, rows = ["=name", "n"], [["=1", None], ["-5", 2.5], ["'x", "-x"], ["+1e5", True]]
-    assert table_files.csv_text(header, rows) == "=name,n\n=1,\n-5,2.5\n'x,-x\n+1e5,True\n"
-    assert table_files.csv_text(header, rows, spreadsheet_safe=True) == "'=name,n\n'=1,\n-5,2.5\n'x,'-x\n+1e5,True\n"
-    assert table_files.tsv_line(["=1", "a\tb", 3]) == "=1\ta\\tb\t3"
-    assert table_files.tsv_line(["=1", "a\tb", 3], spreadsheet_safe=True) == "'=1\ta\\tb\t3"
-    assert [table_files.plain(cell) for cell in ("'=1", "'x", "'5", "'", "=1")] == ["=1", "'x", "'5", "'", "=1"]
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("a,b\n1,2\n\n3\n", "line 4: 1 fields, not 2; repair it or make it anew"),
-        ('a,b\n1,"2\n', "line 2: unexpected end of data; repair it or make it anew"),
-        ("", "cannot be read: it is empty"),
-        ("a,b,a\n", "has two columns 'a'"),
-    ],
-)
-def test_tables_that_are_none(tmp_path, text, told):
-    (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(UserError, match=told):
-        table_files.read(tmp_path / "a.csv")
