@@ -48,7 +48,7 @@ class Object:
     units: str = "pixels"
     outline: Outline | None = None
     # The name of an annotation file about one photo: the photo's, where there is none of the name that the file gives.
-    own_name: str = field(default="", compare=False, repr=False)
+    own_name: str = ""
 
     @property
     def crop_id(self) -> str:

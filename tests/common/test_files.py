@@ -159,6 +159,21 @@ def test_leftovers_below_a_folder_go_but_those_of_a_folder_that_is_held(tmp_path
     assert left == expected | {f"held/sub/{name}" for name in (leftover, older, *kept[:3])}
 
 
+def test_a_lock_that_another_run_holds_is_told_at_once_unless_the_run_is_to_wait(tmp_path, monkeypatch):
+    import filelock
+
+    asked, lock = [], filelock.FileLock
+    monkeypatch.setattr(filelock, "FileLock", lambda path, timeout: asked.append(timeout) or lock(path, 0))
+    with files.locked(tmp_path / "new" / ".lock"):
+        for wait in ({}, {"wait": False}, {"wait": True}):
+            with (
+                pytest.raises(UserError, match="another run is writing here"),
+                files.locked(tmp_path / "new" / ".lock", **wait),
+            ):
+                pass
+    assert asked == [0, 0, 0, -1]
+
+
 def test_a_name_leads_to_no_place_outside_its_folder(tmp_path):
     root = tmp_path / "root"
     (root / "sub").mkdir(parents=True)
