@@ -202,7 +202,8 @@ def test_categories_of_one_id_agree_where_one_names_the_parent_too():
     assert coco._same_name(("food", "tea"), ("tea",))
     assert coco._same_name(("tea",), ("food", "tea"))
     assert not coco._same_name(("food", "tea"), ("food",))
-    assert not coco._same_name(("tea",), "tea")
+    assert not coco._same_name(("tea",), Unusable("no name"))
+    assert not coco._same_name(Unusable("no name"), ("tea",))
     content = {"images": [{"id": 1, "file_name": "a.jpg"}],
                "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}]}  # fmt: skip
     for given in ([{}, {"supercategory": "food"}], [{"supercategory": "food"}, {}]):
