@@ -286,7 +286,7 @@ def _candidates(scores: torch.Tensor, queries: UnitRows, references: UnitRows, k
         pair, member = (scores[places[row], tile, :, lane] >= threshold[places[row]]).nonzero(as_tuple=True)
         column = (tile[pair] * group + member) * LANES + lane[pair]
         places = places.cpu()
-        scored = _score(queries.unit[places], references.unit, row[pair].cpu(), column.cpu())
+        scored = _score(queries.unit, references.unit, places, row[pair].cpu(), column.cpu())
         neighbours.append((places.numpy(), scored))
     return _Found(neighbours, undecided.nonzero()[:, 0].cpu().numpy())
 
@@ -314,18 +314,24 @@ def _reached_by_k(maxima: torch.Tensor, k: int) -> torch.Tensor:
     return (stored.float() + torch.nextafter(stored, stored.new_tensor(-torch.inf)).float()) / 2
 
 
-def _score(queries: torch.Tensor, references: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> Neighbours:
-    """Return the scores of the pairs queries[row], references[column] and their columns, a line per query, padded. `row` rises."""
+def _score(
+    queries: torch.Tensor, references: torch.Tensor, places: torch.Tensor, row: torch.Tensor, column: torch.Tensor
+) -> Neighbours:
+    """Return the scores of the pairs queries[places[row]], references[column] and their columns, a line per place, padded.
+
+    `places` and `row` rise. A query is read where it stands: copies of all that have a candidate would cost more than their scores.
+    """
     import torch
 
-    count = torch.bincount(row, minlength=len(queries))
+    count = torch.bincount(row, minlength=len(places))
     end = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    of_all = end[torch.searchsorted(places, torch.arange(len(queries) + 1))]  # no pairs where a query has no place
     shape = len(queries), len(references)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that sparse matrices are in beta
-        pairs = torch.sparse_csr_tensor(end, column, torch.zeros(len(row)), shape, check_invariants=False)
+        pairs = torch.sparse_csr_tensor(of_all, column, torch.zeros(len(row)), shape, check_invariants=False)
     slot = torch.arange(len(row)) - end[row]
-    similarities = torch.full((len(queries), int(count.max())), -torch.inf)
+    similarities = torch.full((len(places), int(count.max())), -torch.inf)
     columns = torch.full(similarities.shape, -1)
     similarities[row, slot] = torch.sparse.sampled_addmm(pairs, queries, references.T, beta=0).values()
     columns[row, slot] = column
@@ -392,7 +398,8 @@ def _score_all(query: np.ndarray, rows: np.ndarray) -> np.ndarray:
     both = np.concatenate([query, rows])
     with one_thread(blas=False):  # a second thread would wait for the one that numpy's product keeps busy
         unit = load_rows(empty_rows(n + 1, dim, torch.float32, "cpu"), [both], "query and candidate", 0, n + 1).unit
-        return _score(unit[:1], unit[1:], torch.zeros(n, dtype=torch.int64), torch.arange(n))[0][0]
+        first = torch.zeros(1, dtype=torch.int64)
+        return _score(unit[:1], unit[1:], first, first.expand(n), torch.arange(n))[0][0]
 
 
 def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:

@@ -18,8 +18,9 @@ from annotations.records import Object
 from boxes.padding import number_text
 from common import run_record, table_files
 from common.messages import UserError, count, note
-from imaging.crops import MANIFEST, PLAN, RECORD, _read_manifest
+from imaging.crops import MANIFEST, OBJECT_BOX, PLAN, RECORD, _read_manifest
 
+_NEWER = ("object_px", *OBJECT_BOX)  # columns that folders of version 0.1 lack
 INPUT = ("annotations", "images")  # hashes of one run's input
 _REMEDY = "give only annotation files that are new there, or all of them to one command with another --output_root"
 
@@ -110,7 +111,8 @@ def _are_those(
 ) -> bool:
     """Return whether the lines that a run would write are all that this run of the folder has written.
 
-    Then only the hash is another, as that of an older version is, which described annotations in other words.
+    Then only the hash is another, as that of an older version is, which described annotations in other words; what its table had
+    no columns for yet is not compared.
     """
     added = {entry["run"]: entry["crops"] for entry in held.get("written", {}).get("added", [])}
     n_own = added.get(number, len(rows) - sum(added.values()))
@@ -118,7 +120,11 @@ def _are_those(
     return (
         lines is not None
         and len(lines) == n_own
-        and all(line.items() <= there.get(line["path"], {}).items() for line in lines)
+        and all(
+            there.get(line["path"], {}).get(name, value if name in _NEWER else None) == value
+            for line in lines
+            for name, value in line.items()
+        )
     )
 
 

@@ -159,10 +159,15 @@ def _shared(values: Sequence[str]) -> str | None:
 
 
 def _boxes(columns: Mapping[str, Sequence[str]], path: Path) -> np.ndarray | None:
-    """Return (n, 4) float32 of the columns OBJECT_BOX, None where there are none; raises UserError where they are no shares."""
+    """Return (n, 4) float32 of the columns OBJECT_BOX; raises UserError where they are no shares.
+
+    None where the columns are missing, or the crops of one run have none: a folder of version 0.1 to which today's added crops.
+    """
     import numpy as np
 
     if not all(name in columns for name in OBJECT_BOX):
+        return None
+    if any(not any(cells) for cells in zip(*(columns[name] for name in OBJECT_BOX), strict=True)):
         return None
     try:
         boxes = np.array([columns[name] for name in OBJECT_BOX], np.float32).T

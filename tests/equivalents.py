@@ -25,7 +25,7 @@ EQUIVALENT = {
     "common/knn.py: groups = maxima.amax(1) if 2 * k <= LANES else maxima.flatten(1): 2 -> 3": _SLACK,
     "common/knn.py: groups = maxima.amax(1) if 2 * k <= LANES else maxima.flatten(1): 2 * k -> 2 / k": _SLACK,
     "common/knn.py: if k > groups.shape[1]:: k > groups.shape[1] -> k >= groups.shape[1]": _SLACK,
-    "common/knn.py: pairs = torch.sparse_csr_tensor(end, column, torch.zeros(len(row)), shape, check_invariants=False): "
+    "common/knn.py: pairs = torch.sparse_csr_tensor(of_all, column, torch.zeros(len(row)), shape, check_invariants=False): "
     "False -> True": "a check of what is so",
     "common/knn.py: similarities[row, slot] = torch.sparse.sampled_addmm(pairs, queries, references.T, beta=0).values(): "
     "0 -> 1": "the values that would be added are zeros",
