@@ -89,6 +89,8 @@ EQUIVALENT = {
     "uncertainty/intervals.py: q = np.where(product > ROUNDING**2, (n_photo - 1) * covariance**2 / "
     "np.maximum(product, ROUNDING**2), 0): product > ROUNDING ** 2 -> product >= ROUNDING ** 2": _EDGE,
     "evaluation/per_query.py: similarity = evaluator.search(of_label, 1)[0][:, 0]: 1 -> 2": "the second neighbour is not looked at",
+    "evaluation/per_query.py: return np.bincount(codes[n:], minlength=codes.max() + 1)[codes[:n]]: 1 -> 2": "a count that nobody "
+    "asks for",
     "evaluation/per_query.py: _BYTES = 1 << 28: any": _FREE,
     "evaluation/evaluator.py: row_of = np.full((len(codes), n_crop), -1): 1 -> 2": "any number below 0 is no row",
     "evaluation/fusion.py: nonzero = np.linalg.norm(total, axis=1) > 1e-6: np.linalg.norm(total, axis=1) > 1e-06 -> "

@@ -57,6 +57,7 @@ GROUPS = {  # group: its modules; the tests that are to find their faults; and t
         "spreadsheet or journal",
     ),
 }
+ASSERTIONS = ("strict", "frozen", "eq", "slots")  # of zip and dataclasses: what no sound call breaks
 SWAPS: dict[type, type] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -86,7 +87,7 @@ def sites(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             continue
         if node in seeds or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             continue
-        if isinstance(node, ast.keyword) and node.arg in ("strict", "frozen"):  # assertions, which no sound call breaks
+        if isinstance(node, ast.keyword) and node.arg in ASSERTIONS:
             continue
         if isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in SWAPS:
             yield node, "operator"
