@@ -176,7 +176,7 @@ def _beside(target: Path, sync: bool) -> Iterator[Path]:
         yield temporary
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
         if descriptor is not None:
             os.close(descriptor)
 
@@ -354,7 +354,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
                 yield
             finally:
                 with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+                    path.unlink()
     except Timeout:
         raise UserError(f"{path.parent}: another run is writing here; wait for it, or name another output") from None
 
