@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from builders import brute, make_evaluator, study, unit
+from builders import brute, make_evaluator, study, totals, unit
 
 from classifiers.recipes import Recipe
 from evaluation import metrics, per_query
@@ -41,6 +41,31 @@ def test_the_cost_of_a_decision(fusion, classifier, passes, rows, operations):
     evaluator = make_evaluator(*sets(), fusion=fusion)
     found = cost(evaluator, Combination(BOTH, BOTH, classifier) if classifier else Combination(BOTH, BOTH))
     assert (found.forward_passes, found.gallery_rows, found.operations) == (passes, rows, operations)
+
+
+@pytest.mark.parametrize("fusion", ["vote", "stack", "mean"])
+def test_totals_count_every_class_and_photo(fusion):
+    """One photo of references leaves some labels unknown; with its crops left out, some decisions have no neighbour at all."""
+    references = study(0, n_images=1)[:2]
+    queries = study(0, n_images=6)[:2]
+    for exclude in ("none", "sample"):
+        evaluator = make_evaluator(references, queries, fusion=fusion, exclude=exclude)
+        coded, asked = evaluator.coded, Combination(BOTH, BOTH)
+        decisions, found = evaluator.decide(asked), totals(evaluator, asked)
+        known = {code for one in references for code in np.searchsorted(coded.classes, one.label())}
+        pairs = list(zip(decisions.label.tolist(), decisions.voted.tolist(), decisions.image.tolist(), strict=True))
+        assert (found.n, found.n_unknown) == (len(pairs), sum(label not in known for label, _, _ in pairs))
+        assert found.n_unknown > 0
+        assert (decisions.voted < 0).any() == (exclude == "sample")
+        for code in range(len(coded.classes)):
+            assert found.class_right[code] == sum(label == voted == code for label, voted, _ in pairs)
+            assert found.class_predicted[code] == sum(voted == code for _, voted, _ in pairs)
+            assert found.class_size[code] == sum(label == code for label, _, _ in pairs)
+        for photo in range(len(coded.images)):
+            assert found.image_right[1, photo] == sum(label == voted for label, voted, image in pairs if image == photo)
+            assert found.image_size[photo] == sum(image == photo for _, _, image in pairs)
+        assert found.matched_right.tolist() == found.image_right[1].tolist()  # every query set holds every crop
+        assert found.class_predicted.any()
 
 
 def by_prototype(references: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
