@@ -92,6 +92,8 @@ EQUIVALENT = {
     "evaluation/per_query.py: return np.bincount(codes[n:], minlength=codes.max() + 1)[codes[:n]]: 1 -> 2": "a count that nobody "
     "asks for",
     "evaluation/per_query.py: _BYTES = 1 << 28: any": _FREE,
+    "evaluation/evaluator.py: KEPT = 64: any": _FREE,
+    "evaluation/evaluator.py: FITTED = 4: any": _FREE,
     "evaluation/evaluator.py: if len(kept) >= limit:: len(kept) >= limit -> len(kept) > limit": _FREE,
     "evaluation/evaluator.py: row_of = np.full((len(codes), n_crop), -1): 1 -> 2": "any number below 0 is no row",
     "evaluation/fusion.py: nonzero = np.linalg.norm(total, axis=1) > 1e-6: np.linalg.norm(total, axis=1) > 1e-06 -> "
