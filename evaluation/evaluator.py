@@ -106,7 +106,7 @@ class Evaluator:
                 if (twice := np.bincount(crop) > 1).any():
                     name = self.coded.crops[twice.argmax()]
                     source = self.coded.queries[q].source
-                    raise UserError(f"{source} holds the crop {name!r} twice; use --fusion stack, or extract anew")
+                    raise UserError(f"{source} holds the crop {str(name)!r} twice; use --fusion stack, or extract anew")
             _forget_first(self._common, KEPT)
             self._common[query_ids] = _rows_of_common(list(codes.values()), len(self.coded.crops))
         return self._common[query_ids]

@@ -32,6 +32,8 @@ EQUIVALENT = {
     "common/knn.py: columns = torch.full(similarities.shape, -1): 1 -> 2": "any number below 0 is no column",
     "common/knn.py: near = np.flatnonzero(scores >= max(floor - 2 * error, LOWEST)): 2 -> 3": _SLACK,
     "common/knn.py: near = np.flatnonzero(scores >= max(floor - 2 * error, LOWEST)): 2 * error -> 2 / error": _SLACK,
+    "common/knn.py: if floor == -np.inf and len(scores) > k:: floor == -np.inf -> floor != -np.inf": _SLACK,
+    "common/knn.py: if floor == -np.inf and len(scores) > k:: len(scores) > k -> len(scores) >= k": _SLACK,
     "common/knn.py: kept = np.concatenate(coarse) >= best[0] - 2 * error: 2 -> 3": _SLACK,
     "common/knn.py: kept = np.concatenate(coarse) >= best[0] - 2 * error: 2 * error -> 2 / error": _SLACK,
     "common/knn.py: with one_thread(blas=False):: False -> True": _FREE,

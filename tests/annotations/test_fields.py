@@ -294,3 +294,7 @@ def test_the_box_around_polygons_leaves_out_what_encloses_nothing():
     assert read(segmentation.box, Outline((line,))) == "no: empty box"
     assert read(segmentation.box, Outline((), (2, 3), (6,))) == "no: empty box"
     assert read(segmentation.box, Outline((), (2, 3), (5, 1))) == Box(2, 1, 3, 2, 1, 1)
+
+
+def test_units_are_parts_of_a_side():
+    assert fields.PER_SIDE == {"fraction": 1, "percent": 100, "permille": 1000}

@@ -255,6 +255,16 @@ def test_rows_too_alike_for_bfloat16_have_exact_neighbours_among_themselves(coar
     check(rows, rows, 30, knn.search_self(rows, 30), ~np.eye(1500, dtype=bool))
 
 
+def test_rows_too_alike_are_searched_again_from_both_sides_of_a_wide_tile(coarse, monkeypatch):
+    """In a tile of 1,024 rows there are more candidates for 100 neighbours than bfloat16 may leave: 512 of 464."""
+    monkeypatch.setattr(knn_blocks, "TILE", 1024)
+    monkeypatch.setattr(knn_blocks, "WORKERS", 0)
+    monkeypatch.setattr(knn_blocks, "BLOCK_ROWS", 2048)
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal(32) + 1e-3 * rng.standard_normal((1100, 32))).astype(np.float32)
+    check(rows, rows, 100, knn.search_self(rows, 100), ~np.eye(1100, dtype=bool))
+
+
 @pytest.mark.parametrize(("n", "k"), [(2, 1), (3, 2), (65, 64), (129, 3)])
 def test_few_rows_among_themselves(coarse, n, k):
     rows = np.random.default_rng(n).standard_normal((n, 5)).astype(np.float32)

@@ -9,6 +9,7 @@ import pytest
 from builders import brute, make_evaluator, study, totals, unit
 
 from classifiers.recipes import Recipe
+from common.messages import UserError
 from evaluation import metrics, per_query
 from evaluation.evaluator import cost
 from evaluation.per_query import prediction_table
@@ -106,6 +107,9 @@ def test_a_set_that_holds_a_crop_twice_is_scored_alone_row_by_row():
     decisions = make_evaluator(references, [twice], fusion="vote").decide(Combination(("0",), ("0",)))
     assert sorted(decisions.row) == list(range(40))
     assert decisions.right.mean() == brute([references[0]], [queries[0]], "stack")
+    both = make_evaluator(references, [twice, queries[1]], fusion="vote")
+    with pytest.raises(UserError, match=rf"holds the crop 'd/test/{crops[0]}' twice; use --fusion stack"):
+        both.decide(Combination(("0",), BOTH))
 
 
 def test_a_vote_is_a_close_call_where_one_of_its_views_is():

@@ -65,5 +65,5 @@ def test_sets_that_cannot_be_matched_say_why():
         fusion.common_crops([without, make(4)])
     double = make(4)
     double.crop_ids[1] = double.crop_ids[0]
-    with pytest.raises(UserError, match="twice"):
+    with pytest.raises(UserError, match=r" holds the crop 'shelf/train/photo0_0' twice"):
         fusion.common_crops([double])
