@@ -20,6 +20,7 @@ EQUIVALENT = {
     "common/knn.py: if len(references.unit) > TILE or kth.min() == -torch.inf:: any": _SLACK,
     "common/knn.py: undecided = count > (4 * k + 64 if scores.dtype == torch.bfloat16 else len(references.unit)): 4 -> 5": _FREE,
     "common/knn.py: undecided = count > (4 * k + 64 if scores.dtype == torch.bfloat16 else len(references.unit)): 64 -> 65": _FREE,
+    "common/knn.py: busy = ((count > 0) & ~undecided).nonzero()[:, 0]: count > 0 -> count >= 0": "one without candidates adds none",
     "common/knn.py: step = max(1, STEP // (int(count[busy].max()) * group + k)) if len(busy) else 1: 1 -> 2": _FREE,
     "common/knn.py: groups = maxima.amax(1) if 2 * k <= LANES else maxima.flatten(1): 2 * k <= LANES -> 2 * k < LANES": _SLACK,
     "common/knn.py: groups = maxima.amax(1) if 2 * k <= LANES else maxima.flatten(1): 2 -> 3": _SLACK,

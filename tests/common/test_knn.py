@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,6 +220,18 @@ def test_the_bound_of_the_docstring_holds(dim, skew, seed):
     assert (operands + sums <= error).all()
     np.testing.assert_allclose(error, 1.01 * operands + sums, rtol=1e-5)
     assert 0 <= block.error.max() <= 2.0**-8 * 1.01
+
+
+def test_the_bound_on_cuda_holds_for_operands_rounded_as_tf32_is():
+    """To ten bits, half a step is 2^-11 of a number: of both sides 2^-10, and as much again for slack."""
+    rows = np.random.default_rng(0).standard_normal((60, 96)).astype(np.float32)
+    block = knn_blocks.load_rows(knn_blocks.empty_rows(60, 96, torch.float32, "cpu"), [rows], "row", 0, 60)
+    there = block._replace(coarse=SimpleNamespace(device=torch.device("cuda")))
+    error = knn.coarse_error(there, block).double()
+    rounded = ((block.unit.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32).double()
+    difference = np.abs((rounded @ rounded.T).numpy() - cosines(rows, rows))
+    assert (difference <= error.numpy()[:, None]).all()
+    np.testing.assert_allclose(error - knn.coarse_error(block, block).double(), 2.0**-9, rtol=1e-4)
 
 
 @pytest.mark.parametrize("k", [1, 20, 200])
