@@ -48,10 +48,8 @@ class Object:
     units: str = "pixels"
     outline: Outline | None = None
     # The name of an annotation file about one photo: the photo's, where there is none of the name that the file gives.
-    own_name: str = field(default="", compare=False, repr=False)
-    embedded: bool = field(
-        default=False, compare=False, repr=False
-    )  # whether the photo is in the annotation file itself
+    own_name: str = ""
+    embedded: bool = False  # whether the photo is in the annotation file itself
 
     @property
     def crop_id(self) -> str:

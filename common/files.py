@@ -176,7 +176,7 @@ def _beside(target: Path, sync: bool) -> Iterator[Path]:
         yield temporary
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            temporary.unlink()
         if descriptor is not None:
             os.close(descriptor)
 
@@ -243,10 +243,11 @@ def below(root: Path | str, name: str) -> str:
     if not name or "\0" in name:
         return ""
     path = os.path.join(root, name)
-    folder, last = os.path.split(path)
+    stored = str(as_stored(path)) if "\\x" in name else path  # what is opened
+    folder, last = os.path.split(stored)
     top, inside = _resolved(os.path.abspath(root)), _resolved(os.path.abspath(folder))
-    if last in ("", ".", "..") or os.path.islink(as_stored(path) if "\\x" in name else path):
-        inside = os.path.dirname(os.path.realpath(path))
+    if last in ("", ".", "..") or os.path.islink(stored):
+        inside = os.path.dirname(os.path.realpath(stored))
     return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
 
 
@@ -353,7 +354,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
                 yield
             finally:
                 with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+                    path.unlink()
     except Timeout:
         raise UserError(f"{path.parent}: another run is writing here; wait for it, or name another output") from None
 

@@ -267,10 +267,7 @@ def _candidates(scores: torch.Tensor, queries: UnitRows, references: UnitRows, k
     group = scores.shape[2]
     # Reduced in the order in which the scores lie in memory, which is ten times as fast where they are cut by column.
     maxima = scores.amax(2) if scores.stride(3) == 1 else scores.permute(1, 2, 3, 0).amax(1).permute(2, 0, 1)
-    dim_error = queries.unit.shape[1] * 2.0**-22 + 2.0**-20
-    error = 1.01 * (queries.error + (1 + queries.error) * references.error.max()) + dim_error
-    if scores.device.type == "cuda":
-        error += 2.0**-9  # a float32 product may be computed in TF32 there, which rounds both operands to 2^-10
+    error = coarse_error(queries, references)
     if len(references.unit) > TILE or kth.min() == -torch.inf:  # few references seldom raise what many have reached
         kth = torch.maximum(_reached_by_k(maxima, k) - error, kth)
     threshold = kth - error
@@ -292,6 +289,18 @@ def _candidates(scores: torch.Tensor, queries: UnitRows, references: UnitRows, k
         scored = _score(queries.unit, references.unit, places, row[pair].cpu(), column.cpu())
         neighbours.append((places.numpy(), scored))
     return _Found(neighbours, undecided.nonzero()[:, 0].cpu().numpy())
+
+
+def coarse_error(queries: UnitRows, references: UnitRows) -> torch.Tensor:
+    """Return e (n_query,) of this module's docstring, and 1 % of its first part: how far a coarse score is from the score."""
+    error = 1.01 * (queries.error + (1 + queries.error) * references.error.max()) + rounding(queries.unit.shape[1])
+    # A float32 product may be computed in TF32 on CUDA, which rounds both operands to 2^-10.
+    return error + 2.0**-9 if queries.coarse.device.type == "cuda" else error
+
+
+def rounding(dim: int) -> float:
+    """Return by how much two float32 dot products of the same unit rows may differ, with the arithmetic of the bound."""
+    return dim * 2.0**-22 + 2.0**-20
 
 
 def _reached_by_k(maxima: torch.Tensor, k: int) -> torch.Tensor:
@@ -352,7 +361,7 @@ def search_one(
     those are scored as `search` scores them.
     """
     direction = unit(query)[0]
-    error = len(direction) * 2.0**-22 + 2.0**-20
+    error = rounding(len(direction))
     best, start = np.full(k, -np.inf, np.float32), 0
     candidates, coarse, rows = [], [], []
     for shard in shards_of(reference, "reference"):
@@ -363,12 +372,11 @@ def search_one(
             scores *= inverse[here]
             if keep is not None:
                 scores[~keep[here]] = -np.inf
-            if best[0] == -np.inf and len(scores) > k:  # the first rows: raise the floor before candidates are taken
-                best = np.sort(np.concatenate([best, np.partition(scores, len(scores) - k)[-k:]]))[-k:]
-                near = np.flatnonzero(scores >= max(best[0] - 2 * error, LOWEST))
-            else:
-                near = np.flatnonzero(scores >= max(best[0] - 2 * error, LOWEST))
-                best = np.sort(np.concatenate([best, scores[near]]))[-k:]
+            floor = best[0]
+            if floor == -np.inf and len(scores) > k:  # the first rows: raise the floor before candidates are taken
+                floor = np.partition(scores, -k)[-k]
+            near = np.flatnonzero(scores >= max(floor - 2 * error, LOWEST))
+            best = np.sort(np.concatenate([best, scores[near]]))[-k:]
             candidates.append(block[near])
             coarse.append(scores[near])
             rows.append(here.start + near)
@@ -441,7 +449,7 @@ def votes(
     n, k = labels.shape
     ballots = np.ones((n, k))
     if weights == "similarity":
-        ballots = np.exp((np.maximum(similarities, -2.0) - 1) / VOTE_TEMPERATURE)  # -2: no neighbour
+        ballots = np.exp(np.maximum(similarities, -2.0) / VOTE_TEMPERATURE)  # -2: no neighbour
     order = np.argsort(labels, axis=1, kind="stable")  # rows of runs of equal labels, each run by rank
     labels = np.take_along_axis(labels, order, 1)
     runs = np.flatnonzero(np.diff(labels, axis=1, prepend=labels[:, :1] - 1))

@@ -106,7 +106,7 @@ class Evaluator:
                 if (twice := np.bincount(crop) > 1).any():
                     name = self.coded.crops[twice.argmax()]
                     source = self.coded.queries[q].source
-                    raise UserError(f"{source} holds the crop {name!r} twice; use --fusion stack, or extract anew")
+                    raise UserError(f"{source} holds the crop {str(name)!r} twice; use --fusion stack, or extract anew")
             _forget_first(self._common, KEPT)
             self._common[query_ids] = _rows_of_common(list(codes.values()), len(self.coded.crops))
         return self._common[query_ids]
@@ -359,14 +359,9 @@ def _decide_fused(evaluator: Evaluator, combination: Combination) -> Decisions:
 
 
 def _stack_views(views: Sequence[Decisions]) -> Decisions:
-    """Return the decisions of all views one after the other; the shortest list of neighbours sets the width."""
-    width = min(view.neighbours.shape[1] for view in views)
-    columns = {field.name: [getattr(view, field.name) for view in views] for field in fields(Decisions)}
+    """Return the decisions of all views one after the other, which have the same references and so as many neighbours."""
     return Decisions(
-        **{
-            name: np.concatenate([array[:, :width] if array.ndim == 2 else array for array in arrays])
-            for name, arrays in columns.items()
-        }
+        **{one.name: np.concatenate([getattr(view, one.name) for view in views]) for one in fields(Decisions)}
     )
 
 

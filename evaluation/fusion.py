@@ -46,7 +46,7 @@ def common_crops(sets: Sequence[EmbeddingSet]) -> np.ndarray:
         if len(np.unique(key)) < len(key):
             values, counts = np.unique(key, return_counts=True)
             raise UserError(
-                f"{one.source} holds the crop {values[counts.argmax()]!r} twice; use --fusion stack, or extract anew"
+                f"{one.source} holds the crop {str(values[counts.argmax()])!r} twice; use --fusion stack, or extract anew"
             )
     shared = keys[0]
     for key in keys[1:]:

@@ -100,7 +100,8 @@ def _margins(evaluator: Evaluator, task: Task) -> np.ndarray:
         same = task.query_label == label
         right[same] = similarity[same]
         other[~same] = np.maximum(other[~same], similarity[~same])
-    margin = right - other
+    with np.errstate(invalid="ignore"):  # where both are -inf
+        margin = right - other
     return np.where(np.isfinite(margin), margin, np.nan).astype(np.float32)
 
 
@@ -125,12 +126,11 @@ def _columns(
     coded: CodedSets, rule: Rule, combination: Combination, decisions: Decisions, margin: np.ndarray
 ) -> dict[str, object]:
     queries = list(coded.queries.values())
-    first_query = queries[decisions.view[0]]
     query_ids = "+".join(combination.query_ids)
     labels = np.append(coded.classes.astype(object), "")
     return {
-        "dataset_name": first_query.dataset,
-        "split": first_query.split,
+        "dataset_name": np.array([one.dataset for one in queries], object)[decisions.view],
+        "split": np.array([one.split for one in queries], object)[decisions.view],
         "id": np.array(list(coded.queries), object)[decisions.view] if rule.fusion == "stack" else query_ids,
         **{name: _texts(queries, field, decisions.view, decisions.row) for name, field in _TEXTS.items()},
         "label": labels[decisions.label],

@@ -13,7 +13,6 @@ from builders import IDS, brute, make, make_evaluator, study, totals
 
 import greedy_combo_eval
 from classifiers.recipes import Recipe
-from combinations.comparison import pareto_front
 from combinations.search import enumerate_combinations
 from common import embeddings
 from evaluation.records import Combination
@@ -405,11 +404,6 @@ def test_ids_on_one_side_only_are_named(folder, here, capsys):
     assert code == 0
     assert "only one side has the ID: 20" in err
     assert "2 single pairs and 1 combination;" in out
-
-
-def test_pareto_front_by_hand():
-    scores, costs = [0.5, 0.7, 0.7, 0.9, 0.9, 0.4], [1, 2, 3, 4, 4, 1]
-    assert pareto_front(scores, costs).tolist() == [True, True, False, True, True, False]
 
 
 def test_a_second_run_of_the_same_seed_prints_the_same(folder, here, capsys):

@@ -30,7 +30,7 @@ def macro_f1_interval(
     photos, at = np.unique(photo, return_inverse=True)
     n = len(photos)
     counts = np.zeros((3, n, n_class))  # right, predicted, actual
-    right = label == predicted
+    right = (label == predicted) & (label >= 0)
     for row, (kept, code) in enumerate(((right, label), (predicted >= 0, predicted), (label >= 0, label))):
         np.add.at(counts[row], (at[kept], code[kept]), 1)
 
@@ -115,11 +115,11 @@ def calibrated_error(
     return float(found.mean()), float(np.quantile(found, 0.95))
 
 
-def close_calls(similarities: NDArray, labels: Codes, *, close: float = CLOSE) -> NDArray[np.bool_]:
-    """Return (n,): whether a neighbour of another label lies within `close` of the nearest, so that rounding may have decided.
+def close_calls(similarities: NDArray, labels: Codes) -> NDArray[np.bool_]:
+    """Return (n,): whether a neighbour of another label lies within CLOSE of the nearest, so that rounding may have decided.
 
     similarities, labels: (n, depth), the nearest first; label -1 is no neighbour.
     """
     other = (labels != labels[:, :1]) & (labels >= 0)
     near = np.subtract(similarities[:, :1], similarities, where=labels >= 0, out=np.full(similarities.shape, np.inf))
-    return (other & (near < close)).any(axis=1)
+    return (other & (near < CLOSE)).any(axis=1)

@@ -11,7 +11,7 @@ from combinations.evidence import evidence
 from combinations.paddings import padding_rows, paddings_across
 from combinations.search import enumerate_combinations
 from evaluation.records import Combination
-from uncertainty import comparisons, intervals
+from uncertainty import comparisons, intervals, power, winner
 
 
 def totals(goals, n_photo=60, seed=0):
@@ -65,6 +65,52 @@ def test_where_nothing_is_better_nothing_is_found_and_the_limit_says_what_is_not
     assert np.mean([one.pairs.is_better for one in seen]) <= 0.125
     assert np.mean([one.combinations.most_gained >= 0 for one in seen]) >= 0.9
     assert all(one.photos_needed > 60 for one in seen)
+
+
+@pytest.mark.parametrize("goals", [[0.9, 0.6, 0.7, 0.75, 0.5], [0.6, 0.7, 0.65, 0.85, 0.5]])
+def test_what_the_photos_could_show_is_said_of_the_first_beside_the_baseline(goals):
+    """At a level shared by all others: where the baseline comes first, of the second."""
+    right, size = totals(goals)
+    ranked = [row for row in np.argsort(-right.sum(axis=1), kind="stable") if row != 0]
+    seen, gap = found(goals), right - right[0]
+    assert seen.smallest_p == power.smallest_p(gap, ranked[0])
+    assert seen.packed == power.packed_share(gap[ranked[0]])[0]
+    first, level = gap[ranked[:1]], 0.05 / (len(goals) - 1)
+    assert seen.photos_needed == power.photos_needed(first, size, gain=0.02, power=0.8, level=level)[0]
+    assert seen.smallest_gain == power.smallest_gain(first, size, power=0.8, level=level)
+
+
+def test_an_answer_by_its_parts():
+    """Of two pairs and two merged combinations: which is asked about which, by how much, and how sure that is."""
+    right, size = totals([0.6, 0.75, 0.7, 0.8])
+    names = [Combination((str(row),) if row < 2 else (str(row), "x"), ("q",)) for row in range(4)]
+    sizes = np.tile(size, (4, 1))
+    seen = evidence(names, right, sizes, right, size, ranked=[3, 1, 2, 0], baseline=1, least=0)
+    for answer, rival, rows in ((seen.pairs, 0, [1]), (seen.combinations, 1, [3, 2])):
+        gap = right[rows] - right[rival]
+        low, high = intervals.difference_intervals(gap, size)
+        assert (answer.rival, answer.best) == (names[rival], names[rows[0]])
+        assert (answer.difference, answer.low, answer.high) == (gap[0].sum() / size.sum(), low[0], high[0])
+        assert answer.most_gained == power.simultaneous_upper_limits(gap, size).max()
+    assert comparisons.one_sided_p((right[1] - right[0])[None])[0] < 0.05
+    assert seen.pairs.is_better
+    p = comparisons.beats_best_p(right, [1, 0], flips=1000)
+    assert seen.combinations.is_better == bool(((p[[3, 2]] < 0.05) & (low > 0)).any())
+    ordered = [3, 1, 2, 0]
+    assert seen.winner == winner.corrected_winner(right[ordered], sizes[ordered])
+    np.testing.assert_array_equal(seen.ranks.best, winner.rank_intervals(right[ordered], sizes[ordered]).best)
+
+
+def test_a_better_one_is_the_answer_where_the_most_accurate_is_not_sure():
+    """One gains 5 crops in 14 photos of 40 and loses 5 in 6: p 0.058. The other gains one in each of 38: 2 fewer in all."""
+    photo, size, base = np.arange(40), np.full(40, 10.0), np.full(40, 5.0)
+    right = np.stack([base, base + (photo < 38), base + 5 * (photo < 14) - 5 * ((photo >= 14) & (photo < 20))])
+    names = [Combination((str(row),), ("q",)) for row in range(3)]
+    seen = evidence(names, right, np.tile(size, (3, 1)), right, size, ranked=[2, 1, 0], baseline=0, least=0)
+    assert (seen.pairs.best, seen.pairs.is_better) == (names[1], True)
+    assert seen.pairs.difference == 38 / 400
+    alone = evidence(names, right, np.tile(size, (3, 1)), right, size, ranked=[2, 0], baseline=0, least=0)
+    assert (alone.pairs.best, alone.pairs.is_better) == (names[2], False)
 
 
 def test_a_comparison_carries_its_evidence():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,7 @@ def coarse(request, monkeypatch):
     monkeypatch.setattr(knn_blocks, "bfloat16_pays", lambda: request.param == "bfloat16")
     monkeypatch.setattr(knn_blocks, "BLOCK_ROWS", 700)
     monkeypatch.setattr(knn_blocks, "TILE", 128)
+    monkeypatch.setattr(knn_blocks, "CHUNK_FLOATS", 96 * 150)
     return request.param
 
 
@@ -211,10 +213,35 @@ def test_the_bound_of_the_docstring_holds(dim, skew, seed):
     rows = (rng.standard_normal((60, dim)) + skew).astype(np.float32)
     rows[-1] = rows[0]
     block = knn_blocks.load_rows(knn_blocks.empty_rows(60, dim, torch.bfloat16, "cpu"), [rows], "row", 0, 60)
-    error = block.error + (1 + block.error) * block.error.max() + dim * 2.0**-22 + 2.0**-20
+    operands = (block.error + (1 + block.error) * block.error.max()).double().numpy()
+    error, sums = knn.coarse_error(block, block).double().numpy(), dim * 2.0**-22 + 2.0**-20
     difference = np.abs((block.coarse.double() @ block.coarse.double().T).numpy() - cosines(rows, rows))
-    assert (difference <= error.double().numpy()[:, None]).all()
+    assert (difference <= error[:, None]).all()
+    assert (operands + sums <= error).all()
+    np.testing.assert_allclose(error, 1.01 * operands + sums, rtol=1e-5)
     assert 0 <= block.error.max() <= 2.0**-8 * 1.01
+
+
+def test_the_bound_on_cuda_holds_for_operands_rounded_as_tf32_is():
+    """To ten bits, half a step is 2^-11 of a number: of both sides 2^-10, and as much again for slack."""
+    rows = np.random.default_rng(0).standard_normal((60, 96)).astype(np.float32)
+    block = knn_blocks.load_rows(knn_blocks.empty_rows(60, 96, torch.float32, "cpu"), [rows], "row", 0, 60)
+    there = block._replace(coarse=SimpleNamespace(device=torch.device("cuda")))
+    error = knn.coarse_error(there, block).double()
+    rounded = ((block.unit.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32).double()
+    difference = np.abs((rounded @ rounded.T).numpy() - cosines(rows, rows))
+    assert (difference <= error.numpy()[:, None]).all()
+    np.testing.assert_allclose(error - knn.coarse_error(block, block).double(), 2.0**-9, rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 20, 200])
+def test_neighbours_that_all_lie_on_the_other_side(coarse, k):
+    """All cosines are below 0: the bounds hold there as well."""
+    rng = np.random.default_rng(k)
+    query, reference = (rng.uniform(0.1, 1, (n, 64)).astype(np.float32) for n in (100, 1500))
+    found = knn.search(-query, reference, k)
+    assert found[0].max() < 0
+    check(-query, reference, k, found)
 
 
 @pytest.mark.parametrize(("n", "k"), [(1900, 1), (1900, 20), (800, 200), (710, 709)])
@@ -239,6 +266,16 @@ def test_rows_too_alike_for_bfloat16_have_exact_neighbours_among_themselves(coar
     rows[1300:1320] = rows[7]  # equal rows on both sides of a block
     rows = rows.astype(np.float32)
     check(rows, rows, 30, knn.search_self(rows, 30), ~np.eye(1500, dtype=bool))
+
+
+def test_rows_too_alike_are_searched_again_from_both_sides_of_a_wide_tile(coarse, monkeypatch):
+    """In a tile of 1,024 rows there are more candidates for 100 neighbours than bfloat16 may leave: 512 of 464."""
+    monkeypatch.setattr(knn_blocks, "TILE", 1024)
+    monkeypatch.setattr(knn_blocks, "WORKERS", 0)
+    monkeypatch.setattr(knn_blocks, "BLOCK_ROWS", 2048)
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal(32) + 1e-3 * rng.standard_normal((1100, 32))).astype(np.float32)
+    check(rows, rows, 100, knn.search_self(rows, 100), ~np.eye(1100, dtype=bool))
 
 
 @pytest.mark.parametrize(("n", "k"), [(2, 1), (3, 2), (65, 64), (129, 3)])
@@ -371,6 +408,12 @@ for shards in (2, 4, 40):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(("dim", "rows"), [(64, 2**15), (2**20, 32), (2**26, 1)])
+def test_a_block_of_long_rows_holds_fewer(dim, rows):
+    """At most 2^25 numbers, 128 MiB, but one row at least."""
+    assert knn_blocks.Workspace(1, 1, dim, 1, "cpu").block_rows == rows
+
+
 lists = hnp.arrays(np.float32, (2, 6), elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0]))
 
 
@@ -410,6 +453,20 @@ def test_vote_by_hand():
     labels = np.array([[2, 1, 1, 0], [3, 1, 1, 3], [0, 1, 1, 2], [5, 4, -1, -1]])
     np.testing.assert_array_equal(knn.vote(similarities, labels), [1, 3, 1, 5])
     np.testing.assert_array_equal(knn.vote(similarities, labels, "similarity"), [2, 3, 0, 5])
+
+
+def test_votes_by_hand():
+    """Of 0.70, 0.63, 0.56 and 0.56 the second has a weight of e^-1 of the first's, the others of e^-2."""
+    similarities = np.float32([[0.70, 0.63, 0.56, 0.56], [0.9, 0.8, -np.inf, -np.inf]])
+    labels = np.array([[3, 0, 0, 2], [1, 4, -1, -1]])
+    query, label, total = knn.votes(similarities, labels)
+    assert (query.tolist(), label.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 3, 2, 1, 4, -1])
+    assert total.tolist() == [2, 1, 1, 1, 1, -1]
+    query, label, total = knn.votes(similarities, labels, "similarity")
+    assert (query.tolist(), label.tolist()) == ([0, 0, 0, 1, 1, 1], [3, 0, 2, 1, 4, -1])
+    e = np.exp(-1)
+    np.testing.assert_allclose(total[1:3] / total[0], [e + e**2, e**2], rtol=1e-5)
+    assert total[-1] == -1
 
 
 def test_no_neighbour_elects_no_label():

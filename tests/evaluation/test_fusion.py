@@ -26,6 +26,7 @@ def test_common_crops_keeps_the_first_order_and_finds_the_rows():
     np.testing.assert_array_equal(fusion.common_crops([one, two]), [[0, 1, 2], [1, 3, 0]])
     three = tiny(np.eye(1), ["p_1"])
     np.testing.assert_array_equal(fusion.common_crops([one, two, three]), [[2], [0], [0]])
+    assert fusion.common_crops([one, tiny(np.eye(1), ["p_7"])]).shape == (2, 0)
 
 
 def test_mean_averages_unit_vectors_not_raw_ones():
@@ -64,5 +65,5 @@ def test_sets_that_cannot_be_matched_say_why():
         fusion.common_crops([without, make(4)])
     double = make(4)
     double.crop_ids[1] = double.crop_ids[0]
-    with pytest.raises(UserError, match="twice"):
+    with pytest.raises(UserError, match=r" holds the crop 'shelf/train/photo0_0' twice"):
         fusion.common_crops([double])

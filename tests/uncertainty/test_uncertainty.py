@@ -54,6 +54,7 @@ def test_smallest_p_and_packed_share_by_hand():
     assert power.smallest_p(np.zeros((3, 4)), 2) == 1
     assert power.smallest_p([[1, 1, 1, 1, 1], [0, 2, 0, 1, -1]], 1) >= 2 / 8  # three photos differ
     assert power.packed_share([[4, -1, 0, 1], [0, 0, 0, 0]]).tolist() == [4 / 6, 0]
+    assert power.packed_share([[0.5, -0.25, 0, 0]]).tolist() == [2 / 3]  # means over views
 
 
 def test_packed_errors_against_scattered_ones_are_no_finding():
