@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,16 @@ class Server:
         self.data, self.uri = data, ""
 
     def start(self) -> None:
-        """Start it and wait until it answers. Raises Unavailable."""
+        """Start it and wait until it answers; once more where it ends while it recovers its data. Raises Unavailable."""
+        self._start()
+        if not self._answers(60):
+            self.kill()
+            self._start()
+            if not self._answers(60):
+                self.kill()
+                raise Unavailable("the server does not answer")
+
+    def _start(self) -> None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", HEALTH_PORT)) == 0:
                 raise Unavailable(f"port {HEALTH_PORT} is taken")
@@ -65,6 +75,18 @@ class Server:
             self.kill()
             raise Unavailable(f"the server does not start: {last}")
         self.uri = f"http://127.0.0.1:{port}"
+
+    def _answers(self, seconds: float) -> bool:
+        """Return whether it answers a client within this time: it calls itself ready before it has recovered its data."""
+        from common.messages import UserError
+        from indexes.milvus_store import MilvusStore
+
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(UserError), MilvusStore(self.uri):
+                return True
+            time.sleep(1)
+        return False
 
     def stop(self) -> None:
         """End it in order."""

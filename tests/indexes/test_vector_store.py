@@ -449,6 +449,7 @@ def test_a_first_connection_already_keeps_milvus_from_printing_tracebacks(root, 
 
 
 @pytest.mark.server
+@pytest.mark.timeout(600)
 def test_a_full_disk_under_a_server_is_one_sentence_and_leaves_no_index(server, tmp_path, small_disk, root):
     vectors = np.random.default_rng(0).standard_normal((150_000, 256)).astype(np.float32)
     npz = write(tmp_path / "set_0_train.npz", vectors, ["a/b"] * len(vectors))
