@@ -175,7 +175,10 @@ def test_boxes_of_four_numbers(values, box_format, said):
         ({"x": 10, "y": 20, "width": 30}, 'no: bad bbox: {"x": 10, "y": 20, "width": 30}'),
         ({"x": 10, "y": 20, "w": None, "h": 40}, "no: no bbox.w"),
         ([10, 20, 30], "no: bad bbox: [10, 20, 30]"),
-        ([10, 20, 30, 40, 50], "no: bad bbox: [10, 20, 30, 40, 50]"),
+        (
+            [10, 20, 30, 40, 50],
+            "no: bbox of 5 numbers, not 4 (take the angle, score or class out): [10, 20, 30, 40, 50]",
+        ),
         ([[10, 20], [40, 60], [1, 2]], "no: bad bbox: [[10, 20], [40, 60], [1, 2]]"),
         ([[10, 20], [40, 60, 1]], "no: bad bbox: [[10, 20], [40, 60, 1]]"),
         ([10, 20, 40, 20, 40, 60, 10, None], "no: no bbox"),

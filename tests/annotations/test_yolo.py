@@ -131,7 +131,7 @@ def test_settings_give_names_key_points_folders_and_lists(tmp_path):
         ("names: tea", "has no list `names` of classes; add it"),
         ("- tea", "has no list `names` of classes; add it"),
         ("names: {a: tea}", "class 'a' of `names` has no usable name; repair it"),
-        ("names: [tea, null]", "class 1 of `names` has no usable name; repair it"),
+        ("names: [tea, '']", "class 1 of `names` has no usable name; repair it"),
         ("names: [tea", "is not valid YAML (expected ',' or ']', but got '<stream end>'); repair it"),
     ],
 )
