@@ -110,9 +110,11 @@ def _search_blocks(
     nearest = _Nearest(n_query, workspace.k)
     query_memory, reference_memory, size = workspace.queries, workspace.references, workspace.block_rows
     for query_start in range(0, n_query, size):
-        queries = load_rows(query_memory, query_shards, "query", query_start, min(query_start + size, n_query))
+        queries = load_rows(query_memory, query_shards, "query", query_start, min(query_start + size, n_query), each)
         for start in range(0, n_ref, size):
-            references = load_rows(reference_memory, reference_shards, "reference", start, min(start + size, n_ref))
+            references = load_rows(
+                reference_memory, reference_shards, "reference", start, min(start + size, n_ref), each
+            )
             blocks = _Pair(workspace, nearest, queries, query_start, references, start)
             if max(each(partial(_search_tile, blocks, groups), workspace.tiles(queries))) > 0.5:
                 query_memory, queries = query_memory.in_float32(), queries.in_float32()
@@ -173,10 +175,12 @@ def _search_pairs(workspace: Workspace, each: Each, shards: list[np.ndarray]) ->
     nearest = _Nearest(n, workspace.k)
     memory, other_memory, size = workspace.queries, workspace.references, workspace.block_rows
     for start in range(0, n, size):
-        block = load_rows(memory, shards, "vector", start, min(start + size, n))
+        block = load_rows(memory, shards, "vector", start, min(start + size, n), each)
         for other_start in range(start, n, size):
             stop = min(other_start + size, n)
-            other = block if other_start == start else load_rows(other_memory, shards, "vector", other_start, stop)
+            other = block
+            if other_start > start:
+                other = load_rows(other_memory, shards, "vector", other_start, stop, each)
             blocks = _Pair(workspace, nearest, block, start, other, other_start)
             if max(each(partial(_search_both_ways, blocks), workspace.tiles(block))) > 0.5:
                 memory, block = memory.in_float32(), block.in_float32()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 Vectors = np.ndarray | Sequence[np.ndarray]
-Each = Callable[[Callable[[slice], float], Iterable[slice]], list[float]]
+Each = Callable[[Callable[[slice], Any], Iterable[slice]], Iterable[Any]]
 
 BLOCK_ROWS, BLOCK_FLOATS = 2**15, 2**25  # references (and queries) held in unit length at once: at most 128 MiB
 TILE = 1024  # queries multiplied with a block of references at once
@@ -213,29 +214,38 @@ def empty_rows(n: int, dim: int, dtype: torch.dtype, device: str) -> UnitRows:
     return UnitRows(unit, coarse, torch.zeros(n))
 
 
-def load_rows(memory: UnitRows, shards: list[np.ndarray], name: str, start: int, stop: int) -> UnitRows:
+def load_rows(
+    memory: UnitRows, shards: list[np.ndarray], name: str, start: int, stop: int, each: Each = map
+) -> UnitRows:
     """Put rows `start` to `stop` of the shards, scaled to unit length, into `memory`, and return the part of it they fill.
 
-    The shards' pages are given back. Raises ValueError for a row that is zero or not finite, counted as one of `name`.
+    `each`, of `Workspace.threads`, shares the work among threads. The shards' pages are given back. Raises ValueError for a row
+    that is zero or not finite, counted as one of `name`.
     """
-    import torch
-
     chunk, offset = max(1, CHUNK_FLOATS // memory.unit.shape[1]), 0  # offset: of the shard's first row among all rows
     for shard in shards:
-        last = min(stop - offset, len(shard))
-        for first in range(max(start - offset, 0), last, chunk):
-            # A copy only where torch cannot take the array: read-only, of another type, or not contiguous.
-            rows = torch.from_numpy(np.require(shard[first : min(first + chunk, last)], np.float32, ["C", "W"]))
-            into = memory.part(slice(offset + first - start, offset + first - start + len(rows)))
-            zero = _scale_to_unit(rows, into.unit)
+        first, last = max(start - offset, 0), min(stop - offset, len(shard))
+        parts = (slice(part, min(part + chunk, last)) for part in range(first, last, chunk))
+        for zero in each(partial(_load_part, memory, shard, start - offset), parts):
             if zero is not None:
-                raise ValueError(f"{name} row {offset + first + zero} is zero or not finite: it has no cosine")
-            if into.coarse.data_ptr() != into.unit.data_ptr():
-                into.coarse.copy_(into.unit)
-                into.error.copy_(torch.linalg.vector_norm(into.unit - into.coarse.cpu(), dim=1))
+                raise ValueError(f"{name} row {offset + zero} is zero or not finite: it has no cosine")
         release(shard)
         offset += len(shard)
     return memory.part(slice(0, stop - start))
+
+
+def _load_part(memory: UnitRows, shard: np.ndarray, first: int, part: slice) -> int | None:
+    """Put a part of a shard, whose row `first` is the first row of `memory`, there; return the first row without a direction."""
+    import torch
+
+    # A copy only where torch cannot take the array: read-only, of another type, or not contiguous.
+    rows = torch.from_numpy(np.require(shard[part], np.float32, ["C", "W"]))
+    into = memory.part(slice(part.start - first, part.stop - first))
+    zero = _scale_to_unit(rows, into.unit)
+    if into.coarse.data_ptr() != into.unit.data_ptr():
+        into.coarse.copy_(into.unit)
+        into.error.copy_(torch.linalg.vector_norm(into.unit - into.coarse.cpu(), dim=1))
+    return None if zero is None else part.start + zero
 
 
 def _scale_to_unit(rows: torch.Tensor, out: torch.Tensor) -> int | None:
