@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ def compact(outlines: bool) -> Callable[[dict[str, Any]], None]:
         nonlocal seen
         if "image_id" not in item or not any(key in item for key in box_evidence.KEYS):
             return
-        if seen < box_evidence.SAMPLE and _has_box(item.get("bbox")):
+        if seen < box_evidence.SAMPLE and _has_box(item.get("bbox")) and "bbox_mode" not in item:
             seen += 1
             item[_EVIDENCE] = box_evidence.evidence(item)
         if "segmentation" not in item:
@@ -119,6 +120,16 @@ def _flat(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def of_photos(content: Any) -> Any:
+    """Return a list of photos that hold their annotations, as Detectron2 takes data sets, as COCO content; else `content`."""
+    photos = content if isinstance(content, list) and content else [None]
+    if not all(isinstance(photo, dict) and "file_name" in photo and "annotations" in photo for photo in photos):
+        return content
+    if any(isinstance(photo, Repeated) for photo in photos):
+        return content
+    return {"images": [{**photo, "id": number} for number, photo in enumerate(photos)]}
+
+
 def _segments(item: Any) -> list[Any]:
     parts = item.get("segments_info") if isinstance(item, dict) and not isinstance(item, Repeated) else None
     return parts if isinstance(parts, list) else []
@@ -185,7 +196,10 @@ def _shape(item: dict[str, Any], options: Options, declared: tuple[int, int] | N
     try:
         if bbox is None or bbox in ([], {}, ""):
             raise Unusable("no bbox")
-        box = fields.any_box(bbox, options.box_format or "xywh")
+        meaning = options.box_format
+        if meaning is None and (stated := fields.stated_meaning(item)):
+            meaning, units = stated[0], options.box_units or stated[1]
+        box = fields.any_box(bbox, meaning or "xywh")
     except Unusable as error:
         if str(error) not in ("no bbox", "empty box") or shape is None:
             raise
@@ -233,7 +247,18 @@ def _by_id(
             entries[entry_id] = max(known, entry, key=len)  # type: ignore[arg-type]
         elif known != entry:
             entries[entry_id] = Unusable(f"ambiguous {key}: {shown(item['id'])} is given twice and differs")
-    return _by_name(entries, names) | entries
+    return _by_name(entries, names) | _by_number(entries) | entries
+
+
+def _by_number(entries: Mapping[str, T | Unusable]) -> dict[str, T | Unusable]:
+    """Return the entries whose ids are numbers by these without zeros before them, where two are not the same number."""
+    ids = [entry_id for entry_id in entries if entry_id.isdecimal()]
+    times = Counter(map(_number, ids))
+    return {_number(entry_id): entries[entry_id] for entry_id in ids if times[_number(entry_id)] == 1}
+
+
+def _number(entry_id: str) -> str:
+    return entry_id.lstrip("0") or "0"
 
 
 def _by_name(entries: Mapping[str, T | Unusable], names: Callable[[T], tuple[str, ...]]) -> dict[str, T | Unusable]:
@@ -255,6 +280,8 @@ def _one(entries: dict[str, T | Unusable], item: dict[str, Any], key: str) -> T:
     value = fields.text(item.get(key), key).strip()
     if value not in entries and re.fullmatch(r"\d+\.0+", value):  # a number that a table made a float
         value = value.partition(".")[0]
+    if value not in entries and value.isdecimal():
+        value = _number(value)
     entry = entries.get(value, Unusable(f"unknown {key}: {value}"))
     if isinstance(entry, Unusable):
         raise Unusable(*entry.args)

@@ -55,7 +55,6 @@ _OTHER_JSON = (
     ({"samples"}, "FiftyOne's own JSON"),
     ({"classes", "labels"}, "FiftyOne's own JSON"),
     ({"image", "spans"}, "Prodigy JSON"),
-    ({"file_name", "annotations"}, "a list of dicts as Detectron2 uses them"),
     ({"filename", "ann"}, "a list of dicts as MMDetection uses them"),
     ({"data_list"}, "MMDetection's JSON"),
     ({"categories", "annotations"}, "COCO JSON without its photos"),

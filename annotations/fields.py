@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from annotations.records import Box
@@ -45,6 +45,10 @@ _NAMED = (
 )
 
 SIDES = {name for names, _ in _NAMED for name in names}
+_MEANING = ("bbox_mode", "bbox_format", "box_format")  # what a record calls the meaning of its four numbers
+# What is written there, in small letters and digits alone; the numbers are Detectron2's (BoxMode), which ends in ABS or REL.
+_MEANINGS = dict.fromkeys(("xyxy", "0", "2", "pascalvoc", "ltrb"), "xyxy")
+_MEANINGS |= dict.fromkeys(("xywh", "1", "3", "coco", "ltwh"), "xywh") | {"cxcywh": "cxcywh", "yxyx": "yxyx"}
 
 
 def shown(value: object) -> str:
@@ -178,6 +182,18 @@ def _four(value: Any, key: str) -> list[float]:
     if isinstance(value, (list, tuple)) and len(value) in (5, 6):
         raise Unusable(f"{key} of {len(value)} numbers, not 4 (take the angle, score or class out): {shown(value)}")
     return numbers(value, 4, key)
+
+
+def stated_meaning(record: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return which of BOX_FORMATS and BOX_UNITS a record says that its box has; None where it says nothing of it."""
+    key = next((key for key in _MEANING if record.get(key) not in (None, "")), None)
+    if key is None:
+        return None
+    word = re.sub(r"[^a-z0-9]", "", str(plain(record[key])).lower().removeprefix("boxmode."))
+    meaning = _MEANINGS.get(re.sub(r"(abs|rel)$", "", word))
+    if meaning is None:
+        raise Unusable(f"unknown {key} (--box_format says what the numbers are): {shown(record[key])}")
+    return meaning, "fraction" if word.endswith("rel") or word in ("2", "3") else "pixels"
 
 
 def names_of_sides(given: Collection[str]) -> tuple[tuple[str, ...], str] | None:

@@ -135,7 +135,7 @@ def unwrapped(content: Any, source: str) -> Any:
 
     Raises UserError where there are several, as one for each split.
     """
-    found = content
+    found = coco.of_photos(content)
     for _ in range(3):
         if isinstance(found, (Lines, Repeated)) or coco.recognise(found):
             break

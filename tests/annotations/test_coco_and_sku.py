@@ -578,3 +578,54 @@ def test_boxes_of_a_file_with_a_last_comma_are_held_against_their_outlines():
     ]
     with pytest.raises(UserError, match=r"100% of the first 500 boxes do not fit .* --box_format xyxy reads them so"):
         read((json.dumps(coco(items))[:-1] + ",}").encode())
+
+
+@pytest.mark.parametrize(
+    ("stated", "numbers"),
+    [
+        ({"bbox_mode": 0}, [10, 20, 40, 80]),
+        ({"bbox_mode": "BoxMode.XYXY_ABS"}, [10, 20, 40, 80]),
+        ({"bbox_mode": 1}, [10, 20, 30, 60]),
+        ({"bbox_mode": 3}, [10 / 640, 20 / 480, 30 / 640, 60 / 480]),
+        ({"bbox_format": "pascal_voc"}, [10, 20, 40, 80]),
+        ({"box_format": "CXCYWH"}, [25, 50, 30, 60]),
+    ],
+)
+def test_a_record_says_what_its_four_numbers_mean(stated, numbers):
+    rows = [{"image_id": 7, "category_id": 1, "bbox": numbers, **stated}]
+    (found,) = read(coco(rows))
+    scale = (640, 480) if found.units == "fraction" else (1, 1)
+    sides = (found.box.left, found.box.top, found.box.width, found.box.height)
+    assert [side * scale[at % 2] for at, side in enumerate(sides)] == pytest.approx([10, 20, 30, 60])
+
+
+def test_a_meaning_that_nobody_knows_is_a_skip_and_an_option_decides():
+    rows = coco([{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 5], "bbox_mode": "tight"}])
+    assert reason(rows) == 'unknown bbox_mode (--box_format says what the numbers are): "tight"'
+    assert reason(coco([{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 5], "bbox_mode": 4}])).startswith("unknown")
+
+
+def test_photos_in_a_list_hold_their_annotations_as_detectron2_has_them():
+    photos = [
+        {
+            "file_name": f"{name}.jpg",
+            "image_id": 3,  # the same twice: the place in the list counts
+            "annotations": [{"bbox": [1, 2, 4, 6], "bbox_mode": 0, "category_id": number}],
+        }
+        for number, name in enumerate("ab")
+    ]
+    found = read(photos)
+    assert [(row.image, row.classes) for row in found] == [("a.jpg", ("0",)), ("b.jpg", ("1",))]
+    assert found[0].box == Box(1, 2, 4, 6, 3, 4)
+
+
+def test_ids_with_zeros_before_them_are_numbers():
+    images = [
+        {"id": "000007", "file_name": "a.jpg"},
+        {"id": "08", "file_name": "b.jpg"},
+        {"id": "8", "file_name": "c.jpg"},
+    ]
+    rows = [{"image_id": image_id, "category_id": "01", "bbox": [1, 2, 3, 4]} for image_id in (7, "08", 8, "008")]
+    found = read(coco(rows, images=images))
+    assert [row.image for row in found[:3]] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [row.image for row in found[3:]] == ["c.jpg"]

@@ -771,7 +771,6 @@ def test_a_folder_without_annotations_names_what_it_holds(tmp_path):
         ("a.json", {"images": [{"image_name": "a.jpg", "labels": []}], "label_classes": []}, "Hasty JSON"),
         ("a.json", [{"image_id": 1, "objects": [{"x": 1, "names": ["a"]}]}], "Visual Genome JSON"),
         ("a.json", [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "a list of detections"),
-        ("a.json", [{"file_name": "a.jpg", "annotations": [{"bbox_mode": 0}]}], "Detectron2"),
         ("a.txt", "Pedestrian 0.00 0 -0.20 712.40 143.00 810.73 307.92 1.89 0.48 1.20 1.84 1.47 8.41 0.01", "KITTI"),
         ("a.txt", "imagesource:GoogleEarth\ngsd:0.1\n1 2 3 2 3 4 1 4 plane 0", "DOTA"),
         ("a.txt", "1,2,100,50,80,60,1,1,0.9", "MOT Challenge"),
