@@ -200,8 +200,11 @@ def folded(module: nn.Module, example: torch.Tensor) -> nn.Module:
     """Return `module` in which every batch normalisation that is a convolution's only consumer has become part of it.
 
     Which those are shows on a run with `example`. Layers with hooks stay as they are. Where the output for `example` does not stay
-    the same (a convolution that computes its weights, say) or the module cannot be copied, it is returned itself.
+    the same (a convolution that computes its weights, say), the module cannot be copied, or it normalises no batch, as
+    transformers don't, it is returned itself.
     """
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
+        return module
     try:
         result = copy.deepcopy(module)
     except (RuntimeError, TypeError, AttributeError):

@@ -263,6 +263,16 @@ def test_folding_keeps_the_function_and_removes_the_normalisations():
     torch.testing.assert_close(result(x), module(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_model_without_batch_normalisation_is_not_run_to_fold_any():
+    from engines.precision import folded
+
+    calls = []
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)).eval()
+    module.register_forward_hook(lambda *_: calls.append(1))
+    assert folded(module, torch.randn(2, 3, 8, 8)) is module
+    assert not calls
+
+
 def test_timm_with_a_state_dict(tmp_path):
     torch.manual_seed(0)
     module = timm.create_model("resnet10t", num_classes=7)
