@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,10 +245,40 @@ def below(root: Path | str, name: str) -> str:
     path = os.path.join(root, name)
     stored = str(as_stored(path)) if "\\x" in name else path  # what is opened
     folder, last = os.path.split(stored)
-    top, inside = _resolved(os.path.abspath(root)), _resolved(os.path.abspath(folder))
     if last in ("", ".", "..") or os.path.islink(stored):
-        inside = os.path.dirname(os.path.realpath(stored))
-    return path if inside == top or inside.startswith(top.rstrip("/") + "/") else ""
+        folder = os.path.dirname(os.path.realpath(stored))
+    return path if _leads_below(root, folder) else ""
+
+
+def _leads_below(root: Path | str, folder: str) -> bool:
+    top, inside = _resolved(os.path.abspath(root)), _resolved(os.path.abspath(folder))
+    return inside == top or inside.startswith(top.rstrip("/") + "/")
+
+
+def each_below(root: Path | str, names: Iterable[str]) -> list[str]:
+    """Return `below(root, name)` of each name; every folder is resolved once, and its links are listed once."""
+    known: dict[str, tuple[str | None, set[str]]] = {}  # where a folder is, None where it leads out; its links
+    found = []
+    for name in names:
+        folder, slash, last = name.rpartition("/")
+        if "\\" in name or "\0" in name or last in ("", ".", ".."):
+            found.append(below(root, name))
+            continue
+        if folder not in known:
+            path = os.path.join(root, folder + slash)
+            known[folder] = path if _leads_below(root, path) else None, _links(path or ".")
+        inside, links = known[folder]
+        found.append(below(root, name) if last in links else "" if inside is None else inside + last)
+    return found
+
+
+def _links(folder: str) -> set[str]:
+    """Return the names of the links in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_symlink()}
+    except OSError:
+        return set()
 
 
 def is_hidden(name: str) -> bool:

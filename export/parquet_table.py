@@ -78,7 +78,7 @@ def tables(
         for part in blocks.batches(len(embedding_set), rows):
             columns = _texts_of(embedding_set, part, levels)
             root = str(data_root or embedding_set.meta.get("data_root") or "")
-            paths = [files.below(root, path) for path in embedding_set.paths[part].tolist()]
+            paths = files.each_below(root, embedding_set.paths[part].tolist())
             columns["source_file"] = _text(paths)
             if thumbnails:
                 columns["image"] = thumbnails.column(paths)

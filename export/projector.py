@@ -94,7 +94,7 @@ def _write_sprite(sets: Sequence[EmbeddingSet], logdir: Path, side: int, data_ro
     paths = []
     for embedding_set in sets:
         root = str(data_root or embedding_set.meta.get("data_root") or "")
-        paths += [files.below(root, path) for path in embedding_set.paths.tolist()]
+        paths += files.each_below(root, embedding_set.paths.tolist())
     picture, missing = sprite(paths, side)
     if missing:
         messages.warn(

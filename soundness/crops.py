@@ -71,4 +71,4 @@ def _names(embedding_set: EmbeddingSet) -> np.ndarray:
 
 def _pictures(embedding_set: EmbeddingSet) -> np.ndarray:
     root = str(embedding_set.meta.get("data_root") or "")
-    return np.array([files.below(root, path) for path in embedding_set.paths.tolist()], object)
+    return np.array(files.each_below(root, embedding_set.paths.tolist()), object)

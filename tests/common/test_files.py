@@ -174,7 +174,7 @@ def test_a_lock_that_another_run_holds_is_told_at_once_unless_the_run_is_to_wait
     assert asked == [0, 0, 0, -1]
 
 
-def test_a_name_leads_to_no_place_outside_its_folder(tmp_path):
+def test_a_name_leads_to_no_place_outside_its_folder(tmp_path, monkeypatch):
     root = tmp_path / "root"
     (root / "sub").mkdir(parents=True)
     (tmp_path / "roots").mkdir()
@@ -192,6 +192,10 @@ def test_a_name_leads_to_no_place_outside_its_folder(tmp_path):
     assert [name for name in outside if files.below(root, name)] == []
     assert files.below(root, "sub/a") == str(root / "sub" / "a")
     assert files.below("/", "etc/a") == "/etc/a"
+    monkeypatch.chdir(root)
+    for top in (root, f"{root}/", "", ".", "/", str(tmp_path / "no such folder")):
+        names = [*inside, *outside, "sub//a", "//a", str(root / "file"), "etc/passwd"]
+        assert files.each_below(top, names) == [files.below(top, name) for name in names]
 
 
 def test_names_of_parts_and_of_a_system():
