@@ -43,10 +43,11 @@ test-all: $(VENV)/.installed-dev
 coverage: $(VENV)/.installed-dev
 	$(PY) -m coverage erase
 	$(PY) -m coverage run -m pytest -m "not slow and not cluster and not server"
+	$(PY) -m coverage run -m pytest -m "cluster or server" -n 0
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
-	$(PY) -m coverage json --quiet -o .coverage.json
-	$(PY) tests/rooms.py .coverage.json
+	$(PY) -m coverage json --quiet -o coverage.json
+	$(PY) tests/rooms.py coverage.json
 	$(PY) tests/mutants.py --n $(MUTANTS)
 
 check: $(VENV)/.installed-dev

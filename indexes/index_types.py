@@ -134,7 +134,7 @@ def index_size(n_bytes: float) -> str:
     """Return `1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n_bytes < 1024:
-            return f"{n_bytes:.3g} {unit}"
+            return f"{n_bytes:.0f} {unit}" if n_bytes >= 100 else f"{n_bytes:.3g} {unit}"
         n_bytes /= 1024
     return f"{n_bytes:,.1f} TiB"
 

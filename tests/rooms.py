@@ -1,6 +1,6 @@
 """Print how much of each room the tests reach: statements, and branches of those that have several ways; see make coverage.
 
-python tests/rooms.py .coverage.json
+python tests/rooms.py coverage.json
 """
 
 from __future__ import annotations
