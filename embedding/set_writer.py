@@ -125,8 +125,8 @@ def _tell_apart(parts: Sequence[Part]) -> None:
     if len(named) > 1 and all(len(set(each)) == len(named) for each in zip(*named, strict=True)):
         some = ", ".join(name for name, _ in named[:3]) + " …" * (len(named) > 3)
         messages.warn(
-            f"the folders' names make {len(named)} data sets ({some}), "
-            "whose crops are not compared with each other; if they are paddings of the same crops, add --company_name NAME"
+            f"the folders' names make {len(named)} data sets ({some}); if they are paddings of the same crops, "
+            "--company_name NAME makes them one"
         )
 
 
@@ -135,9 +135,8 @@ def tell_other_names(folder: Path, parts: Sequence[Part]) -> None:
     for part in parts:
         if other := output_set.other_name_of(folder, part.names, part.manifest):
             messages.warn(
-                f"{folder} has these crops at another padding as data set {other}, and crops of different data sets are not "
-                f"compared; to have them compared, embed all paddings with the same --company_name NAME "
-                f"(here it is {part.names['dataset_name']})"
+                f"{folder} has these crops at another padding as data set {other}, here it is {part.names['dataset_name']}: the "
+                "evaluation takes them as one, search and viewer as two; the same --company_name NAME makes them one"
             )
             return
 

@@ -8,6 +8,7 @@ from typing import Any
 from common import files
 from common.embedding_sets import expand, read_sides
 from common.embeddings import EmbeddingSet, load
+from common.labels import label_paths
 from common.messages import UserError, note, warn
 from evaluation.codes import CodedSets, Units, code_sets, remarks
 from evaluation.records import Rule
@@ -26,7 +27,8 @@ def read_coded(
     `sides`: (option, files, split), references first; see embedding_sets.read_sides, which takes `reading`. `group_by`: see
     evaluation.codes.Units. `data_root`: where the crops have moved; it may hold {id}.
     """
-    references, *queries = (_moved(side, data_root) for side in read_sides(sides, label_level=label_level, **reading))
+    read = _of_one_data_set(read_sides(sides, label_level=label_level, **reading))
+    references, *queries = (_moved(side, data_root) for side in read)
     return [code_sets(references, side, label_level, Units(group_by)) for side in queries]
 
 
@@ -54,6 +56,40 @@ def by_dataset(
         dataset: [(option, own, split) for (option, _, split), own in zip(given, sides, strict=True)]
         for dataset, sides in files_of.items()
     }
+
+
+def _of_one_data_set(sides: list[list[EmbeddingSet]]) -> list[list[EmbeddingSet]]:
+    """Return the sets with one name for data sets that have the same crops at other paddings, which is told.
+
+    A loop over folders such as crops_0 and crops_20 names each data set by its folder. Kept apart, their crops and photos would
+    count as different ones.
+    """
+    names: dict[str, str] = {}
+    for side in sides:
+        firsts: dict[str, EmbeddingSet] = {}
+        for one in side:
+            first = next((other for other in firsts.values() if _same_crops(other, one)), None)
+            if first is None:
+                firsts.setdefault(one.dataset, one)
+            elif first.dataset != one.dataset:
+                names.setdefault(one.dataset, names.get(first.dataset, first.dataset))
+    for first_name in dict.fromkeys(names.values()):
+        alike = [first_name, *(name for name, other in names.items() if other == first_name)]
+        some = ", ".join(alike[:3]) + " …" * (len(alike) > 3)
+        note(f"the data sets {some} have the same crops at other paddings: scored as one, {first_name}")
+    return [[one.renamed(dataset_name=names.get(one.dataset, one.dataset)) for one in side] for side in sides]
+
+
+def _same_crops(first: EmbeddingSet, second: EmbeddingSet) -> bool:
+    """Return whether two sets, each of a padding of its own, share most crops: photos of different data sets are often numbered
+    alike, so that ID, label and split have to be the same."""
+    paddings = {str(one.meta.get("padding") or "") for one in (first, second)}
+    if len(paddings) < 2 or "" in paddings or first.split != second.split:
+        return False
+    crops, others = (
+        {*zip(one.crop_ids.tolist(), label_paths(one.labels).tolist(), strict=True)} for one in (first, second)
+    )
+    return 2 * len(crops & others) > min(len(crops), len(others))
 
 
 def _moved(sets: list[EmbeddingSet], data_root: str | None) -> list[EmbeddingSet]:

@@ -72,6 +72,25 @@ def test_without_ids_the_whole_matrix_in_the_fixed_form(folder, capsys):
     assert "--train_npz: not of split 'train', left out: d_0_test.npz, d_0_val.npz" in err
 
 
+def test_folders_of_paddings_are_one_data_set_as_a_loop_without_a_name_makes_them(folder, tmp_path, capsys):
+    """What is printed is as with one --company_name; sets of one padding stay apart."""
+    for split, seed in (("train", 1), ("test", 2)):
+        for one in study(seed, split=split):
+            looped = one.renamed(dataset_name=f"crops_{one.id}", padding=one.id)
+            embeddings.save(tmp_path / "loop" / f"{one.id}_{split}.npz", looped)
+            embeddings.save(tmp_path / "alike" / f"{one.id}_{split}.npz", looped.renamed(padding="7"))
+    outs = {}
+    for name, where in (("named", folder), ("loop", tmp_path / "loop"), ("alike", tmp_path / "alike")):
+        code, outs[name], err = run(capsys, "--train_npz", where, "--test_npz", where, "--company_name", "d")
+        assert code == 0, err
+        names = ", ".join(f"crops_{identity}" for identity in IDS)
+        told = f"the data sets {names} have the same crops at other paddings: scored as one, crops_{IDS[0]}"
+        assert (told in err) == (name == "loop")
+        assert ("so their crops count as different ones" in err) == (name == "alike")
+    assert outs["loop"] == outs["named"]
+    assert "Which padding? Not known" in outs["alike"]
+
+
 def test_the_paddings_and_the_verdict_stand_below_the_matrix(folder, capsys):
     code, out, err = run(capsys, "--train_npz", folder, "--test_npz", folder)
     assert code == 0, err

@@ -553,11 +553,11 @@ def test_several_data_roots_make_the_sets_that_each_alone_makes(work, capsys):
     assert sorted(names) == ["d_0_test.npz", "d_0_train.npz", "d_10_test.npz", "d_10_train.npz"]
     assert run("--data_root", "pad_0", "pad_10", "--splits", "test", "--output_root", "unnamed") == 0
     said = capsys.readouterr().err
-    assert said.count("the folders' names make 2 data sets (pad_0, pad_10), whose crops are not compared") == 1
+    assert said.count("the folders' names make 2 data sets (pad_0, pad_10); if they are paddings of the same crops") == 1
     for padding, other in (("0", None), ("10", "pad_0"), ("0", "pad_10")):  # as a loop over paddings in a shell
         assert run("--data_root", f"pad_{padding}", "--splits", "test", "--output_root", "loop") == 0
         err = capsys.readouterr().err
-        told = f"loop has these crops at another padding as data set {other}, and crops of different data sets are not "
+        told = f"loop has these crops at another padding as data set {other}, here it is pad_{padding}: "
         assert err.count(told) == err.count("at another padding") == (other is not None)
     numbered = (work / "pad_10" / "crops.csv").read_text().replace(",10\n", "/of another data set,10\n")
     shutil.copytree(work / "pad_10", work / "shop")
