@@ -167,22 +167,21 @@ class OutputSet:
 
 
 def arithmetic_of_others(folder: Path, record: dict[str, Any], field: str) -> str | None:
-    """Return `precision` or `engine` of the folder's finished sets of the same data set and model, None without any.
+    """Return `precision` or `engine` of the folder's finished sets of the same model, None without any.
 
-    Sets at another input size or pooling count where there is none at the same.
+    Those of the same data set come first, as a loop over folders without one --company_name names each anew; then those at the same
+    input size and pooling.
     """
-    base, found = record.get("base_fingerprint") or record["fingerprint"], None
+    base = record.get("base_fingerprint") or record["fingerprint"]
+    found: dict[tuple[bool, ...], str] = {}
     for path in sorted(folder.glob("*.npz")):
         meta: dict[str, Any] = {}
         with contextlib.suppress(UserError, OSError):  # unreadable neighbours are ignored
             meta = OutputSet._meta(path)
-        if meta.get("dataset_name") != record["dataset_name"] or not meta.get("precision"):
-            continue
-        if meta.get("fingerprint") == record["fingerprint"]:
-            return str({**BEFORE, **meta}[field])
-        if (meta.get("base_fingerprint") or meta.get("fingerprint")) == base:
-            found = found or str({**BEFORE, **meta}[field])
-    return found
+        if meta.get("precision") and (meta.get("base_fingerprint") or meta.get("fingerprint")) == base:
+            same = tuple(meta.get(name) == record[name] for name in ("dataset_name", "fingerprint"))
+            found.setdefault(same, str({**BEFORE, **meta}[field]))
+    return found[max(found)] if found else None
 
 
 def models_of(folder: Path, datasets: Collection[str]) -> dict[Path, str]:

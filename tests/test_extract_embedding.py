@@ -393,6 +393,19 @@ def test_an_unfinished_run_keeps_its_precision(work, monkeypatch):
     assert embeddings.load(work / "embeddings" / "crops_0_train.npz").meta["precision"] == "bf16"
 
 
+def test_a_set_is_computed_as_those_of_its_model_beside_it_those_of_its_own_data_set_first(work):
+    """Under another name too, as a loop over folders names its sets; of another folder, the choice is made anew."""
+    for name in ("crops_5", "crops_10"):
+        shutil.copytree(work / "crops", work / name)
+    assert run("--data_root", "crops", "--precision", "bf16") == 0
+    assert run("--data_root", "crops_5") == 0
+    assert run("--data_root", "crops_10", "--splits", "train", "--precision", "fp32") == 0
+    assert run("--data_root", "crops_10") == 0
+    made = {path.stem: embeddings.load(path).meta["precision"] for path in sorted((work / "embeddings").glob("*.npz"))}
+    of = {name: {made[f"{name}_0_train"], made[f"{name}_0_test"]} for name in ("crops", "crops_5", "crops_10")}
+    assert of == {"crops": {"bf16"}, "crops_5": {"bf16"}, "crops_10": {"fp32"}}
+
+
 def test_an_unfinished_run_with_other_options_is_not_continued(work, capsys):
     process = start(work, slow=0.05)
     wait_for_rows(work, 2, process)
@@ -553,7 +566,9 @@ def test_several_data_roots_make_the_sets_that_each_alone_makes(work, capsys):
     assert sorted(names) == ["d_0_test.npz", "d_0_train.npz", "d_10_test.npz", "d_10_train.npz"]
     assert run("--data_root", "pad_0", "pad_10", "--splits", "test", "--output_root", "unnamed") == 0
     said = capsys.readouterr().err
-    assert said.count("the folders' names make 2 data sets (pad_0, pad_10); if they are paddings of the same crops") == 1
+    assert (
+        said.count("the folders' names make 2 data sets (pad_0, pad_10); if they are paddings of the same crops") == 1
+    )
     for padding, other in (("0", None), ("10", "pad_0"), ("0", "pad_10")):  # as a loop over paddings in a shell
         assert run("--data_root", f"pad_{padding}", "--splits", "test", "--output_root", "loop") == 0
         err = capsys.readouterr().err
