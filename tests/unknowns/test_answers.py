@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -104,6 +105,7 @@ def test_options_that_exclude_each_other(sets, capsys):
         ["--val_npz", "x.npz"],
         ["--threshold", "t.json"],
         ["--reject", 0.1, "--threshold", "t.json"],
+        ["--reject", 0.1, "--exclude_same_sample"],
     ):
         code, out, err = run(capsys, sets, *options)
         assert code == 2, err
@@ -140,3 +142,58 @@ def test_confidences_add_up_and_lead_to_the_classifiers_decision():
     best = np.array([cosines[:, known.rows.label == c].max(1) for c in range(len(known.classes))]).T
     expected = np.exp(best / 0.07) / np.exp(best / 0.07).sum(1, keepdims=True)
     np.testing.assert_allclose(products.confidences(known, queries.vectors, [Recipe()]), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_unknown_products_and_validation_of_other_references_are_refused(tmp_path, sets):
+    """Of another model, of another dimension, of a product that the references show, and more neighbours than there are rows."""
+    references, others = study(0, n_images=40, n_class=4)[:1], study(1, n_images=20, n_class=4)[:1]
+    vectors = study(2)[0].vectors
+    of_another_model = [others[0].renamed(fingerprint="another")]
+    longer = study(1, n_images=20, n_class=4, dim=7)[:1]
+    for strangers in (of_another_model, longer):
+        with pytest.raises(UserError, match="was made with another model than the references"):
+            products.Answer(references, "prototype", 1, 0.25, None, strangers)(vectors)
+        with pytest.raises(UserError, match="was made with another model than the references"):
+            products.CalibratedVotes(references, strangers, 1)
+    with pytest.raises(UserError, match="shows c0, which references show too: it is no unknown product"):
+        products.Answer(references, "prototype", 1, 0.25, None, others)(vectors)
+    with pytest.raises(UserError, match="--k 161 is larger than the 160 references"):
+        products.CalibratedVotes(references, others, 161)
+    new = [dataclasses.replace(others[0], labels=np.char.add("new ", others[0].labels))]
+    refused = [row[0][0] == "UNKNOWN" for row in products.Answer(references, "prototype", 1, 0.25, None, new)(vectors)]
+    assert 0 < sum(refused) < len(refused)
+
+
+def test_votes_that_are_all_right_are_not_calibrated(capsys):
+    """Where no validation crop is decided wrongly nothing can be learnt of the confidences: said, and the votes stand."""
+    references = study(0, n_images=40, n_class=4, noise=0.01)[:1]
+    labelled = products.CalibratedVotes(references, references, 1)(references[0].vectors)
+    assert (
+        "160 of 160 validation crops are right: too few right or wrong ones to calibrate on" in capsys.readouterr().err
+    )
+    assert all(row[0][1] == 1 for row in labelled)
+
+
+def test_reject_needs_the_validation_set_of_its_id_and_unknown_vectors_as_long(sets, capsys, tmp_path):
+    ids = ["--reference_ids", "0", "--query_ids", "0"]
+    other = next(path for path in sets["val"] if "_0_" not in path)
+    code, _, err = run(capsys, sets, *ids, "--reject", 0.25, "--val_npz", other)
+    assert code == 1
+    assert "--val_npz has no set of ID 0; extract the validation split of it, or name one: 0=path" in err
+    code, out, err = run(capsys, sets, *ids, "--reject", 0.25, "--val_npz", sets["val"][0])
+    assert code == 0, err
+    assert "set on" in out
+    save(tmp_path / "longer.npz", study(9, dim=9)[0])
+    code, _, err = run(capsys, sets, *ids, "--reject", 0.25, "--unknown_npz", tmp_path / "longer.npz")
+    assert code == 1
+    assert "longer.npz has 9 dimensions; name a set of the references' model" in err
+
+
+def test_queries_without_references_are_the_unknown_ones(sets, capsys, tmp_path):
+    one = study(2, n_images=24, n_class=4, split="test")[0]
+    labels = np.where(one.labels == "c3", "new", one.labels)
+    save(tmp_path / "new.npz", dataclasses.replace(one, labels=labels))
+    argv = ["--train_npz", sets["train"][0], "--test_npz", str(tmp_path / "new.npz"), "--reject", "0.25"]
+    assert evaluate_combo.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "unknown are queries of labels without references" in out.replace("\n    ", " ")
