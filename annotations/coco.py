@@ -41,7 +41,7 @@ def compact(outlines: bool) -> Callable[[dict[str, Any]], None]:
         nonlocal seen
         if "image_id" not in item or not any(key in item for key in box_evidence.KEYS):
             return
-        if seen < box_evidence.SAMPLE and _has_box(item.get("bbox")) and "bbox_mode" not in item:
+        if seen < box_evidence.SAMPLE and _has_box(item.get("bbox")) and not any(key in item for key in fields.MEANING):
             seen += 1
             item[_EVIDENCE] = box_evidence.evidence(item)
         if "segmentation" not in item:

@@ -45,7 +45,7 @@ _NAMED = (
 )
 
 SIDES = {name for names, _ in _NAMED for name in names}
-_MEANING = ("bbox_mode", "bbox_format", "box_format")  # what a record calls the meaning of its four numbers
+MEANING = ("bbox_mode", "bbox_format", "box_format")  # what a record calls the meaning of its four numbers
 # What is written there, in small letters and digits alone; the numbers are Detectron2's (BoxMode), which ends in ABS or REL.
 _MEANINGS = dict.fromkeys(("xyxy", "0", "2", "pascalvoc", "ltrb"), "xyxy")
 _MEANINGS |= dict.fromkeys(("xywh", "1", "3", "coco", "ltwh"), "xywh") | {"cxcywh": "cxcywh", "yxyx": "yxyx"}
@@ -186,7 +186,7 @@ def _four(value: Any, key: str) -> list[float]:
 
 def stated_meaning(record: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return which of BOX_FORMATS and BOX_UNITS a record says that its box has; None where it says nothing of it."""
-    key = next((key for key in _MEANING if record.get(key) not in (None, "")), None)
+    key = next((key for key in MEANING if record.get(key) not in (None, "")), None)
     if key is None:
         return None
     word = re.sub(r"[^a-z0-9]", "", str(plain(record[key])).lower().removeprefix("boxmode."))

@@ -68,11 +68,13 @@ def _of_one_data_set(sides: list[list[EmbeddingSet]]) -> list[list[EmbeddingSet]
     for side in sides:
         firsts: dict[str, EmbeddingSet] = {}
         for one in side:
+            if one.dataset in firsts or one.dataset in names:
+                continue
             first = next((other for other in firsts.values() if _same_crops(other, one)), None)
             if first is None:
-                firsts.setdefault(one.dataset, one)
-            elif first.dataset != one.dataset:
-                names.setdefault(one.dataset, names.get(first.dataset, first.dataset))
+                firsts[one.dataset] = one
+            else:
+                names[one.dataset] = names.get(first.dataset, first.dataset)
     for first_name in dict.fromkeys(names.values()):
         alike = [first_name, *(name for name, other in names.items() if other == first_name)]
         some = ", ".join(alike[:3]) + " …" * (len(alike) > 3)

@@ -599,6 +599,23 @@ def test_a_record_says_what_its_four_numbers_mean(stated, numbers):
     assert [side * scale[at % 2] for at, side in enumerate(sides)] == pytest.approx([10, 20, 30, 60])
 
 
+def test_boxes_that_say_what_they_are_need_no_evidence_of_their_outlines():
+    """As corners they fit their polygons; read as x, y, width, height the file would be refused."""
+    rows = [
+        {
+            "image_id": 7,
+            "category_id": 1,
+            "bbox": [x, 20, x + 30, 80],
+            "segmentation": [[x, 20, x + 30, 20, x + 30, 80, x, 80]],
+        }
+        for x in (10, 60, 110, 160)
+    ]
+    with pytest.raises(UserError, match="--box_format xyxy reads them so"):
+        read(coco(rows))
+    for stated in ({"bbox_mode": 0}, {"bbox_format": "xyxy"}):
+        assert [row.box.width for row in read(coco([row | stated for row in rows]))] == [30] * 4
+
+
 def test_a_meaning_that_nobody_knows_is_a_skip_and_an_option_decides():
     rows = coco([{"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 5], "bbox_mode": "tight"}])
     assert reason(rows) == 'unknown bbox_mode (--box_format says what the numbers are): "tight"'
