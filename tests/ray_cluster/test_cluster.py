@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import filecmp
 import http.server
@@ -107,19 +108,32 @@ def end(process):
 
 
 def busy(node, title, process):
-    """Wait until a worker of the node runs the function of this name, and return it."""
+    """Wait until a worker of the node runs the function of this name, stop it there, and return it.
+
+    Stopped, it cannot be done with its work before the test takes it away, however few tasks are left.
+    """
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline and process.poll() is None:
         for child in raylet.children(recursive=True):
             try:
-                if child.cmdline()[:1] and title in child.cmdline()[0]:
-                    return child
+                if title in "".join(child.cmdline()[:1]):
+                    child.suspend()
+                    if title in "".join(child.cmdline()[:1]):
+                        return child
+                    child.resume()
             except psutil.Error:
                 continue
         time.sleep(0.01)
     process.kill()
     raise AssertionError(f"no worker came to run {title}: {process.communicate()}")
+
+
+def lose(nodes, node, worker):
+    """Take a node away, and its worker, which is stopped and would not see that."""
+    nodes.remove_node(node, allow_graceful=False)
+    with contextlib.suppress(psutil.Error):
+        worker.kill()
 
 
 def same_files(a: Path, b: Path) -> list[str]:
@@ -167,8 +181,7 @@ def test_a_node_is_killed_while_it_cuts(work, tmp_path, cluster, root):
     process = begin(
         root, "crop.py", *cropping(work), "--output_root", tmp_path / "c_{padding}", "--cluster", nodes.address
     )
-    busy(nodes.others[0], "_cut", process)
-    nodes.remove_node(nodes.others[0], allow_graceful=False)
+    lose(nodes, nodes.others[0], busy(nodes.others[0], "_cut", process))
     _, err = end(process)
     assert "done again elsewhere" in err
     same_files(work / "local_0", tmp_path / "c_0")
@@ -180,8 +193,7 @@ def test_a_node_is_killed_while_it_embeds(work, tmp_path, cluster, root):
     process = begin(
         root, "extract_embedding.py", *embedding(work), "--output_root", tmp_path, "--cluster", nodes.address
     )
-    busy(nodes.others[0], "embed", process)
-    nodes.remove_node(nodes.others[0], allow_graceful=False)
+    lose(nodes, nodes.others[0], busy(nodes.others[0], "embed", process))
     _, err = end(process)
     assert "done again elsewhere" in err
     same_sets(work / "local", tmp_path)
@@ -191,8 +203,7 @@ def test_a_node_is_killed_while_it_embeds(work, tmp_path, cluster, root):
 def test_a_node_is_killed_while_it_searches(work, cluster, root, capsys):
     nodes = cluster(2)
     process = begin(root, "evaluate_combo.py", *scoring(work), "--cluster", nodes.address)
-    busy(nodes.others[0], "_search", process)
-    nodes.remove_node(nodes.others[0], allow_graceful=False)
+    lose(nodes, nodes.others[0], busy(nodes.others[0], "_search", process))
     out, err = end(process)
     assert "done again elsewhere" in err
     assert evaluate_combo.main(scoring(work)) == 0
@@ -211,7 +222,6 @@ def test_a_worker_is_killed_for_want_of_memory(work, tmp_path, cluster, root):
     )
     hog = [np.ones(3 * 2**26)]  # while the models load, so that less is left to take afterwards
     worker = busy(nodes.others[0], "embed", process)
-    worker.suspend()  # so that the run cannot end before memory does
     deadline = time.monotonic() + 30
     while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         if psutil.virtual_memory().available > memory.total * (1 - limit) - 2**29:
