@@ -129,7 +129,10 @@ def _columns(
     query_ids = "+".join(combination.query_ids)
     labels = np.append(coded.classes.astype(object), "")
     return {
-        "dataset_name": np.array([one.dataset for one in queries], object)[decisions.view],
+        # As the set's own file says, by which rows are joined to it.
+        "dataset_name": np.array([one.meta.get("own_dataset_name", one.dataset) for one in queries], object)[
+            decisions.view
+        ],
         "split": np.array([one.split for one in queries], object)[decisions.view],
         "id": np.array(list(coded.queries), object)[decisions.view] if rule.fusion == "stack" else query_ids,
         **{name: _texts(queries, field, decisions.view, decisions.row) for name, field in _TEXTS.items()},

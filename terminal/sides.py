@@ -79,7 +79,11 @@ def _of_one_data_set(sides: list[list[EmbeddingSet]]) -> list[list[EmbeddingSet]
         alike = [first_name, *(name for name, other in names.items() if other == first_name)]
         some = ", ".join(alike[:3]) + " …" * (len(alike) > 3)
         note(f"the data sets {some} have the same crops at other paddings: scored as one, {first_name}")
-    return [[one.renamed(dataset_name=names.get(one.dataset, one.dataset)) for one in side] for side in sides]
+    return [[_named(one, names.get(one.dataset)) for one in side] for side in sides]
+
+
+def _named(one: EmbeddingSet, name: str | None) -> EmbeddingSet:
+    return one if name is None else one.renamed(dataset_name=name, own_dataset_name=one.dataset)
 
 
 def _same_crops(first: EmbeddingSet, second: EmbeddingSet) -> bool:

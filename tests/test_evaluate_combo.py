@@ -88,6 +88,10 @@ def test_folders_of_paddings_are_one_data_set_as_a_loop_without_a_name_makes_the
         assert (told in err) == (name == "loop")
         assert ("so their crops count as different ones" in err) == (name == "alike")
     assert outs["loop"] == outs["named"]
+    table = tmp_path / "predictions.csv"
+    ids = ["--reference_ids", "0", "--query_ids", "10", "--predictions", table]
+    assert run(capsys, "--train_npz", tmp_path / "loop", "--test_npz", tmp_path / "loop", *ids)[0] == 0
+    assert set(pd.read_csv(table)["dataset_name"]) == {"crops_10"}  # as the file of these rows says
     assert "Which padding? Not known" in outs["alike"]
 
 
