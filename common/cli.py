@@ -213,9 +213,8 @@ PICTURE = Output("", ".png", ".svg", writes=(".png", ".svg"))
 
 
 def _check_pipes(args: argparse.Namespace, outputs: Container[str] = ()) -> None:
-    """Raise UsageError where an option but `outputs` names a pipe: reading would wait without end, and most files are read twice.
-
-    A shell's `<(command)` is none of these: its name is a link.
+    """Raise UsageError where an option but `outputs` names a pipe, which would be waited for without end, or a device, which may
+    give bytes without end. A shell's `<(command)` is none of these: its name is a link.
     """
     values = {option: value if isinstance(value, (list, tuple)) else [value] for option, value in vars(args).items()}
     texts = [(option, str(item)) for option, items in values.items() if option not in outputs for item in items]
@@ -223,6 +222,8 @@ def _check_pipes(args: argparse.Namespace, outputs: Container[str] = ()) -> None
         with contextlib.suppress(OSError, ValueError):  # no such file, or a text that can be no name
             if stat.S_ISFIFO(os.lstat(name).st_mode):
                 raise UsageError(f"{name} ({option}) is a pipe; write its content to a file and name that")
+            if stat.S_ISCHR(os.stat(name).st_mode) and os.path.realpath(name) != os.devnull:
+                raise UsageError(f"{name} ({option}) is a device; name a file")
 
 
 def _check_outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -168,9 +168,10 @@ def test_odd_values_for_every_option(scripts: dict[str, list[object]], name: str
 
 def test_a_pipe_that_is_to_be_read_is_no_wait_without_end(scripts: dict[str, list[object]]) -> None:
     os.mkfifo("pipe")
+    Path("zeros").symlink_to("/dev/zero")
     cases = [case for case in cases_of(scripts) if case[2] == "" and case[1] not in WRITTEN]
-    cases = [(name, option, odd) for name, option, _ in cases for odd in ("pipe", "id=pipe")]
-    check("pipes in the place of files", cases, lambda case: fault_of(scripts, case))
+    cases = [(name, option, odd) for name, option, _ in cases for odd in ("pipe", "id=pipe", "/dev/zero", "zeros")]
+    check("pipes and devices in the place of files", cases, lambda case: fault_of(scripts, case))
 
 
 def test_options_read_what_a_shell_makes_of_a_command(scripts: dict[str, list[object]]) -> None:
