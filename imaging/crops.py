@@ -230,7 +230,9 @@ def _in_folders(manifest: Manifest, rows: list[int], folders: Sequence[str]) -> 
 
 
 def _below(root: Path, folder: str) -> str:
-    """Return `folder` relative to `root` where it is given as a path that leads into it."""
+    """Return `folder` relative to `root` where it is given as a path that leads into it. Raises UserError for an empty name."""
+    if not folder:
+        raise UserError(f"{root} has no folder without a name; name some, or leave --folders away")
     path = os.path.relpath(folder, root)
     return Path(path).as_posix() if not path.startswith("..") and os.path.isdir(folder) else folder
 

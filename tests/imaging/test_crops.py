@@ -101,6 +101,8 @@ def test_a_folder_given_as_a_path_into_the_data_is_taken_too(tmp_path, monkeypat
     assert crops.read(tmp_path / "data", folders=[str(tmp_path / "data" / "B")]).paths == ["B/y.jpg"]
     monkeypatch.chdir(tmp_path)
     assert crops.read("data", folders=["data/A/"]).paths == ["A/x.jpg"]
+    with pytest.raises(UserError, match="data has no folder without a name"):  # an empty variable of a shell
+        crops.read("data", folders=["A", ""])
 
 
 @pytest.mark.parametrize(
